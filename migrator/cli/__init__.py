@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `vllm-npu-migrate`; each subcommand is a module that is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from migrator import __version__
+
+COMMANDS = {
+    "apply": ("migrator.cli.apply", "Write the NPU-adapted tree, or show what would be written."),
+    "diff": ("migrator.cli.diff", "Print the migration as one patch for `git apply`."),
+    "check": ("migrator.cli.check", "Say for each rule whether a tree is migrated."),
+    "rules": ("migrator.cli.rules", "List the rules."),
+    "explain": ("migrator.cli.explain", "Explain one rule: what, why, example, safety, releases."),
+    "verify": ("migrator.cli.verify", "Check an emitted tree against a torch_npu wheel."),
+    "simulator": ("migrator.cli.simulator", "Run programs on a simulated Ascend."),
+}
+"""Name of each subcommand → module that holds it (as `command`) and its one-line help."""
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a subcommand only when it runs, so that `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command called `cmd_name`, imported now; None where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands by their one-line help without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vllm-npu-migrate")
+def main() -> None:
+    """Take a vLLM source tree and emit one that is adapted to Huawei Ascend NPUs."""
