@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the parts of the simulated Ascend share. The state (devices, memory,
+// streams, captures) lives in libascendcl.so alone; libhccl.so and the ATen
+// kernels link to it and see it only through this header, so that there is one
+// current device and one account of the memory in a process.
+//
+// Every function that returns `int` and is not a predicate returns an ACL error
+// code: 0 is success. Device numbers are the logical ones that the program sees
+// (after ASCEND_RT_VISIBLE_DEVICES) unless a name says "physical".
+#ifndef ASCEND_SIM_H_
+#define ASCEND_SIM_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ASCEND_SIM_API __attribute__((visibility("default")))
+
+// Error codes of the ACL interface that the simulator gives, by their ACL names.
+enum {
+  ACL_SUCCESS = 0,
+  ACL_ERROR_RT_PARAM_INVALID = 107000,
+  ACL_ERROR_RT_INVALID_DEVICEID = 107001,
+  ACL_ERROR_RT_CONTEXT_NULL = 107002,
+  ACL_ERROR_RT_STREAM_CONTEXT = 107003,
+  ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID = 107006,
+  ACL_ERROR_RT_INVALID_MEMORY_TYPE = 107016,
+  ACL_ERROR_RT_INVALID_HANDLE = 107017,
+  ACL_ERROR_RT_WAIT_TIMEOUT = 107019,
+  ACL_ERROR_RT_STREAM_UNJOINED = 107025,
+  ACL_ERROR_RT_STREAM_CAPTURED = 107027,
+  ACL_ERROR_RT_EVENT_CAPTURED = 107028,
+  ACL_ERROR_RT_STREAM_NOT_CAPTURED = 107029,
+  ACL_ERROR_RT_STREAM_CAPTURE_UNMATCHED = 107036,
+  ACL_ERROR_RT_MODEL_UPDATE_FAILED = 107040,
+  ACL_ERROR_RT_FEATURE_NOT_SUPPORT = 207000,
+  ACL_ERROR_RT_MEMORY_ALLOCATION = 207001,
+  ACL_ERROR_RT_INTERNAL_ERROR = 507000,
+  ACL_ERROR_RT_MODEL_EXECUTE = 507011,
+  ACL_ERROR_RT_STREAM_CAPTURE_INVALIDATED = 507903,
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- errors ---------------------------------------------------------------
+
+// Keep a message for aclGetRecentErrMsg of this thread and return `code`.
+ASCEND_SIM_API int ascend_sim_error(int code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+// For a function that exists only so that torch_npu links: names itself on
+// stderr (once per name) and in the error message; returns
+// ACL_ERROR_RT_FEATURE_NOT_SUPPORT.
+ASCEND_SIM_API int ascend_sim_unimplemented(const char *function);
+
+// ---- the simulated machine and its devices ----------------------------------
+
+// Name of the simulated machine that this process runs on (ASCEND_SIM_MACHINE).
+// Processes with the same name share devices: use it as a prefix for POSIX
+// shared memory names. Only letters, digits, '.', '_' and '-'.
+ASCEND_SIM_API const char *ascend_sim_machine(void);
+
+ASCEND_SIM_API int ascend_sim_device_count(void);
+// Device that this thread has chosen, -1 if none yet.
+ASCEND_SIM_API int ascend_sim_current_device(void);
+// Number of the device on the machine, -1 if `device` is out of range.
+ASCEND_SIM_API int ascend_sim_physical_device(int device);
+
+// ---- memory -----------------------------------------------------------------
+
+// 1 if `p` lies in the memory of a device of this process, else 0.
+ASCEND_SIM_API int ascend_sim_is_device_ptr(const void *p);
+// Device whose memory `p` lies in, -1 for host memory.
+ASCEND_SIM_API int ascend_sim_ptr_device(const void *p);
+// 1 if all of [p, p + bytes) lies in one live device allocation, else 0.
+ASCEND_SIM_API int ascend_sim_device_range(const void *p, size_t bytes);
+
+// ---- streams and graph capture ------------------------------------------------
+
+// Device of a stream; of the current context where `stream` is NULL.
+ASCEND_SIM_API int ascend_sim_stream_device(void *stream);
+// 1 while `stream` captures into a graph.
+ASCEND_SIM_API int ascend_sim_stream_capturing(void *stream);
+
+// Do `run(argument)` in stream order: at once on a plain stream; while the stream
+// captures it is recorded instead, and runs at each replay. `run` returns an ACL
+// error code. `drop(argument)` (may be NULL) is called exactly once, when the
+// argument is no longer needed: after `run` on a plain stream, with the graph
+// otherwise. A stream that waits for something that nobody has recorded yet gives
+// an error, because the real one would hang.
+ASCEND_SIM_API int ascend_sim_stream_submit(void *stream, int (*run)(void *), void *argument,
+                                            void (*drop)(void *));
+
+// As ascend_sim_stream_submit, but while the stream captures the work is recorded
+// *and* done now, so that the operators captured after it see sane values. The
+// caller first tells every region that the work writes by
+// ascend_sim_capture_will_write; the end of the capture puts the old bytes back:
+// to the program a capture computes nothing, as on the device.
+ASCEND_SIM_API int ascend_sim_capture_record(void *stream, int (*run)(void *), void *argument,
+                                             void (*drop)(void *));
+ASCEND_SIM_API void ascend_sim_capture_will_write(void *stream, void *p, size_t bytes);
+
+// Success, or the error that a host read or synchronisation named `what` meets
+// while this stream captures or waits for ever.
+ASCEND_SIM_API int ascend_sim_stream_host_access(void *stream, const char *what);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // ASCEND_SIM_H_
