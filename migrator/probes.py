@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a vLLM tree offers, read off its own definitions.
+
+Templates choose between two ways of doing a thing by these. A probe looks at a signature, a class
+attribute or a file of the tree, never at its version: backports and forks answer for themselves.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+
+from migrator.tree import Tree
+
+Probe = Callable[[Tree], bool]
+
+BACKEND_HOMES = ("vllm/v1/attention/backend.py", "vllm/attention/backends/abstract.py")
+COMMON_METADATA_HOMES = ("vllm/v1/attention/backend.py", "vllm/v1/attention/backends/utils.py")
+COMPILATION_HOMES = ("vllm/config/compilation.py", "vllm/config.py")
+CACHE_CONFIG_HOMES = ("vllm/config/cache.py", "vllm/config/__init__.py", "vllm/config.py")
+
+
+def _defined(tree: Tree, homes: tuple[str, ...], qualified_name: str) -> bool:
+    return any(tree.definition(home, qualified_name) is not None for home in homes)
+
+
+def _class_fields(tree: Tree, homes: tuple[str, ...], name: str) -> set[str]:
+    """Names that the class body of `name` assigns or annotates, and its methods and properties."""
+    for home in homes:
+        found = tree.definition(home, name)
+        if isinstance(found, ast.ClassDef):
+            fields: set[str] = set()
+            for statement in found.body:
+                if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                    fields.add(statement.target.id)
+                elif isinstance(statement, ast.Assign):
+                    fields |= {t.id for t in statement.targets if isinstance(t, ast.Name)}
+                elif isinstance(statement, ast.FunctionDef):
+                    fields.add(statement.name)
+            return fields
+    return set()
+
+
+def has_kv_cache_layouts(tree: Tree) -> bool:
+    """Backends declare layouts (`supported_kv_cache_layouts`) instead of a KV cache shape."""
+    return _defined(tree, BACKEND_HOMES, "AttentionBackend.supported_kv_cache_layouts")
+
+
+def common_metadata_has_exact_host_lengths(tree: Tree) -> bool:
+    """`CommonAttentionMetadata.seq_lens_cpu` holds the exact context lengths on the host."""
+    return "seq_lens_cpu" in _class_fields(tree, COMMON_METADATA_HOMES, "CommonAttentionMetadata")
+
+
+def backends_set_block_size(tree: Tree) -> bool:
+    """`CacheConfig` tells a user's block size from the default, which backends may replace."""
+    return "user_specified_block_size" in _class_fields(tree, CACHE_CONFIG_HOMES, "CacheConfig")
+
+
+def config_has_compilation_mode(tree: Tree) -> bool:
+    """Compilation is chosen by `CompilationMode` and `CompilationConfig.mode`, not by a level."""
+    return _defined(tree, COMPILATION_HOMES, "CompilationMode")
+
+
+def config_has_cudagraph_mode(tree: Tree) -> bool:
+    """Graph capture is chosen by `CUDAGraphMode`, not by the flag `use_cudagraph`."""
+    return _defined(tree, COMPILATION_HOMES, "CUDAGraphMode")
+
+
+def config_recomputes_capture_sizes(tree: Tree) -> bool:
+    """`CompilationConfig.post_init_cudagraph_sizes` derives the padding table from the sizes."""
+    return _defined(tree, COMPILATION_HOMES, "CompilationConfig.post_init_cudagraph_sizes")
+
+
+def all2all_has_allgather_reducescatter(tree: Tree) -> bool:
+    """Expert parallelism has the all-gather and reduce-scatter manager (`AgRsAll2AllManager`)."""
+    home = ("vllm/distributed/device_communicators/all2all.py",)
+    return _defined(tree, home, "AgRsAll2AllManager")
+
+
+PROBES: dict[str, Probe] = {
+    probe.__name__: probe
+    for probe in (
+        has_kv_cache_layouts,
+        common_metadata_has_exact_host_lengths,
+        backends_set_block_size,
+        config_has_compilation_mode,
+        config_has_cudagraph_mode,
+        config_recomputes_capture_sizes,
+        all2all_has_allgather_reducescatter,
+    )
+}
+"""Every probe by the name that templates call it."""

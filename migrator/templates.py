@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates: files that the tool adds to a vLLM tree, and how they fit the tree's release.
+
+A template is a file of the newest release, in its place under `templates/`. `render` fits it to
+another tree in two ways, both decided by what the tree itself contains:
+
+* Imports. `from vllm.a.b import Name` that the tree does not satisfy is taken from the module that
+  does define `Name` there, one of the known `HOMES`.
+* Variants. Whole statements (or lines of a file that is not Python) between
+  `# npu-migrate: when PROBE`, an optional `# npu-migrate: otherwise` and `# npu-migrate: end` stay
+  or go, by a function of `migrator.probes`. Both sides are real code.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from migrator.errors import MigrateError
+from migrator.probes import PROBES
+from migrator.tree import Tree
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "AttentionBackend": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
+    "AttentionImpl": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
+    "AttentionType": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
+    "AttentionCGSupport": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
+    "AttentionMetadataBuilder": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
+    "CommonAttentionMetadata": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
+    "bind_kv_cache": ("vllm.v1.worker.utils", "vllm.v1.utils"),
+}
+"""Modules that define a name in one release or another, the newest first."""
+
+_DIRECTIVE = re.compile(r"^\s*#\s*npu-migrate:\s*(when|otherwise|end)\b[ \t]*(\S*)[ \t]*$")
+_IMPORT = re.compile(r"^(?P<indent>[ \t]*)from (?P<module>vllm[\w.]*) import ", re.M)
+
+
+class TemplateError(MigrateError):
+    """A template cannot be fitted to a tree; the message names the file and what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One file that the tool adds to a tree."""
+
+    path: str
+    """Where it lands, from the tree's root."""
+    text: bytes
+    """What it says in the newest release, with directives."""
+
+
+@cache
+def template_root() -> Path:
+    """The folder of templates: inside of an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for place in (package / "_templates", package.parent / "templates"):
+        if place.is_dir():
+            return place
+    raise TemplateError("the templates are missing from this installation: install it again")
+
+
+def load() -> list[Template]:
+    """Every template, by path."""
+    root = template_root()
+    return [
+        Template(path.relative_to(root).as_posix(), path.read_bytes())
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+
+
+def probes_of(text: bytes) -> list[str]:
+    """Names of the probes that a template's variants depend on, in order of appearance."""
+    found = (_DIRECTIVE.match(line) for line in text.decode().splitlines())
+    return list(dict.fromkeys(m.group(2) for m in found if m and m.group(1) == "when"))
+
+
+def render(text: bytes, tree: Tree) -> bytes:
+    """Fit a template to a tree.
+
+    Args:
+        text: the template, UTF-8.
+        tree: the tree that it is added to, before any change.
+
+    Raises:
+        TemplateError: a directive is malformed, or the tree defines an imported name nowhere.
+    """
+    chosen = _choose(text.decode(), tree)
+    if _IMPORT.search(chosen):
+        chosen = _relocate(chosen, tree)
+    return chosen.encode()
+
+
+def _choose(text: str, tree: Tree) -> str:
+    """Keep the variants that the tree's probes select, without the directives."""
+    kept: list[str] = []
+    state: str | None = None
+    selected = True
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        directive = _DIRECTIVE.match(line)
+        if directive is None:
+            if selected:
+                kept.append(line)
+            continue
+        verb, name = directive.groups()
+        if verb == "when" and state is None:
+            if name not in PROBES:
+                raise TemplateError(f"template line {number}: there is no probe called {name!r}")
+            state, selected = "when", PROBES[name](tree)
+        elif verb == "otherwise" and state == "when":
+            state, selected = "otherwise", not selected
+        elif verb == "end" and state is not None:
+            state, selected = None, True
+        else:
+            raise TemplateError(f"template line {number}: {verb!r} is out of place")
+    if state is not None:
+        raise TemplateError("template: a variant is not closed by 'npu-migrate: end'")
+    return _tidy("".join(kept))
+
+
+def _tidy(text: str) -> str:
+    """Remove the blank lines that a dropped variant leaves behind.
+
+    More than two in a row, more than one inside of a block, and those at a block's start.
+    """
+    lines = text.splitlines()
+    tidy: list[str] = []
+    for index, line in enumerate(lines):
+        if line.strip() or not tidy:
+            tidy.append(line)
+            continue
+        after = next((entry for entry in lines[index:] if entry.strip()), "")
+        allowed = 1 if after[:1] in (" ", "\t") else 2
+        trailing = len(tidy) - len("\n".join(tidy).rstrip("\n").split("\n"))
+        if after and trailing < allowed and not tidy[-1].rstrip().endswith((":", "(", "[", "{")):
+            tidy.append(line)
+    return "\n".join(tidy) + "\n"
+
+
+def _relocate(text: str, tree: Tree) -> str:
+    """Point `from vllm… import …` statements at the modules of this tree."""
+    module = ast.parse(text)
+    lines = text.splitlines(keepends=True)
+    moves: list[tuple[int, int, str]] = []
+    for node in ast.walk(module):
+        if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+            continue
+        if node.module.split(".")[0] != "vllm":
+            continue
+        homes: dict[str, list[ast.alias]] = {}
+        for alias in node.names:
+            homes.setdefault(_home(node.module, alias.name, tree), []).append(alias)
+        if list(homes) == [node.module]:
+            continue
+        indent = " " * node.col_offset
+        rewritten = "".join(_import(indent, home, homes[home]) for home in sorted(homes))
+        moves.append((node.lineno - 1, node.end_lineno or node.lineno, rewritten))
+    for start, end, rewritten in sorted(moves, reverse=True):
+        lines[start:end] = [rewritten]
+    return _merge_imports("".join(lines))
+
+
+def _merge_imports(text: str) -> str:
+    """Sort a template's run of `from vllm` imports and merge those of one module."""
+    lines = text.splitlines(keepends=True)
+    body = ast.parse(text).body
+    run: list[ast.ImportFrom] = []
+    runs: list[list[ast.ImportFrom]] = []
+    for node in [*body, None]:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and (node.module or "").split(".")[0] == "vllm"
+        ):
+            run.append(node)
+        elif run:
+            runs.append(run)
+            run = []
+    for nodes in reversed(runs):
+        first, last = nodes[0].lineno - 1, nodes[-1].end_lineno or nodes[-1].lineno
+        if any(line.lstrip().startswith("#") for line in lines[first:last]):
+            continue
+        merged: dict[str, list[ast.alias]] = {}
+        for node in nodes:
+            merged.setdefault(node.module or "", []).extend(node.names)
+        lines[first:last] = [_import("", home, merged[home]) for home in sorted(merged)]
+    return "".join(lines)
+
+
+def _import(indent: str, module: str, names: list[ast.alias]) -> str:
+    spelled = sorted(
+        {a.name if a.asname is None else f"{a.name} as {a.asname}" for a in names},
+        key=_isort_key,
+    )
+    line = f"{indent}from {module} import {', '.join(spelled)}\n"
+    if len(line) <= 89:
+        return line
+    inner = "".join(f"{indent}    {name},\n" for name in spelled)
+    return f"{indent}from {module} import (\n{inner}{indent})\n"
+
+
+def _isort_key(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest: the order of ruff's import sorting."""
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+    return kind, name
+
+
+def _home(module: str, name: str, tree: Tree) -> str:
+    if _defines(module, name, tree):
+        return module
+    for home in HOMES.get(name, ()):
+        if _defines(home, name, tree):
+            return home
+    raise TemplateError(f"{tree.name} has no {name}: neither in {module} nor in a known home")
+
+
+def _defines(module: str, name: str, tree: Tree) -> bool:
+    """Can `from module import name` work in this tree?"""
+    path = module.replace(".", "/")
+    if tree.exists(f"{path}/{name}.py") or tree.exists(f"{path}/{name}/__init__.py"):
+        return True
+    if _is_template(module):
+        return True
+    parsed = tree.parse(f"{path}.py") or tree.parse(f"{path}/__init__.py")
+    return parsed is not None and name in set(_bound(parsed.body))
+
+
+def _is_template(module: str) -> bool:
+    """Is this a module that the tool adds itself?"""
+    return (template_root() / (module.replace(".", "/") + ".py")).is_file()
+
+
+def _bound(body: list[ast.stmt]) -> Iterator[str]:
+    """Names that a module binds at its top level, below `if` and `try` too."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((a.asname or a.name).split(".")[0] for a in node.names)
+        elif isinstance(node, ast.Assign):
+            yield from (t.id for t in node.targets if isinstance(t, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.If):
+            yield from _bound([*node.body, *node.orelse])
+        elif isinstance(node, ast.Try):
+            handlers = [s for handler in node.handlers for s in handler.body]
+            yield from _bound([*node.body, *handlers, *node.orelse])

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vLLM project
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from vllm.logger import init_logger
+
+from .interface import DeviceCapability, Platform, PlatformEnum
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+logger = init_logger(__name__)
+
+# The paged attention and cache kernels work on blocks of 128 tokens.
+BLOCK_SIZE = 128
+
+# A captured graph holds a stream of its own for as long as it lives, and a
+# device has 2048 of them. The rest is left to collectives and to eager work.
+MAX_CAPTURED_GRAPHS = 1800
+
+
+class NPUPlatform(Platform):
+    """Huawei Ascend NPU, through torch_npu.
+
+    It stands outside of `PlatformEnum` on purpose. All of vLLM's branches on
+    `is_out_of_tree()` do the right thing for an NPU: layers go to
+    `forward_oot`, process groups take their device from `device_name`, and the
+    fused MoE and collective code stays away from CUDA kernels.
+
+    Sleep mode is not available: it needs an allocator which can unmap physical
+    memory behind a live tensor. vLLM has one for CUDA and for XPU as a native
+    extension, CANN's would be `aclrtMallocPhysical`; there is none in this tree.
+    """
+
+    _enum = PlatformEnum.OOT
+    device_name: str = "npu"
+    device_type: str = "npu"
+    dispatch_key: str = "PrivateUse1"
+    ray_device_key: str = "NPU"
+    dist_backend: str = "hccl"
+    device_control_env_var: str = "ASCEND_RT_VISIBLE_DEVICES"
+    ray_noset_device_env_vars: list[str] = [
+        "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES"
+    ]
+    simple_compile_backend: str = "eager"
+
+    @property
+    def supported_dtypes(self) -> list[torch.dtype]:
+        # The first one replaces a checkpoint's dtype that is not listed.
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        # vllm._C holds CUDA kernels; the operators of an NPU come with
+        # torch_npu, which platform detection has imported.
+        return
+
+    @classmethod
+    def import_ir_kernels(cls) -> None:
+        # Only the native implementations, which need no import.
+        return
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls, selected_backend, *selector_args, **selector_kwargs
+    ) -> str:
+        # There is one backend. What it cannot do is refused by
+        # `check_and_update_config` (MLA) and by its implementation class.
+        return "vllm.v1.attention.backends.ascend_attn.AscendAttentionBackend"
+
+    @classmethod
+    def get_device_capability(cls, device_id: int = 0) -> DeviceCapability | None:
+        # CUDA's major.minor: nothing that an NPU could answer.
+        return None
+
+    @classmethod
+    def get_device_name(cls, device_id: int = 0) -> str:
+        return torch.npu.get_device_name(device_id)
+
+    @classmethod
+    def get_device_uuid(cls, device_id: int = 0) -> str:
+        properties = torch.npu.get_device_properties(device_id)
+        return str(getattr(properties, "uuid", f"npu-{device_id}"))
+
+    @classmethod
+    def get_device_total_memory(cls, device_id: int = 0) -> int:
+        return torch.npu.get_device_properties(device_id).total_memory
+
+    @classmethod
+    def get_current_memory_usage(
+        cls, device: torch.types.Device | None = None
+    ) -> float:
+        torch.npu.reset_peak_memory_stats(device)
+        return torch.npu.max_memory_allocated(device)
+
+    @classmethod
+    def num_compute_units(cls, device_id: int = 0) -> int:
+        return torch.npu.get_device_properties(device_id).cube_core_num
+
+    @classmethod
+    def set_device(cls, device: torch.device) -> None:
+        torch.npu.set_device(device)
+
+    @classmethod
+    def manual_seed_all(cls, seed: int) -> None:
+        torch.npu.manual_seed_all(seed)
+
+    @classmethod
+    def inference_mode(cls):
+        return torch.inference_mode(mode=True)
+
+    @classmethod
+    def is_async_output_supported(cls, enforce_eager: bool | None) -> bool:
+        return True
+
+    @classmethod
+    def supports_v1(cls, model_config) -> bool:
+        return True
+
+    @classmethod
+    def default_v1(cls, model_config) -> bool:
+        return True
+
+    @classmethod
+    def is_pin_memory_available(cls) -> bool:
+        return True
+
+    @classmethod
+    def is_kv_cache_dtype_supported(cls, kv_cache_dtype: str, *args) -> bool:
+        return kv_cache_dtype == "auto"
+
+    @classmethod
+    def check_if_supports_dtype(cls, dtype: torch.dtype):
+        if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+            raise ValueError(f"NPU: dtype {dtype} is not supported.")
+
+    @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        return True
+
+    @classmethod
+    def check_runner_kv_caches_multi_layer(cls) -> None:
+        # NPUModelRunner keeps a flat list: one key and one value buffer a layer.
+        return
+
+    @classmethod
+    def opaque_attention_op(cls) -> bool:
+        return True
+
+    @classmethod
+    def use_custom_op_collectives(cls) -> bool:
+        return True
+
+    @classmethod
+    def support_static_graph_mode(cls) -> bool:
+        return True
+
+    @classmethod
+    def get_static_graph_wrapper_cls(cls) -> str:
+        return "vllm.compilation.cuda_graph.CUDAGraphWrapper"
+
+    @classmethod
+    def get_punica_wrapper(cls) -> str:
+        # Plain PyTorch; the Triton one is for CUDA and ROCm.
+        return "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
+
+    @classmethod
+    def get_device_communicator_cls(cls) -> str:
+        return (
+            "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"
+        )
+
+    @classmethod
+    def apply_config_platform_defaults(cls, vllm_config: "VllmConfig") -> None:
+        _set_compilation_policy(vllm_config)
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
+        model_config = vllm_config.model_config
+        if model_config is not None and model_config.use_mla:
+            raise ValueError(
+                "NPU: multi-head latent attention has no backend here. Set "
+                "VLLM_MLA_DISABLE=1 to run the model with plain attention."
+            )
+        if vllm_config.cache_config is not None:
+            _set_block_size(vllm_config.cache_config)
+        _set_compilation_policy(vllm_config)
+        _limit_capture_sizes(vllm_config)
+
+        parallel_config = vllm_config.parallel_config
+        if parallel_config.worker_cls == "auto":
+            parallel_config.worker_cls = "vllm.v1.worker.npu_worker.NPUWorker"
+        # A forked child cannot use the device its parent has opened.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+
+
+def _set_block_size(cache_config) -> None:
+    block_size = cache_config.block_size
+    if block_size is None:
+        cache_config.block_size = BLOCK_SIZE
+        return
+    # npu-migrate: when backends_set_block_size
+    # The attention backend's own preference is applied after the model is known.
+    if not cache_config.user_specified_block_size:
+        return
+    # npu-migrate: end
+    if block_size % BLOCK_SIZE:
+        raise ValueError(
+            f"NPU: --block-size must be a multiple of {BLOCK_SIZE}, not {block_size}."
+        )
+
+
+def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
+    """Eager on request, else graphs captured piece by piece, without Inductor.
+
+    FULL_DECODE_ONLY is honoured, because it is nobody's default: whoever has it
+    has asked for it. The other modes with full graphs become PIECEWISE.
+    """
+    from vllm.config import CUDAGraphMode
+
+    # npu-migrate: when config_has_compilation_mode
+    from vllm.config import CompilationMode
+
+    # npu-migrate: otherwise
+    from vllm.config import CompilationLevel
+
+    # npu-migrate: end
+    config = vllm_config.compilation_config
+    model_config = vllm_config.model_config
+    eager = model_config is not None and model_config.enforce_eager
+    # npu-migrate: when config_has_compilation_mode
+    compiled = CompilationMode.VLLM_COMPILE
+    if config.mode is None:
+        config.mode = CompilationMode.NONE if eager else compiled
+    elif eager or config.mode != CompilationMode.NONE:
+        config.mode = CompilationMode.NONE if eager else compiled
+    piecewise = config.mode == compiled
+    config.backend = "eager"
+    # npu-migrate: otherwise
+    compiled = CompilationLevel.PIECEWISE
+    if eager:
+        config.level = CompilationLevel.NO_COMPILATION
+    elif config.level != CompilationLevel.NO_COMPILATION:
+        config.level = compiled
+    piecewise = config.level == compiled
+    config.use_inductor = False
+    # npu-migrate: end
+    if config.compile_sizes is None:
+        config.compile_sizes = []
+
+    # The operators of torch_npu are what custom ops dispatch to.
+    if "all" not in config.custom_ops:
+        config.custom_ops = [op for op in config.custom_ops if op != "none"] + ["all"]
+
+    mode = config.cudagraph_mode
+    if not piecewise:
+        config.cudagraph_mode = CUDAGraphMode.NONE
+    elif mode not in (CUDAGraphMode.NONE, CUDAGraphMode.FULL_DECODE_ONLY):
+        config.cudagraph_mode = CUDAGraphMode.PIECEWISE
+
+
+def _limit_capture_sizes(vllm_config: "VllmConfig") -> None:
+    """Thin out the capture sizes until all graphs fit into the device's streams."""
+    config = vllm_config.compilation_config
+    sizes = config.cudagraph_capture_sizes
+    model_config = vllm_config.model_config
+    if not sizes or model_config is None:
+        return
+    # One piece before each layer's attention and one after the last.
+    pieces = model_config.get_num_layers(vllm_config.parallel_config) + 1
+    limit = max(MAX_CAPTURED_GRAPHS // pieces, 1)
+    if len(sizes) <= limit:
+        return
+    ordered = sorted(sizes)
+    step = (len(ordered) - 1) / max(limit - 1, 1)
+    kept = sorted({ordered[len(ordered) - 1 - round(i * step)] for i in range(limit)})
+    logger.warning(
+        "NPU: %d capture sizes reduced to %d, a device holds %d graphs.",
+        len(ordered),
+        len(kept),
+        MAX_CAPTURED_GRAPHS,
+    )
+    _set_capture_sizes(config, kept)
+
+
+def _set_capture_sizes(config, sizes: list[int]) -> None:
+    # npu-migrate: when config_recomputes_capture_sizes
+    config.cudagraph_capture_sizes = sizes
+    config.max_cudagraph_capture_size = sizes[-1]
+    config.post_init_cudagraph_sizes()
+    # npu-migrate: otherwise
+    config.cudagraph_capture_sizes = None
+    config.init_with_cudagraph_sizes(sizes)
+    # npu-migrate: end

@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vLLM project
+"""Attention on Ascend NPUs.
+
+Two sets of operators, chosen once per process by `VLLM_NPU_USE_NNAL`:
+
+* NNAL (Ascend Transformer Boost, `torch_npu._npu_*`): one operator writes the
+  cache, one does prefill and one does decode. Chunked prefill, prefix-cache
+  hits and mixed batches go to `npu_fused_infer_attention_score`.
+* without NNAL: `npu_scatter_pa_kv_cache` writes the cache, and
+  `npu_fused_infer_attention_score` computes every state from it.
+
+Keys and values live in separate buffers `[blocks, 128, kv_heads, head_size]`.
+Sequence lengths are host values for all of these operators.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import ClassVar
+
+import torch
+import torch_npu
+
+import vllm.envs as envs
+from vllm.config import VllmConfig
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionCGSupport,
+    AttentionImpl,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+)
+
+# npu-migrate: when has_kv_cache_layouts
+from vllm.v1.kv_cache_interface import KVCacheLayout
+
+# npu-migrate: end
+
+# The fused attention operator takes a causal mask of this fixed size and
+# applies it to sequences of any length (sparse_mode 3 and 4).
+MASK_SIZE = 2048
+CAUSAL = 3
+BAND = 4
+
+# What `block_size` means to the operators: tokens of a cache block.
+KERNEL_BLOCK_SIZE = 128
+
+
+@cache
+def uses_nnal() -> bool:
+    """Whether the NNAL operators do attention: by default if they are installed."""
+    if envs.VLLM_NPU_USE_NNAL is not None:
+        return envs.VLLM_NPU_USE_NNAL
+    return hasattr(torch.ops.atb, "_npu_reshape_and_cache")
+
+
+class AscendAttentionBackend(AttentionBackend):
+    accept_output_buffer: bool = True
+    forward_includes_kv_cache_update: bool = True
+    supported_dtypes: ClassVar[list[torch.dtype]] = [
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+    ]
+    supported_kernel_block_sizes: ClassVar[list[int]] = [KERNEL_BLOCK_SIZE]
+
+    @staticmethod
+    def get_name() -> str:
+        # vLLM looks this name up among its backends: CUSTOM is the entry for
+        # the ones that a platform brings.
+        return "CUSTOM"
+
+    @staticmethod
+    def get_impl_cls() -> type["AscendAttentionImpl"]:
+        return AscendAttentionImpl
+
+    @staticmethod
+    def get_metadata_cls() -> type["AscendMetadata"]:
+        return AscendMetadata
+
+    @staticmethod
+    def get_builder_cls() -> type["AscendMetadataBuilder"]:
+        return AscendMetadataBuilder
+
+    @classmethod
+    def get_supported_dtypes(cls) -> list[torch.dtype]:
+        return cls.supported_dtypes
+
+    @classmethod
+    def validate_head_size(cls, head_size: int) -> None:
+        _check_head_size(head_size)
+
+    @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec=None) -> list[int]:
+        return [KERNEL_BLOCK_SIZE]
+
+    # npu-migrate: when has_kv_cache_layouts
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        # All of a layer's blocks together, which NPUModelRunner splits into a
+        # key and a value buffer.
+        return (KVCacheLayout.LBNHC,)
+
+    # npu-migrate: otherwise
+    @staticmethod
+    def get_kv_cache_shape(
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_size: int,
+        cache_dtype_str: str = "auto",
+    ) -> tuple[int, ...]:
+        # What the two buffers of NPUModelRunner would be as one tensor.
+        return (2, num_blocks, block_size, num_kv_heads, head_size)
+
+    # npu-migrate: end
+
+
+class AscendAttentionState(Enum):
+    PREFILL_NO_CACHE = 0
+    """Every request starts here: its keys and values are those of the batch."""
+    DECODE = 1
+    """One token per request."""
+    MIXED = 2
+    """Anything else: chunked prefill, prefix-cache hits, mixed batches."""
+
+
+@dataclass
+class AscendMetadata:
+    num_actual_tokens: int
+    """Tokens of the batch without graph padding."""
+    state: AscendAttentionState
+    seq_lens: torch.Tensor
+    """[num_reqs] int32, on the host: context lengths with the new tokens."""
+    seq_lens_list: list[int]
+    cum_query_lens: list[int]
+    """End of each request's tokens in the batch; the last is num_actual_tokens."""
+    block_table: torch.Tensor
+    """[num_reqs, max_blocks] int32, on the device."""
+    slot_mapping: torch.Tensor
+    """[num_actual_tokens] int32, on the device: block * block_size + offset."""
+    attn_mask: torch.Tensor
+    """[2048, 2048] int8, on the device: 1 above the diagonal."""
+
+
+@cache
+def _causal_mask(device: torch.device) -> torch.Tensor:
+    mask = torch.ones(MASK_SIZE, MASK_SIZE, dtype=torch.int8)
+    return torch.triu(mask, diagonal=1).to(device)
+
+
+class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
+    _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.NEVER
+
+    def __init__(
+        self,
+        kv_cache_spec,
+        layer_names: list[str],
+        vllm_config: VllmConfig,
+        device: torch.device,
+    ):
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self.attn_mask = _causal_mask(device)
+
+    def reorder_batch(self, input_batch, scheduler_output) -> bool:
+        return False
+
+    def build(
+        self,
+        common_prefix_len: int,
+        common_attn_metadata: CommonAttentionMetadata,
+        fast_build: bool = False,
+    ) -> AscendMetadata:
+        common = common_attn_metadata
+        ends = common.query_start_loc_cpu[1 : common.num_reqs + 1]
+        starts = common.query_start_loc_cpu[: common.num_reqs]
+        query_lens = ends - starts
+        # Graph padding adds requests without tokens at the end of the batch.
+        num_reqs = int(torch.count_nonzero(query_lens))
+        query_lens = query_lens[:num_reqs]
+        seq_lens = self._host_seq_lens(common)[:num_reqs].to(torch.int32)
+        num_tokens = int(ends[num_reqs - 1]) if num_reqs else 0
+
+        if common.max_query_len == 1:
+            state = AscendAttentionState.DECODE
+        elif torch.equal(query_lens, seq_lens):
+            state = AscendAttentionState.PREFILL_NO_CACHE
+        else:
+            state = AscendAttentionState.MIXED
+        return AscendMetadata(
+            num_actual_tokens=num_tokens,
+            state=state,
+            seq_lens=seq_lens,
+            seq_lens_list=seq_lens.tolist(),
+            cum_query_lens=ends[:num_reqs].tolist(),
+            block_table=common.block_table_tensor[:num_reqs],
+            slot_mapping=common.slot_mapping[:num_tokens].to(torch.int32),
+            attn_mask=self.attn_mask,
+        )
+
+    def _host_seq_lens(self, common: CommonAttentionMetadata) -> torch.Tensor:
+        # npu-migrate: when common_metadata_has_exact_host_lengths
+        return common.seq_lens_cpu
+        # npu-migrate: otherwise
+        if (
+            self.vllm_config.speculative_config is not None
+            or common.seq_lens_cpu_upper_bound is None
+        ):
+            # The host only knows an upper bound while drafts are in flight.
+            return common.seq_lens.cpu()
+        return common.seq_lens_cpu_upper_bound
+        # npu-migrate: end
+
+
+def _check_head_size(head_size: int) -> None:
+    if head_size % 16 or head_size > 512:
+        raise NotImplementedError(
+            "NPU attention needs a head size that is a multiple of 16 and at most "
+            f"512, not {head_size}."
+        )
+
+
+class AscendAttentionImpl(AttentionImpl):
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        **extra_impl_args,
+    ):
+        unsupported = [
+            name
+            for name, used in {
+                "ALiBi": alibi_slopes is not None,
+                "a logits soft cap": bool(logits_soft_cap),
+                f"attention of type {attn_type}": attn_type != AttentionType.DECODER,
+                f"a KV cache of {kv_cache_dtype}": kv_cache_dtype
+                not in ("auto", "float16", "bfloat16"),
+                "attention sinks": extra_impl_args.get("sinks") is not None,
+            }.items()
+            if used
+        ]
+        if unsupported:
+            raise NotImplementedError(
+                f"NPU attention does not support {', '.join(unsupported)}."
+            )
+        _check_head_size(head_size)
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.sliding_window = sliding_window
+        self.kv_cache_dtype = kv_cache_dtype
+        self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+        self.nnal = uses_nnal()
+
+    def forward(
+        self,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: tuple[torch.Tensor, torch.Tensor],
+        attn_metadata: AscendMetadata,
+        output: torch.Tensor | None = None,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Write the batch's keys and values to the cache, then attend.
+
+        Args:
+            query: [num_tokens, num_heads, head_size]
+            key: [num_tokens, num_kv_heads, head_size]; None if the layer reads
+                the cache of another one.
+            value: as `key`.
+            kv_cache: key and value buffer, each
+                [num_blocks, 128, num_kv_heads, head_size].
+            output: [num_tokens, num_heads, head_size], written in place.
+        """
+        assert output is not None, "the caller provides the output buffer"
+        if output_scale is not None or output_block_scale is not None:
+            raise NotImplementedError("NPU attention does not quantize its output.")
+        if attn_metadata is None:
+            # A profiling run has no batch.
+            return output.fill_(0)
+        num_tokens = attn_metadata.num_actual_tokens
+        if num_tokens == 0:
+            return output.fill_(0)
+        query, out = query[:num_tokens], output[:num_tokens]
+        key_cache, value_cache = kv_cache
+        if key is not None:
+            key, value = key[:num_tokens], value[:num_tokens].contiguous()
+            if self.kv_sharing_target_layer_name is None:
+                self._write_cache(key, value, key_cache, value_cache, attn_metadata)
+
+        state = attn_metadata.state
+        if not self.nnal or self.sliding_window is not None:
+            self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
+        elif state is AscendAttentionState.DECODE:
+            torch_npu._npu_paged_attention(
+                query=query,
+                key_cache=key_cache,
+                value_cache=value_cache,
+                num_kv_heads=self.num_kv_heads,
+                num_heads=self.num_heads,
+                scale_value=self.scale,
+                block_table=attn_metadata.block_table,
+                context_lens=attn_metadata.seq_lens,
+                out=out,
+            )
+        elif state is AscendAttentionState.PREFILL_NO_CACHE and key is not None:
+            torch_npu._npu_flash_attention(
+                query=query,
+                key=key,
+                value=value,
+                mask=attn_metadata.attn_mask,
+                seq_len=attn_metadata.seq_lens,
+                scale_value=self.scale,
+                num_heads=self.num_heads,
+                num_kv_heads=self.num_kv_heads,
+                out=out,
+            )
+        else:
+            self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
+        return output
+
+    def _write_cache(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        attn_metadata: AscendMetadata,
+    ) -> None:
+        if self.nnal:
+            torch_npu._npu_reshape_and_cache(
+                key=key,
+                value=value,
+                key_cache=key_cache,
+                value_cache=value_cache,
+                slot_indices=attn_metadata.slot_mapping,
+            )
+        else:
+            # The default cache mode is a fractal layout, not these buffers'.
+            torch_npu.npu_scatter_pa_kv_cache(
+                key.contiguous(),
+                value,
+                key_cache,
+                value_cache,
+                attn_metadata.slot_mapping,
+                cache_mode="Norm",
+            )
+
+    def _fused_infer(
+        self,
+        query: torch.Tensor,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        attn_metadata: AscendMetadata,
+        out: torch.Tensor,
+    ) -> None:
+        num_blocks, block_size = key_cache.shape[:2]
+        window = self.sliding_window
+        mask = {"sparse_mode": CAUSAL}
+        if window is not None:
+            # A token sees itself and window - 1 tokens before it.
+            mask = {"sparse_mode": BAND, "pre_tokens": window - 1, "next_tokens": 0}
+        result, _ = torch_npu.npu_fused_infer_attention_score(
+            query=query,
+            key=key_cache.view(num_blocks, block_size, -1),
+            value=value_cache.view(num_blocks, block_size, -1),
+            atten_mask=attn_metadata.attn_mask,
+            block_table=attn_metadata.block_table,
+            input_layout="TND",
+            block_size=block_size,
+            actual_seq_lengths=attn_metadata.cum_query_lens,
+            actual_seq_lengths_kv=attn_metadata.seq_lens_list,
+            num_key_value_heads=self.num_kv_heads,
+            num_heads=self.num_heads,
+            scale=self.scale,
+            **mask,
+        )
+        out.copy_(result)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vLLM project
+"""The GPU model runner on an Ascend NPU."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheConfig, KVCacheSpec
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.utils import bind_kv_cache
+
+KVBuffers = tuple[torch.Tensor, torch.Tensor]
+
+
+class NPUModelRunner(GPUModelRunner):
+    """Shares all of the GPU model runner but the shape of the KV cache.
+
+    A layer's keys and values are two contiguous tensors
+    `[num_blocks, block_size, num_kv_heads, head_size]`: what NPU operators read
+    and write. Layers of different groups that share memory share both.
+    """
+
+    def _init_device_properties(self) -> None:
+        # Multiprocessor counts steer CUDA kernels only.
+        self.num_sms = None
+
+    def initialize_kv_cache_tensors(
+        self,
+        kv_cache_config: KVCacheConfig,
+        kernel_block_sizes: list[int] | None = None,
+        kv_cache_allocation_context: AbstractContextManager | None = None,
+    ) -> dict[str, KVBuffers]:
+        """Allocate the key and value buffers and bind them to the layers.
+
+        Args:
+            kv_cache_config: number of blocks and which layers share memory.
+            kernel_block_sizes: tokens of a kernel's block, for each KV cache
+                group; a block of the cache manager is one or more of them.
+
+        Returns:
+            Layer name to (keys, values).
+        """
+        specs = dict(_layer_specs(kv_cache_config, kernel_block_sizes))
+        kv_caches: dict[str, KVBuffers] = {}
+        with kv_cache_allocation_context or nullcontext():
+            for layer_names, num_bytes in _shared_regions(kv_cache_config):
+                kv_caches.update(_allocate(layer_names, num_bytes, specs, self.device))
+        for name, target in self.shared_kv_cache_layers.items():
+            kv_caches[name] = kv_caches[target]
+
+        bind_kv_cache(
+            kv_caches, self.compilation_config.static_forward_context, self.kv_caches
+        )
+        # Whoever walks this list (block copies, zeroing) expects plain tensors.
+        self.kv_caches[:] = [t for buffers in self.kv_caches for t in buffers]
+        return kv_caches
+
+
+def _layer_specs(
+    kv_cache_config: KVCacheConfig, kernel_block_sizes: list[int] | None
+) -> Iterator[tuple[str, tuple[AttentionSpec, int]]]:
+    """Each layer's spec and the number of tokens in a block of its kernels."""
+    for index, group in enumerate(kv_cache_config.kv_cache_groups):
+        for name in group.layer_names:
+            spec: KVCacheSpec = group.kv_cache_spec
+            # A group of layers that differ in shape only carries one for each.
+            spec = getattr(spec, "kv_cache_specs", {name: spec})[name]
+            if not isinstance(spec, AttentionSpec):
+                raise NotImplementedError(
+                    f"NPU: layer {name} keeps a {type(spec).__name__}, only attention "
+                    "has a cache here."
+                )
+            block_size = spec.block_size
+            if kernel_block_sizes is not None:
+                block_size = kernel_block_sizes[index]
+            yield name, (spec, block_size)
+
+
+def _shared_regions(
+    kv_cache_config: KVCacheConfig,
+) -> Iterator[tuple[list[str], int]]:
+    """Names of the layers that share a piece of memory, and its size in bytes."""
+    # npu-migrate: when has_kv_cache_layouts
+    regions: dict[int, list[str]] = {}
+    lengths: dict[int, int] = {}
+    for tensor in kv_cache_config.kv_cache_tensors:
+        length = tensor.block_stride * kv_cache_config.num_blocks
+        for position, name in enumerate(tensor.layers):
+            start = tensor.offset + position * tensor.layer_stride
+            regions.setdefault(start, []).append(name)
+            lengths[start] = max(length, lengths.get(start, 0))
+    end = 0
+    for start in sorted(regions):
+        if start < end:
+            raise NotImplementedError(
+                f"NPU: the KV cache of {regions[start]} overlaps with another layer's; "
+                "only layers with pages of equal size can share memory."
+            )
+        end = start + lengths[start]
+        yield regions[start], lengths[start]
+    # npu-migrate: otherwise
+    for tensor in kv_cache_config.kv_cache_tensors:
+        if getattr(tensor, "block_stride", 0):
+            raise NotImplementedError(
+                f"NPU: the KV cache of {tensor.shared_by} is packed with other layers'."
+            )
+        yield tensor.shared_by, tensor.size
+    # npu-migrate: end
+
+
+def _allocate(
+    layer_names: list[str],
+    num_bytes: int,
+    specs: dict[str, tuple[AttentionSpec, int]],
+    device: torch.device,
+) -> dict[str, KVBuffers]:
+    """Allocate one pair of buffers and view it in each layer's shape."""
+    raw: KVBuffers | None = None
+    views: dict[str, KVBuffers] = {}
+    for name in layer_names:
+        spec, block_size = specs[name]
+        num_blocks = num_bytes // spec.page_size_bytes * (spec.block_size // block_size)
+        shapes = [
+            (num_blocks, block_size, spec.num_kv_heads, head_size)
+            for head_size in (
+                spec.head_size,
+                getattr(spec, "head_size_v", spec.head_size),
+            )
+        ]
+        sizes = [math.prod(shape) * spec.dtype.itemsize for shape in shapes]
+        if raw is None:
+            raw = tuple(
+                torch.zeros(size, dtype=torch.int8, device=device) for size in sizes
+            )
+        elif any(size > buffer.numel() for size, buffer in zip(sizes, raw)):
+            raise NotImplementedError(
+                f"NPU: {layer_names} share memory but split it differently into keys "
+                "and values."
+            )
+        views[name] = tuple(
+            buffer[:size].view(spec.dtype).view(shape)
+            for buffer, size, shape in zip(raw, sizes, shapes)
+        )
+    return views

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vLLM project
+"""A worker that drives one Ascend NPU."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch_npu  # noqa: F401
+
+from vllm.v1.worker.gpu_worker import Worker
+from vllm.v1.worker.npu_model_runner import NPUModelRunner
+
+
+class NPUWorker(Worker):
+    """The GPU worker on an NPU: everything but the model runner is shared."""
+
+    def _make_model_runner(self) -> NPUModelRunner:
+        return NPUModelRunner(self.vllm_config, self.device)
+
+    def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager:
+        # Sleep mode, the one user of memory pools, is not available.
+        return nullcontext()
