@@ -27,6 +27,7 @@ enum {
   ACL_ERROR_RT_INVALID_MEMORY_TYPE = 107016,
   ACL_ERROR_RT_INVALID_HANDLE = 107017,
   ACL_ERROR_RT_WAIT_TIMEOUT = 107019,
+  ACL_ERROR_RT_CAPTURE_DEPENDENCY = 107024,
   ACL_ERROR_RT_STREAM_UNJOINED = 107025,
   ACL_ERROR_RT_STREAM_CAPTURED = 107027,
   ACL_ERROR_RT_EVENT_CAPTURED = 107028,
@@ -101,6 +102,10 @@ ASCEND_SIM_API int ascend_sim_stream_submit(void *stream, int (*run)(void *), vo
 ASCEND_SIM_API int ascend_sim_capture_record(void *stream, int (*run)(void *), void *argument,
                                              void (*drop)(void *));
 ASCEND_SIM_API void ascend_sim_capture_will_write(void *stream, void *p, size_t bytes);
+// For memory that the capture itself brought into being: it holds all-ones bytes (NaN
+// in every floating type) from the end of the capture to the first replay, so that
+// reading it before a replay shows.
+ASCEND_SIM_API void ascend_sim_capture_will_create(void *stream, void *p, size_t bytes);
 
 // Success, or the error that a host read or synchronisation named `what` meets
 // while this stream captures or waits for ever.
