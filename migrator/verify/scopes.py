@@ -29,14 +29,16 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 class Binding:
     """One place where a scope binds a name.
 
-    `target` is the absolute dotted path of an import, `value` what an assignment of a single name
-    assigns. `type_checking` marks what runs under `if TYPE_CHECKING:` only.
+    `target` is the absolute dotted path of an import, `module` the module that a `from` import
+    takes it from, `value` what an assignment of a single name assigns. `type_checking` marks what
+    runs under `if TYPE_CHECKING:` only.
     """
 
     name: str
     kind: str
     node: ast.AST
     target: str | None = None
+    module: str | None = None
     value: ast.expr | None = None
     annotation: ast.expr | None = None
     type_checking: bool = False
@@ -203,6 +205,7 @@ class _Builder:
         node: ast.AST,
         *,
         target: str | None = None,
+        module: str | None = None,
         value: ast.expr | None = None,
         annotation: ast.expr | None = None,
     ) -> None:
@@ -218,7 +221,7 @@ class _Builder:
                 outer = outer.parent
             scope = outer or scope
         scope.bindings[name].append(
-            Binding(name, kind, node, target, value, annotation, self.type_checking > 0)
+            Binding(name, kind, node, target, module, value, annotation, self.type_checking > 0)
         )
 
     def caught(self, *names: str) -> bool:
@@ -490,7 +493,11 @@ class _Builder:
                 self.imported(node, module, None)
             else:
                 self.bind(
-                    alias.asname or alias.name, "import", node, target=f"{module}.{alias.name}"
+                    alias.asname or alias.name,
+                    "import",
+                    node,
+                    target=f"{module}.{alias.name}",
+                    module=module,
                 )
                 self.imported(node, module, alias.name)
 

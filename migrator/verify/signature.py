@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -41,7 +42,9 @@ class Signature:
         """The same without the parameter that a bound method fills (`self`, `cls`)."""
         first = self.parameters[:1]
         if first and first[0].kind in (Kind.POSITIONAL_ONLY, Kind.EITHER):
-            return Signature(self.text, self.parameters[1:])
+            name = first[0].name
+            text = re.sub(rf"\({name}\b[^,)]*(?:, (?:/, )?|(?=\)))", "(", self.text, count=1)
+            return Signature(text, self.parameters[1:])
         return self
 
 
