@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Helpers to match by structure and qualified name on LibCST trees, for the rules.
+
+LibCST's own metadata costs ten times a parse; what rules need of it (definitions by qualified name,
+what a name is bound to by imports, ancestors of a node) is had here from one cheap walk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import libcst as cst
+
+Definitions = Mapping[str, cst.FunctionDef | cst.ClassDef]
+
+_LAYOUT = (
+    cst.BaseParenthesizableWhitespace,
+    cst.Comment,
+    cst.EmptyLine,
+    cst.Newline,
+    cst.TrailingWhitespace,
+    cst.Comma,
+    cst.LeftParen,
+    cst.RightParen,
+    cst.LeftSquareBracket,
+    cst.RightSquareBracket,
+    cst.LeftCurlyBrace,
+    cst.RightCurlyBrace,
+    cst.Colon,
+    cst.Dot,
+    cst.Semicolon,
+    cst.AssignEqual,
+)
+
+_fields: dict[type, tuple[str, ...]] = {}
+
+
+def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """The syntax nodes right below `node`, in source order, without white space and punctuation."""
+    kind = type(node)
+    names = _fields.get(kind)
+    if names is None:
+        names = tuple(
+            name
+            for name in kind.__dataclass_fields__
+            if not name.startswith(("whitespace", "leading", "lpar", "rpar", "comma", "semicolon"))
+            and name not in ("lines_after_decorators", "header", "footer", "trailing_whitespace")
+        )
+        _fields[kind] = names
+    for name in names:
+        value = getattr(node, name)
+        if isinstance(value, cst.CSTNode):
+            if not isinstance(value, _LAYOUT):
+                yield value
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                if isinstance(item, cst.CSTNode) and not isinstance(item, _LAYOUT):
+                    yield item
+
+
+def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """`node` and every syntax node below it, in source order."""
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        yield current
+        stack.extend(reversed(list(children(current))))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node with its ancestors, outermost first."""
+
+    node: cst.CSTNode
+    ancestors: tuple[cst.CSTNode, ...]
+
+    @property
+    def parent(self) -> cst.CSTNode:
+        """The node right above."""
+        return self.ancestors[-1]
+
+    @property
+    def qualified_name(self) -> str:
+        """Dotted names of the classes and functions around the node; `<module>` for none."""
+        names = [
+            a.name.value for a in self.ancestors if isinstance(a, (cst.FunctionDef, cst.ClassDef))
+        ]
+        return ".".join(names) or "<module>"
+
+    @property
+    def function(self) -> cst.FunctionDef | None:
+        """The innermost function around the node."""
+        return next((a for a in reversed(self.ancestors) if isinstance(a, cst.FunctionDef)), None)
+
+    @property
+    def functions(self) -> list[cst.FunctionDef]:
+        """The functions around the node, innermost first."""
+        return [a for a in reversed(self.ancestors) if isinstance(a, cst.FunctionDef)]
+
+    @property
+    def class_(self) -> cst.ClassDef | None:
+        """The innermost class around the node."""
+        return next((a for a in reversed(self.ancestors) if isinstance(a, cst.ClassDef)), None)
+
+    @property
+    def statement(self) -> cst.BaseStatement:
+        """The innermost statement around the node."""
+        return next(a for a in reversed(self.ancestors) if isinstance(a, cst.BaseStatement))
+
+
+def places(root: cst.CSTNode, kinds: type | tuple[type, ...]) -> Iterator[Place]:
+    """Every node of `kinds` below `root` with its ancestors, in source order."""
+    stack: list[tuple[cst.CSTNode, tuple[cst.CSTNode, ...]]] = [(root, ())]
+    while stack:
+        node, above = stack.pop()
+        if isinstance(node, kinds):
+            yield Place(node, above)
+        below = (*above, node)
+        stack.extend((child, below) for child in reversed(list(children(node))))
+
+
+def definitions(module: cst.Module) -> Definitions:
+    """Functions and classes by qualified name; the first of several with the same name counts.
+
+    Definitions below `if`, `try` and `with` of a module or a class body are found too; those inside
+    functions are not.
+    """
+    found: dict[str, cst.FunctionDef | cst.ClassDef] = {}
+
+    def visit(body: Iterable[cst.CSTNode], prefix: str) -> None:
+        for statement in body:
+            if isinstance(statement, cst.FunctionDef):
+                found.setdefault(prefix + statement.name.value, statement)
+            elif isinstance(statement, cst.ClassDef):
+                found.setdefault(prefix + statement.name.value, statement)
+                visit(statement.body.body, f"{prefix}{statement.name.value}.")
+            elif isinstance(statement, (cst.If, cst.Else, cst.Try, cst.TryStar, cst.With)):
+                visit(_suites(statement), prefix)
+
+    visit(module.body, "")
+    return found
+
+
+def _suites(statement: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """The statements of every suite of a compound statement, `else` and handlers included."""
+    for child in children(statement):
+        if isinstance(child, (cst.IndentedBlock, cst.SimpleStatementSuite)):
+            yield from child.body
+        elif isinstance(
+            child, (cst.If, cst.Else, cst.ExceptHandler, cst.ExceptStarHandler, cst.Finally)
+        ):
+            yield from _suites(child)
+
+
+def dotted(node: cst.CSTNode | None) -> str | None:
+    """`a.b.c` for a name or a chain of attributes; None for any other expression."""
+    if isinstance(node, cst.Name):
+        return node.value
+    if isinstance(node, cst.Attribute):
+        base = dotted(node.value)
+        return None if base is None else f"{base}.{node.attr.value}"
+    return None
+
+
+@dataclass
+class Imports:
+    """What the imports of a module bind: local name → qualified name."""
+
+    module_level: dict[str, str] = field(default_factory=dict)
+    """Bound when the module is imported, guarded imports included, `TYPE_CHECKING` ones not."""
+    typing_only: dict[str, str] = field(default_factory=dict)
+    """Bound for type checkers only."""
+    unguarded: set[str] = field(default_factory=set)
+    """Qualified names imported whatever happens: not below `try`, `if` or `with`."""
+
+    @classmethod
+    def of(cls, module: cst.Module) -> Imports:
+        """Read the imports at module level and below its `if`, `try` and `with`."""
+        imports = cls()
+        imports._visit(module.body, imports.module_level)
+        for statement in module.body:
+            if isinstance(statement, cst.SimpleStatementLine):
+                for part in statement.body:
+                    imports.unguarded.update(bound_by(part).values())
+        return imports
+
+    def _visit(self, body: Iterable[cst.CSTNode], into: dict[str, str]) -> None:
+        for statement in body:
+            if isinstance(statement, cst.SimpleStatementLine):
+                for part in statement.body:
+                    into.update(bound_by(part))
+            elif isinstance(statement, cst.If):
+                typing = dotted(statement.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+                self._visit(statement.body.body, self.typing_only if typing else into)
+                if isinstance(statement.orelse, cst.If):
+                    self._visit([statement.orelse], into)
+                elif statement.orelse is not None:
+                    self._visit(statement.orelse.body.body, into)
+            elif isinstance(statement, (cst.Try, cst.TryStar, cst.With)):
+                self._visit(_suites(statement), into)
+
+    def resolve(self, node: cst.CSTNode | None) -> str | None:
+        """Qualified name of a name or attribute chain, its first part seen through the imports."""
+        name = dotted(node)
+        if name is None:
+            return None
+        first, dot, rest = name.partition(".")
+        return self.module_level.get(first, first) + dot + rest
+
+
+def bound_by(statement: cst.CSTNode) -> dict[str, str]:
+    """Local name → qualified name for an `import` or `from … import` statement; else empty."""
+    bound: dict[str, str] = {}
+    if isinstance(statement, cst.Import):
+        for alias in statement.names:
+            name = dotted(alias.name) or ""
+            if alias.asname is not None:
+                bound[dotted(alias.asname.name) or ""] = name
+            else:
+                bound[name.partition(".")[0]] = name.partition(".")[0]
+    elif isinstance(statement, cst.ImportFrom) and not isinstance(statement.names, cst.ImportStar):
+        source = "." * len(statement.relative) + (dotted(statement.module) or "")
+        for alias in statement.names:
+            name = dotted(alias.name) or ""
+            local = dotted(alias.asname.name) if alias.asname is not None else name
+            bound[local or ""] = f"{source}.{name}" if not source.endswith(".") else source + name
+    return bound
+
+
+def docstring(body: Iterable[cst.CSTNode]) -> cst.CSTNode | None:
+    """The statement that holds the docstring of a function, class or module body, if any."""
+    for statement in body:
+        if (
+            isinstance(statement, cst.SimpleStatementLine)
+            and isinstance(statement.body[0], cst.Expr)
+            and isinstance(statement.body[0].value, (cst.SimpleString, cst.ConcatenatedString))
+        ):
+            return statement
+        return None
+    return None
+
+
+def first_statement(definition: cst.FunctionDef | cst.ClassDef) -> cst.CSTNode:
+    """The first statement of a body after its docstring; the docstring where there is no other."""
+    body = definition.body.body
+    skip = docstring(body)
+    return next((s for s in body if s is not skip), body[0])
+
+
+def parameter_names(function: cst.FunctionDef) -> list[str]:
+    """Names of a function's parameters in order, `*args` and `**kwargs` included."""
+    return [parameter.name.value for parameter in parameters(function)]
+
+
+def parameters(function: cst.FunctionDef) -> list[cst.Param]:
+    """A function's parameters in order, `*args` and `**kwargs` included."""
+    spec = function.params
+    found = [*spec.posonly_params, *spec.params]
+    if isinstance(spec.star_arg, cst.Param):
+        found.append(spec.star_arg)
+    found += spec.kwonly_params
+    if spec.star_kwarg is not None:
+        found.append(spec.star_kwarg)
+    return found
+
+
+def annotation_text(node: cst.Annotation | None) -> str:
+    """Source text of an annotation, without quotes; empty where there is none."""
+    if node is None:
+        return ""
+    return cst.Module([]).code_for_node(node.annotation).replace('"', "").replace("'", "")
+
+
+_CUDA_ONLY = re.compile(
+    r"(?:^|/)(?:nvidia|amd|cute_?dsl|cutlass\w*|rocm\w*|\w*flashinfer\w*|flash_?mla\w*|"
+    r"\w*rocm\w*|pynccl\w*|cuda|cuda_communicator|cuda_wrapper|custom_all_reduce\w*|quick_all_reduce\w*|deep_?gemm\w*|"
+    r"flash_attn\w*|deep_?ep\w*|nvshmem\w*|xpu\w*|tpu\w*|hpu\w*)(?:/|\.py$)"
+)
+_CUDA_PACKAGES = frozenset(
+    {"aiter", "cuda", "cupy", "cutlass", "deep_ep", "deep_gemm", "flash_attn", "flashinfer"}
+)
+
+
+def cuda_only(path: str, imports: Imports) -> str | None:
+    """Why a module only ever runs beside a CUDA, ROCm, XPU or TPU device; None where it may not.
+
+    Told by its place (`models/x/nvidia/`, `backends/flashinfer.py`) or by an import, at module
+    level and not guarded by `try`, of a package that exists for those devices only.
+    """
+    found = _CUDA_ONLY.search(path)
+    if found is not None:
+        return f"only runs on another device: its path says {found.group().strip('/')}"
+    for name in sorted(imports.unguarded):
+        package = name.partition(".")[0]
+        if package in _CUDA_PACKAGES:
+            return f"only runs on another device: it imports {package}"
+    return None

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: a tree in, everything that a migration would do to it out. Nothing is written here.
+
+`apply`, `diff`, `check` and every report render the same plan, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+
+import pathspec
+
+from migrator.engine import FileResult, Record, migrate_file
+from migrator.rule import Absence, Rule, Site, Status
+from migrator.rules import all_rules
+from migrator.tree import Definition, Tree
+
+PACKAGE = "vllm/"
+"""Directory of a tree that holds the code which rules look at."""
+PARALLEL_BYTES = 400_000
+"""From this much source on, starting further processes is quicker than parsing in this one."""
+
+Progress = Callable[[int, int], None]
+"""Called with (files done, files in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """A file that a migration adds or rewrites."""
+
+    path: str
+    before: bytes | None
+    """None for a new file."""
+    after: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that could not be handled; it stays as it is."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbsentSite:
+    """A declared site that this release is known not to have."""
+
+    rule: str
+    site: str
+    releases: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MissingSite:
+    """A declared site that should be there and was not found: an error."""
+
+    rule: str
+    site: str
+    paths: tuple[str, ...]
+    candidates: tuple[str, ...]
+    """Nearest places, best first, as `path:line name`."""
+
+    def describe(self) -> str:
+        """One line for people: the rule, where it looked, and what comes nearest."""
+        near = f"; nearest: {', '.join(self.candidates)}" if self.candidates else ""
+        return f"{self.rule} finds no {self.site} in {' or '.join(self.paths)}{near}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration does to one tree."""
+
+    tree_name: str
+    release: str | None
+    rules: tuple[Rule, ...]
+    files: tuple[FileChange, ...]
+    records: tuple[Record, ...]
+    absent: tuple[AbsentSite, ...]
+    missing: tuple[MissingSite, ...]
+    failures: tuple[Failure, ...]
+    links_out: tuple[str, ...]
+    """Symbolic links that lead out of the tree; they are copied as links and never followed."""
+    earlier_log: bytes | None = None
+    """The log that an earlier run left in the tree."""
+
+    def records_of(self, code: str, *statuses: Status) -> list[Record]:
+        """The findings of one rule, optionally only those with one of `statuses`."""
+        return [
+            r for r in self.records if r.rule == code and (not statuses or r.status in statuses)
+        ]
+
+    @property
+    def pending(self) -> bool:
+        """Would `apply` change anything?"""
+        return bool(self.files)
+
+    @property
+    def left_for_a_person(self) -> bool:
+        """Are there sites or files that somebody has to look at?"""
+        return bool(self.failures) or any(r.status is Status.MANUAL for r in self.records)
+
+
+def make_plan(
+    tree: Tree,
+    rules: Sequence[Rule] | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Plan:
+    """Plan the migration of `tree` by `rules`.
+
+    Args:
+        tree: only read.
+        rules: all rules when left out.
+        jobs: processes to use at most.
+        progress: told how many of the files that are parsed are done.
+
+    Returns:
+        The plan; the same for the same tree and rules, whatever `jobs` is.
+    """
+    chosen = tuple(rules if rules is not None else all_rules())
+    python: list[str] = []
+    modes: dict[str, int] = {}
+    links_out: list[str] = []
+    for entry in tree.entries():
+        if entry.link is not None:
+            if _leads_out(entry.path, entry.link):
+                links_out.append(entry.path)
+        elif entry.path.startswith(PACKAGE) and entry.path.endswith(".py"):
+            python.append(entry.path)
+            modes[entry.path] = entry.mode
+    sources, failures = _candidates(tree, python, chosen)
+    results = _run(tree, sources, jobs, progress)
+    failures += [Failure(r.path, r.failure) for r in results if r.failure is not None]
+    files = [
+        FileChange(r.path, sources[r.path][0], r.after, modes[r.path])
+        for r in results
+        if r.after is not None and r.after != sources[r.path][0]
+    ]
+    records = sorted(
+        (record for result in results for record in result.records),
+        key=lambda r: (r.path, r.before.line, r.rule, r.site, r.status.value),
+    )
+    absent, missing = _unseen_sites(tree, chosen, records, {f.path for f in failures})
+    return Plan(
+        tree_name=tree.name,
+        release=tree.release,
+        rules=chosen,
+        files=tuple(sorted(files, key=lambda f: f.path)),
+        records=tuple(records),
+        absent=tuple(absent),
+        missing=tuple(missing),
+        failures=tuple(sorted(failures, key=lambda f: f.path)),
+        links_out=tuple(links_out),
+        earlier_log=tree.read("migration-log.json"),
+    )
+
+
+def _leads_out(path: str, target: str) -> bool:
+    if os.path.isabs(target):
+        return True
+    place = os.path.normpath(os.path.join(os.path.dirname(path), target))
+    return place == ".." or place.startswith("../")
+
+
+Sources = dict[str, tuple[bytes, tuple[str, ...]]]
+"""path → (bytes, codes of the rules that may find something there)."""
+
+
+def _candidates(
+    tree: Tree, python: Iterable[str], rules: Sequence[Rule]
+) -> tuple[Sources, list[Failure]]:
+    """Search the bytes of every file for the rules' triggers, so that few have to be parsed."""
+    specs = {r.code: pathspec.GitIgnoreSpec.from_lines(r.paths) for r in rules}
+    triggers = {r.code: re.compile("|".join(r.triggers).encode()) for r in rules if r.triggers}
+    helpers = tuple(r.code for r in rules if r.provides is not None)
+    # A site that is migrated already may have lost the rule's trigger, so its file is looked at
+    # whatever it holds.
+    declared = {(r.code, path) for r in rules for site in r.sites for path in site.paths}
+    sources: Sources = {}
+    failures: list[Failure] = []
+    for path in python:
+        data = tree.read(path)
+        if data is None:
+            failures.append(Failure(path, "it cannot be read"))
+            continue
+        codes = tuple(
+            code
+            for code, trigger in triggers.items()
+            if (code, path) in declared or (trigger.search(data) and specs[code].match_file(path))
+        )
+        if codes:
+            sources[path] = (data, codes + helpers)
+    return sources, failures
+
+
+_worker_state: tuple[Tree, Sources, Mapping[str, Rule]] | None = None
+
+
+def _start_worker(tree: Tree, sources: Sources) -> None:
+    global _worker_state  # noqa: PLW0603 - set once in each process, before its first file
+    _worker_state = (tree, sources, {r.code: r for r in all_rules()})
+
+
+def _work(path: str) -> FileResult:
+    assert _worker_state is not None
+    tree, sources, rules = _worker_state
+    data, codes = sources[path]
+    return migrate_file(path, data, [rules[c] for c in sorted(codes)], tree)
+
+
+def _run(tree: Tree, sources: Sources, jobs: int, progress: Progress | None) -> list[FileResult]:
+    # Longest first, so that no process is left with a long file at the end.
+    todo = sorted(sources, key=lambda path: (-len(sources[path][0]), path))
+    done: dict[str, FileResult] = {}
+
+    def collect(results: Iterable[FileResult]) -> None:
+        for result in results:
+            done[result.path] = result
+            if progress is not None:
+                progress(len(done), len(todo))
+
+    total = sum(len(data) for data, _ in sources.values())
+    if jobs <= 1 or total < PARALLEL_BYTES:
+        _start_worker(tree, sources)
+        collect(map(_work, todo))
+    else:
+        pool = partial(
+            ProcessPoolExecutor,
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_start_worker,
+            initargs=(tree, sources),
+        )
+        try:
+            with pool(max_workers=min(jobs, len(todo))) as workers:
+                collect(workers.map(_work, todo))
+        except BrokenProcessPool:
+            # A parser died with its process. Find the file: each that is left gets its own.
+            for path in (p for p in todo if p not in done):
+                try:
+                    with pool(max_workers=1) as worker:
+                        collect(worker.map(_work, [path]))
+                except BrokenProcessPool:
+                    collect([FileResult(path, None, failure="its parser died")])
+    return [done[path] for path in sorted(done)]
+
+
+def _unseen_sites(
+    tree: Tree, rules: Sequence[Rule], records: Sequence[Record], failed: set[str]
+) -> tuple[list[AbsentSite], list[MissingSite]]:
+    seen = {(r.rule, r.site) for r in records}
+    absent: list[AbsentSite] = []
+    missing: list[MissingSite] = []
+    for rule in rules:
+        for site in rule.sites:
+            if (rule.code, site.name) in seen or failed.intersection(site.paths):
+                continue
+            known: Absence | None = site.why_absent(tree.release)
+            if known is not None:
+                absent.append(AbsentSite(rule.code, site.name, known.releases, known.why))
+            else:
+                near = tuple(nearest_candidates(tree, site))
+                missing.append(MissingSite(rule.code, site.name, site.paths, near))
+    return absent, missing
+
+
+def nearest_candidates(tree: Tree, site: Site, limit: int = 3) -> list[str]:
+    """Where a site that was not found may have gone, best first, as `path:line name`.
+
+    The same definition in another file comes first (it moved), then definitions of the same file
+    with a similar name (it was renamed); a definition that is where it should be comes as it is
+    (its shape changed).
+    """
+    parts = site.name.split(".")
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    found: list[str] = []
+    for path in site.paths:
+        for name in names:
+            here = tree.definition(path, name)
+            if here is not None:
+                found.append(f"{path}:{here.lineno} {name} (its shape is not what the rule knows)")
+                break
+    if found:
+        return found[:limit]
+    word = re.compile(rb"^\s*(?:async def|def|class) " + parts[0].encode() + rb"\b", re.M)
+    for entry in tree.entries():
+        path = entry.path
+        if entry.link is None and path.startswith(PACKAGE) and path.endswith(".py"):
+            data = tree.read(path)
+            if data is not None and word.search(data):
+                for name in names:
+                    here = tree.definition(path, name)
+                    if here is not None:
+                        found.append(f"{path}:{here.lineno} {name}")
+                        break
+    if found:
+        return sorted(found, key=lambda text: _distance(text, site))[:limit]
+    for path in site.paths:
+        known = dict(_all_definitions(tree, path))
+        close = difflib.get_close_matches(site.name, known, n=limit, cutoff=0.5)
+        found += [f"{path}:{known[name].lineno} {name}" for name in close]
+    return found[:limit]
+
+
+def _distance(candidate: str, site: Site) -> tuple[float, str]:
+    path = candidate.partition(":")[0]
+    near = max(difflib.SequenceMatcher(None, path, p).ratio() for p in site.paths)
+    return (-near, candidate)
+
+
+def _all_definitions(tree: Tree, path: str) -> Iterator[tuple[str, Definition]]:
+    module = tree.parse(path)
+    stack: list[tuple[str, list[Definition]]] = []
+    if module is not None:
+        stack.append(("", [s for s in module.body if isinstance(s, Definition)]))
+    while stack:
+        prefix, body = stack.pop()
+        for statement in body:
+            yield prefix + statement.name, statement
+            stack.append(
+                (
+                    f"{prefix}{statement.name}.",
+                    [s for s in statement.body if isinstance(s, Definition)],
+                )
+            )

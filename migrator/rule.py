@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rule API: what a rule declares and what it reports. A rule never edits; the engine does.
+
+A rule is one module in `migrator/rules/` with one subclass of `Rule`. It is registered by being
+there. Its docstring has the headings *What it does*, *Why*, *Example* and *Safety*; its `examples`
+become tests by themselves.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import libcst as cst
+from packaging.specifiers import SpecifierSet
+
+from migrator.matchers import Definitions, Imports, definitions
+from migrator.tree import Tree
+
+TORCH_NPU = "torch_npu"
+"""Need of a change whose code uses the optional `torch_npu` module."""
+
+
+class Safety(enum.Enum):
+    """How much a reviewer has to look at a rule's changes."""
+
+    EQUIVALENT = "equivalent"
+    """The same on every device; only the way it is written changes."""
+    GUARDED = "guarded"
+    """New code that only runs for an NPU tensor or on an NPU platform."""
+    BEHAVIOUR = "behaviour"
+    """Changes what other platforms may see; the rule's text says what and why that is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A range of releases in which a site is known not to exist, and the reason."""
+
+    releases: str
+    """A version specifier such as `<0.10.1`."""
+    why: str
+
+    def covers(self, release: str) -> bool:
+        """Is `release` in the range?"""
+        return SpecifierSet(self.releases).contains(release, prereleases=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place that a rule must find in every release, save in those that `absent` explains."""
+
+    name: str
+    """Qualified name in its module: `rms_norm`, `SiluAndMul.forward_oot`."""
+    paths: tuple[str, ...]
+    """Where the releases keep it; the first that exists in a tree counts."""
+    absent: tuple[Absence, ...] = ()
+
+    def why_absent(self, release: str | None) -> Absence | None:
+        """The known reason why this site is not in `release`.
+
+        A tree whose release is unknown is taken as newer than every known one: only an absence
+        without an end explains it.
+        """
+        for absence in self.absent:
+            if absence.covers(release if release is not None else "9999"):
+                return absence
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A file before and after a rule; a test checks it, and that a second run changes nothing."""
+
+    before: str
+    after: str | None = None
+    """None: the rule leaves the file as it is."""
+    path: str = "vllm/example.py"
+    others: tuple[tuple[str, str], ...] = ()
+    """Further files of the tree (path, text), for rules that probe it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Put another node in the place of `node`; `make` gets the node with inner edits done."""
+
+    node: cst.CSTNode
+    make: Callable[[cst.CSTNode], cst.CSTNode]
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Put statements, given as source text at indentation zero, before or after a statement."""
+
+    node: cst.CSTNode
+    code: str
+    where: str = "before"
+    """`before` or `after`."""
+    blank_lines: int = 0
+    """Blank lines in front of the inserted code."""
+
+
+Edit = Replace | Insert
+
+
+class Status(enum.Enum):
+    """What became of a site."""
+
+    CHANGED = "changed"
+    MIGRATED = "migrated"
+    SKIPPED = "skipped"
+    MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One site in one file, as a rule reports it."""
+
+    status: Status
+    site: str
+    """Qualified name of the declared site, or of the function or class around the node."""
+    node: cst.CSTNode
+    """Where it is (for line numbers)."""
+    reason: str
+    edits: tuple[Edit, ...] = ()
+    needs: frozenset[str] = frozenset()
+    """Names that an import rule has to provide in this file."""
+
+
+def changed(
+    site: str, node: cst.CSTNode, reason: str, *edits: Edit, needs: Iterable[str] = ()
+) -> Finding:
+    """A site that is to be edited."""
+    return Finding(Status.CHANGED, site, node, reason, edits, frozenset(needs))
+
+
+def migrated(site: str, node: cst.CSTNode, needs: Iterable[str] = ()) -> Finding:
+    """A site that has its migration already."""
+    return Finding(Status.MIGRATED, site, node, "already migrated", (), frozenset(needs))
+
+
+def skipped(site: str, node: cst.CSTNode, reason: str) -> Finding:
+    """A site that looks like one for the rule and is rightly left alone."""
+    return Finding(Status.SKIPPED, site, node, reason)
+
+
+def manual(site: str, node: cst.CSTNode, reason: str) -> Finding:
+    """A site that the rule cannot decide; a person has to."""
+    return Finding(Status.MANUAL, site, node, reason)
+
+
+@dataclass
+class File:
+    """One parsed module of the tree, as rules see it."""
+
+    path: str
+    module: cst.Module
+    tree: Tree
+    needs: frozenset[str] = field(default_factory=frozenset)
+    """What the findings of the other rules need here; only import rules look at it."""
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """Functions and classes of the module by qualified name."""
+        return definitions(self.module)
+
+    @cached_property
+    def imports(self) -> Imports:
+        """Names that the module's imports bind."""
+        return Imports.of(self.module)
+
+    def function(self, qualified_name: str) -> cst.FunctionDef | None:
+        """The function or method called `qualified_name`; None where there is none."""
+        found = self.definitions.get(qualified_name)
+        return found if isinstance(found, cst.FunctionDef) else None
+
+    def class_(self, qualified_name: str) -> cst.ClassDef | None:
+        """The class called `qualified_name`; None where there is none."""
+        found = self.definitions.get(qualified_name)
+        return found if isinstance(found, cst.ClassDef) else None
+
+    def code(self, node: cst.CSTNode) -> str:
+        """Source text of a node."""
+        return self.module.code_for_node(node)
+
+
+class Rule:
+    """Base of every rule.
+
+    `check` looks at one file and yields findings. It must find a site that was migrated before and
+    report it so: a second run over an emitted tree changes nothing.
+    """
+
+    code: ClassVar[str]
+    """Stable identifier such as `NPU101`."""
+    safety: ClassVar[Safety]
+    paths: ClassVar[tuple[str, ...]] = ("vllm/**/*.py",)
+    """Git wild-match patterns of the files that the rule looks at."""
+    triggers: ClassVar[tuple[str, ...]]
+    """Regular expressions over a file's bytes; a file in which none matches is not parsed."""
+    sites: ClassVar[tuple[Site, ...]] = ()
+    examples: ClassVar[tuple[Example, ...]] = ()
+    provides: ClassVar[str | None] = None
+    """For an import rule: the need that it serves. It runs after the other rules of a file."""
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Look for the rule's sites in one file."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The rule's name: that of its module, with dashes."""
+        return type(self).__module__.rpartition(".")[2].partition("_")[2].replace("_", "-")
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.doc.partition("\n")[0]
+
+    @property
+    def doc(self) -> str:
+        """The docstring."""
+        return inspect.getdoc(type(self)) or ""
+
+    def section(self, heading: str) -> str:
+        """The text below `## heading` in the docstring; empty where there is no such heading."""
+        found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", self.doc, re.M | re.S)
+        return found.group(1).strip() if found else ""
+
+    def site(self, name: str) -> Site:
+        """The declared site called `name`."""
+        return next(site for site in self.sites if site.name == name)
+
+
+def statements(code: str, module: cst.Module) -> Sequence[cst.BaseStatement]:
+    """Parse source text at indentation zero into statements that take `module`'s conventions."""
+    parsed = cst.parse_module(code, config=module.config_for_parsing)
+    first, *rest = parsed.body
+    # Comments above the first statement are the parsed module's header, not the statement's.
+    lines = [*parsed.header, *getattr(first, "leading_lines", ())]
+    return [first.with_changes(leading_lines=lines), *rest]

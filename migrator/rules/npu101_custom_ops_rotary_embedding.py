@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU101: rotary embedding on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.matchers import annotation_text, parameter_names, parameters
+from migrator.recipes import npu_branch
+from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+
+KNOWN = (
+    "positions",
+    "query",
+    "key",
+    "head_size",
+    "cos_sin_cache",
+    "is_neox",
+    "rope_dim_offset",
+    "inverse",
+)
+
+HELPER = '''\
+def _rotary_embedding_npu(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: {optional},
+    head_size: int,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+    rope_dim_offset: int = 0,
+    inverse: bool = False,
+) -> None:
+    """Rotate query and key in place.
+
+    torch_npu._npu_rotary_embedding works in place on contiguous tensors of
+    shape [num_tokens, num_heads * head_size] and rotates whole heads. So where
+    a tensor is strided or only a part of each head turns, that part is copied
+    out, rotated and copied back.
+    """
+    num_tokens = positions.numel()
+    rotary_dim = cos_sin_cache.shape[-1]
+    cos_sin_cache = cos_sin_cache.to(query.dtype)
+    if inverse:
+        cos, sin = cos_sin_cache.chunk(2, dim=-1)
+        cos_sin_cache = torch.cat((cos, -sin), dim=-1)
+    stop = rope_dim_offset + rotary_dim
+    parts = [
+        tensor.view(*positions.shape, -1, head_size)[..., rope_dim_offset:stop]
+        for tensor in (query, key)
+        if tensor is not None
+    ]
+    rotated = [part.reshape(num_tokens, -1).contiguous() for part in parts]
+    # The operator always takes a key: one head stands in for a missing one.
+    if key is None:
+        rotated.append(
+            rotated[0][:, :rotary_dim].clone(memory_format=torch.contiguous_format)
+        )
+    torch_npu._npu_rotary_embedding(
+        positions.flatten(),
+        rotated[0],
+        rotated[1],
+        rotary_dim,
+        cos_sin_cache,
+        is_neox,
+    )
+    for part, result in zip(parts, rotated):
+        if not part.is_contiguous():
+            part.copy_(result.view(part.shape))
+'''
+
+
+class CustomOpsRotaryEmbedding(Rule):
+    """Rotate query and key with `torch_npu._npu_rotary_embedding` when they are on an NPU.
+
+    ## What it does
+    Puts a branch before the body of `vllm/_custom_ops.py::rotary_embedding`, taken for an NPU
+    tensor, that calls a helper added after it; and one in `batched_rotary_embedding`, which the
+    releases before 0.11.0 have, that adds the offsets to the positions first.
+
+    ## Why
+    The body calls `torch.ops._C`, which is not built for NPU. The operator works in place on
+    contiguous 2-D tensors and turns whole heads, so the helper copies out and back what is strided
+    or only partly rotated (`rotary_dim < head_size`), stands in for a missing key (cross-layer
+    KV sharing), and serves `rope_dim_offset` and `inverse`, which vLLM passes from 0.20.2 on.
+
+    ## Example
+    ```python
+    def rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox):
+        if query.device.type == "npu":
+            _rotary_embedding_npu(positions, query, key, head_size, cos_sin_cache, is_neox)
+            return
+        torch.ops._C.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device goes on to the body, which stays as it is.
+    """
+
+    code = "NPU101"
+    safety = Safety.GUARDED
+    paths = ("vllm/_custom_ops.py",)
+    triggers = (r"def rotary_embedding\b",)
+    sites = (
+        Site("rotary_embedding", ("vllm/_custom_ops.py",)),
+        Site(
+            "batched_rotary_embedding",
+            ("vllm/_custom_ops.py",),
+            (Absence(">=0.11.0", "vLLM dropped the batched kernel with its LoRA use"),),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/_custom_ops.py",
+            before='''\
+import torch
+
+
+def rotary_embedding(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    head_size: int,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+) -> None:
+    """Rotate."""
+    torch.ops._C.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+''',
+            after='''\
+import torch
+
+try:
+    import torch_npu
+except ImportError:
+    torch_npu = None
+
+
+def rotary_embedding(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    head_size: int,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+) -> None:
+    """Rotate."""
+    if query.device.type == "npu":
+        _rotary_embedding_npu(
+            positions, query, key, head_size, cos_sin_cache, is_neox
+        )
+        return
+    torch.ops._C.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+
+
+'''
+            + HELPER.replace("{optional}", "torch.Tensor | None"),
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the two wrappers of the rotary kernels."""
+        function = file.function("rotary_embedding")
+        if function is not None:
+            names = parameter_names(function)
+            extra = [n for n in ("rope_dim_offset", "inverse") if n in names]
+            arguments = ", ".join([*KNOWN[:6], *(f"{n}={n}" for n in extra)])
+            key = next(p for p in [*parameters(function)] if p.name.value == "key")
+            yield from npu_branch(
+                file,
+                "rotary_embedding",
+                tensor="query",
+                known=KNOWN,
+                body=f"_rotary_embedding_npu(\n    {_wrap(arguments)}\n)\nreturn\n",
+                reason="torch.ops._C.rotary_embedding is not built for NPU; "
+                "torch_npu._npu_rotary_embedding does the same on contiguous whole heads",
+                helper=HELPER.replace("{optional}", annotation_text(key.annotation)),
+            )
+        yield from npu_branch(
+            file,
+            "batched_rotary_embedding",
+            tensor="query",
+            known=(*KNOWN[:6], "rot_dim", "cos_sin_cache_offsets"),
+            body="positions = positions + cos_sin_cache_offsets.view_as(positions)\n"
+            "rotary_embedding(\n"
+            "    positions, query, key, head_size, cos_sin_cache, is_neox\n"
+            ")\n"
+            "return\n",
+            reason="torch.ops._C.batched_rotary_embedding is not built for NPU; with the offsets "
+            "added to the positions it is rotary_embedding",
+            needs=(),
+        )
+
+
+def _wrap(arguments: str) -> str:
+    """Arguments on one line where they fit into 80 columns, else one a line."""
+    if len(arguments) <= 68:
+        return arguments
+    return ",\n    ".join(arguments.split(", ")) + ","

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU103: residual addition and RMS norm in one operator on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.recipes import npu_branch, ones_for_missing_weight
+from migrator.rule import Example, File, Finding, Rule, Safety, Site
+
+
+class CustomOpsFusedAddRmsNorm(Rule):
+    """Add and normalise with `torch_npu.npu_add_rms_norm` when the input is on an NPU.
+
+    ## What it does
+    Puts a branch before the body of `vllm/_custom_ops.py::fused_add_rms_norm`, taken for an NPU
+    tensor. The wrapper's contract is in place: the norm goes back into `input` and the sum into
+    `residual`. Where a release lets `weight` be None, ones stand in for it.
+
+    ## Why
+    The body calls `torch.ops._C.fused_add_rms_norm`, which is not built for NPU. A port that
+    copies only one of the two results back computes wrong tokens from the second layer on.
+
+    ## Example
+    ```python
+    if input.device.type == "npu":
+        normed, _, summed = torch_npu.npu_add_rms_norm(input, residual, weight, epsilon)
+        input.copy_(normed)
+        residual.copy_(summed)
+        return
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device goes on to the body, which stays as it is.
+    """
+
+    code = "NPU103"
+    safety = Safety.GUARDED
+    paths = ("vllm/_custom_ops.py",)
+    triggers = (r"def fused_add_rms_norm\b",)
+    sites = (Site("fused_add_rms_norm", ("vllm/_custom_ops.py",)),)
+    examples = (
+        Example(
+            path="vllm/_custom_ops.py",
+            before="""\
+import torch
+
+
+def fused_add_rms_norm(
+    input: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+) -> None:
+    torch.ops._C.fused_add_rms_norm(input, residual, weight, epsilon)
+""",
+            after="""\
+import torch
+
+try:
+    import torch_npu
+except ImportError:
+    torch_npu = None
+
+
+def fused_add_rms_norm(
+    input: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+) -> None:
+    if input.device.type == "npu":
+        if weight is None:
+            weight = input.new_ones(input.shape[-1])
+        normed, _, summed = torch_npu.npu_add_rms_norm(
+            input, residual, weight, epsilon
+        )
+        input.copy_(normed)
+        residual.copy_(summed)
+        return
+    torch.ops._C.fused_add_rms_norm(input, residual, weight, epsilon)
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the wrapper of the fused kernel."""
+        yield from npu_branch(
+            file,
+            "fused_add_rms_norm",
+            tensor="input",
+            known=("input", "residual", "weight", "epsilon"),
+            body=ones_for_missing_weight(file, "fused_add_rms_norm")
+            + "normed, _, summed = torch_npu.npu_add_rms_norm(\n"
+            "    input, residual, weight, epsilon\n"
+            ")\n"
+            "input.copy_(normed)\n"
+            "residual.copy_(summed)\n"
+            "return\n",
+            reason="torch.ops._C.fused_add_rms_norm is not built for NPU; of "
+            "torch_npu.npu_add_rms_norm the norm is copied to input and the sum to residual",
+        )

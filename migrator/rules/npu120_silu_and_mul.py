@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU120: SiluAndMul on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.recipes import forward_oot
+from migrator.rule import Example, File, Finding, Rule, Safety, Site
+
+BODY = """\
+if x.device.type == "npu":
+    return torch_npu.npu_swiglu(x)
+return self.forward_native(x)
+"""
+
+
+class SiluAndMulForwardOot(Rule):
+    """Compute SwiGLU with `torch_npu.npu_swiglu` on an NPU.
+
+    ## What it does
+    Gives `SiluAndMul` a `forward_oot`: `npu_swiglu`, which splits the last dimension in halves and
+    returns `silu(first) * second`, for an NPU tensor; the native path otherwise.
+
+    ## Why
+    `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path:
+    three operators instead of one. `forward_cuda` cannot be used, since `self.op` is not set there.
+
+    ## Example
+    ```python
+    def forward_oot(self, x):
+        if x.device.type == "npu":
+            return torch_npu.npu_swiglu(x)
+        return self.forward_native(x)
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
+    """
+
+    code = "NPU120"
+    safety = Safety.GUARDED
+    paths = ("vllm/model_executor/layers/activation.py",)
+    triggers = (r"class SiluAndMul\b",)
+    sites = (
+        Site(
+            "SiluAndMul.forward_oot",
+            ("vllm/model_executor/layers/activation.py",),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/model_executor/layers/activation.py",
+            before="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+@CustomOp.register("silu_and_mul")
+class SiluAndMul(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        self.op(out, x)
+        return out
+""",
+            after="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+try:
+    import torch_npu
+except ImportError:
+    torch_npu = None
+
+
+@CustomOp.register("silu_and_mul")
+class SiluAndMul(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        self.op(out, x)
+        return out
+
+    def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == "npu":
+            return torch_npu.npu_swiglu(x)
+        return self.forward_native(x)
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the class where it has no `forward_oot` for NPU tensors."""
+        yield from forward_oot(
+            file,
+            "SiluAndMul",
+            takes=("self", "x"),
+            body=BODY,
+            reason="SiluAndMul falls to the native path on an out-of-tree platform; "
+            "torch_npu.npu_swiglu is the same in one operator",
+        )

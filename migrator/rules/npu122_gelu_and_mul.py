@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU122: GeluAndMul on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.recipes import forward_oot
+from migrator.rule import Example, File, Finding, Rule, Safety, Site
+
+BODY = """\
+if x.device.type == "npu":
+    approximate = 1 if self.approximate == "tanh" else 0
+    return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+return self.forward_native(x)
+"""
+
+
+class GeluAndMulForwardOot(Rule):
+    """Compute GeGLU with `torch_npu.npu_geglu` on an NPU.
+
+    ## What it does
+    Gives `GeluAndMul` a `forward_oot`: `npu_geglu` for an NPU tensor, the native path otherwise.
+    The operator's default activates the right half; vLLM activates the left one. Its `approximate`
+    is 0 for the exact GELU and 1 for the tanh form.
+
+    ## Why
+    `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path:
+    four operators instead of one. `forward_cuda` cannot be used, since `self.op` is not set there.
+
+    ## Example
+    ```python
+    def forward_oot(self, x):
+        if x.device.type == "npu":
+            approximate = 1 if self.approximate == "tanh" else 0
+            return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+        return self.forward_native(x)
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
+    """
+
+    code = "NPU122"
+    safety = Safety.GUARDED
+    paths = ("vllm/model_executor/layers/activation.py",)
+    triggers = (r"class GeluAndMul\b",)
+    sites = (
+        Site(
+            "GeluAndMul.forward_oot",
+            ("vllm/model_executor/layers/activation.py",),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/model_executor/layers/activation.py",
+            before="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+@CustomOp.register("gelu_and_mul")
+class GeluAndMul(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        self.op(out, x)
+        return out
+""",
+            after="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+try:
+    import torch_npu
+except ImportError:
+    torch_npu = None
+
+
+@CustomOp.register("gelu_and_mul")
+class GeluAndMul(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        self.op(out, x)
+        return out
+
+    def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == "npu":
+            approximate = 1 if self.approximate == "tanh" else 0
+            return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+        return self.forward_native(x)
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the class where it has no `forward_oot` for NPU tensors."""
+        yield from forward_oot(
+            file,
+            "GeluAndMul",
+            takes=("self", "x"),
+            body=BODY,
+            reason="GeluAndMul falls to the native path on an out-of-tree platform; "
+            "torch_npu.npu_geglu with activate_left is the same in one operator",
+        )

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU123: RMSNorm on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.recipes import forward_oot
+from migrator.rule import Example, File, Finding, Rule, Safety, Site
+
+BODY = """\
+if (
+    x.device.type != "npu"
+    or self.variance_size_override is not None
+    or not self.has_weight
+):
+    return self.forward_native(x, residual)
+weight = self.weight.data
+if residual is not None:
+    x, _, residual = torch_npu.npu_add_rms_norm(
+        x, residual, weight, self.variance_epsilon
+    )
+    return x, residual
+return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
+"""
+
+
+class RmsNormForwardOot(Rule):
+    """Normalise in `RMSNorm` with one torch_npu operator on an NPU.
+
+    ## What it does
+    Gives `RMSNorm` a `forward_oot`: `npu_rms_norm` for an NPU tensor, `npu_add_rms_norm` where a
+    residual is added. A norm without a weight, or over a part of the hidden size, stays native.
+
+    ## Why
+    `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path, so
+    the branch in `_custom_ops.rms_norm` alone is never reached. From 0.20.2 on `forward_cuda` goes
+    to vLLM's IR instead of `_custom_ops`; a method of the layer works in every release.
+
+    ## Example
+    ```python
+    def forward_oot(self, x, residual):
+        if (
+            x.device.type != "npu"
+            or self.variance_size_override is not None
+            or not self.has_weight
+        ):
+            return self.forward_native(x, residual)
+        weight = self.weight.data
+        if residual is not None:
+            x, _, residual = torch_npu.npu_add_rms_norm(
+                x, residual, weight, self.variance_epsilon
+            )
+            return x, residual
+        return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
+    """
+
+    code = "NPU123"
+    safety = Safety.GUARDED
+    paths = ("vllm/model_executor/layers/layernorm.py",)
+    triggers = (r"class RMSNorm\b",)
+    sites = (
+        Site(
+            "RMSNorm.forward_oot",
+            ("vllm/model_executor/layers/layernorm.py",),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/model_executor/layers/layernorm.py",
+            before="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+@CustomOp.register("rms_norm")
+class RMSNorm(CustomOp):
+    def forward_cuda(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return self.forward_native(x, residual)
+""",
+            after="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+try:
+    import torch_npu
+except ImportError:
+    torch_npu = None
+
+
+@CustomOp.register("rms_norm")
+class RMSNorm(CustomOp):
+    def forward_cuda(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return self.forward_native(x, residual)
+
+    def forward_oot(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        if (
+            x.device.type != "npu"
+            or self.variance_size_override is not None
+            or not self.has_weight
+        ):
+            return self.forward_native(x, residual)
+        weight = self.weight.data
+        if residual is not None:
+            x, _, residual = torch_npu.npu_add_rms_norm(
+                x, residual, weight, self.variance_epsilon
+            )
+            return x, residual
+        return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the class where it has no `forward_oot` for NPU tensors."""
+        yield from forward_oot(
+            file,
+            "RMSNorm",
+            takes=("self", "x", "residual"),
+            body=BODY,
+            reason="RMSNorm falls to the native path on an out-of-tree platform and never reaches "
+            "_custom_ops; torch_npu.npu_rms_norm and npu_add_rms_norm take its place",
+        )

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU124: GemmaRMSNorm on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.recipes import forward_oot
+from migrator.rule import Example, File, Finding, Rule, Safety, Site
+
+BODY = """\
+if x.device.type != "npu" or (
+    residual is not None and x.dtype == torch.float16
+):
+    # The native path keeps float16 sums in float32; the operator cannot.
+    return self.forward_native(x, residual)
+weight = self.weight.data
+if residual is None:
+    return torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
+residual = x + residual
+x = torch_npu.npu_gemma_rms_norm(residual, weight, self.variance_epsilon)[0]
+return x, residual
+"""
+
+
+class GemmaRmsNormForwardOot(Rule):
+    """Normalise in `GemmaRMSNorm` with `torch_npu.npu_gemma_rms_norm` on an NPU.
+
+    ## What it does
+    Gives `GemmaRMSNorm` a `forward_oot`: `npu_gemma_rms_norm`, which multiplies by `1 + weight`, for
+    an NPU tensor; a residual is added before. A float16 input with a residual stays native.
+
+    ## Why
+    `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path,
+    and `forward_cuda` compiles that path with inductor, which an NPU does not have.
+
+    ## Example
+    ```python
+    def forward_oot(self, x, residual):
+        if x.device.type != "npu" or (
+            residual is not None and x.dtype == torch.float16
+        ):
+            # The native path keeps float16 sums in float32; the operator cannot.
+            return self.forward_native(x, residual)
+        weight = self.weight.data
+        if residual is None:
+            return torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
+        residual = x + residual
+        x = torch_npu.npu_gemma_rms_norm(residual, weight, self.variance_epsilon)[0]
+        return x, residual
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
+    """
+
+    code = "NPU124"
+    safety = Safety.GUARDED
+    paths = ("vllm/model_executor/layers/layernorm.py",)
+    triggers = (r"class GemmaRMSNorm\b",)
+    sites = (
+        Site(
+            "GemmaRMSNorm.forward_oot",
+            ("vllm/model_executor/layers/layernorm.py",),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/model_executor/layers/layernorm.py",
+            before="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+@CustomOp.register("gemma_rms_norm")
+class GemmaRMSNorm(CustomOp):
+    def forward_cuda(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return self.forward_native(x, residual)
+""",
+            after="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+try:
+    import torch_npu
+except ImportError:
+    torch_npu = None
+
+
+@CustomOp.register("gemma_rms_norm")
+class GemmaRMSNorm(CustomOp):
+    def forward_cuda(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return self.forward_native(x, residual)
+
+    def forward_oot(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        if x.device.type != "npu" or (
+            residual is not None and x.dtype == torch.float16
+        ):
+            # The native path keeps float16 sums in float32; the operator cannot.
+            return self.forward_native(x, residual)
+        weight = self.weight.data
+        if residual is None:
+            return torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
+        residual = x + residual
+        x = torch_npu.npu_gemma_rms_norm(residual, weight, self.variance_epsilon)[0]
+        return x, residual
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the class where it has no `forward_oot` for NPU tensors."""
+        yield from forward_oot(
+            file,
+            "GemmaRMSNorm",
+            takes=("self", "x", "residual"),
+            body=BODY,
+            reason="GemmaRMSNorm falls to the native path on an out-of-tree platform; "
+            "torch_npu.npu_gemma_rms_norm is the same in one operator",
+        )

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU125: the rotary embedding layer on NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.recipes import forward_oot
+from migrator.rule import Example, File, Finding, Rule, Safety, Site
+
+SIGNATURE = "def forward_oot(self, positions: torch.Tensor, *args, **kwargs):"
+
+BODY = """\
+# forward_cuda reaches _custom_ops.rotary_embedding, which has a branch for
+# NPU tensors. A subclass that rotates in another way keeps its native path.
+if (
+    positions.device.type == "npu"
+    and type(self).forward_cuda is RotaryEmbedding.forward_cuda
+):
+    return self.forward_cuda(positions, *args, **kwargs)
+return self.forward_native(positions, *args, **kwargs)
+"""
+
+
+class RotaryEmbeddingForwardOot(Rule):
+    """Send `RotaryEmbedding` through `_custom_ops.rotary_embedding` on an NPU.
+
+    ## What it does
+    Gives `RotaryEmbedding` a `forward_oot` that calls `forward_cuda` for an NPU tensor, where rule
+    NPU101's branch takes over. A subclass with a `forward_cuda` of its own (multimodal, vision and
+    long-context rotations) stays on its native path.
+
+    ## Why
+    `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path, so
+    NPU101's branch alone is never reached. Subclasses take other arguments, which is why the method
+    hands on whatever it gets.
+
+    ## Example
+    ```python
+    def forward_oot(self, positions: torch.Tensor, *args, **kwargs):
+        if (
+            positions.device.type == "npu"
+            and type(self).forward_cuda is RotaryEmbedding.forward_cuda
+        ):
+            return self.forward_cuda(positions, *args, **kwargs)
+        return self.forward_native(positions, *args, **kwargs)
+    ```
+
+    ## Safety
+    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
+    """
+
+    code = "NPU125"
+    safety = Safety.GUARDED
+    paths = (
+        "vllm/model_executor/layers/rotary_embedding.py",
+        "vllm/model_executor/layers/rotary_embedding/base.py",
+    )
+    triggers = (r"class RotaryEmbedding\b",)
+    sites = (
+        Site(
+            "RotaryEmbedding.forward_oot",
+            (
+                "vllm/model_executor/layers/rotary_embedding/base.py",
+                "vllm/model_executor/layers/rotary_embedding.py",
+            ),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/model_executor/layers/rotary_embedding/base.py",
+            before="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+@CustomOp.register("rotary_embedding")
+class RotaryEmbedding(CustomOp):
+    def forward_cuda(self, positions, query, key=None):
+        from vllm import _custom_ops as ops
+
+        ops.rotary_embedding(positions, query, key, self.head_size, self.cache, True)
+        return query, key
+
+    def extra_repr(self) -> str:
+        return ""
+""",
+            after="""\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+@CustomOp.register("rotary_embedding")
+class RotaryEmbedding(CustomOp):
+    def forward_cuda(self, positions, query, key=None):
+        from vllm import _custom_ops as ops
+
+        ops.rotary_embedding(positions, query, key, self.head_size, self.cache, True)
+        return query, key
+
+    def forward_oot(self, positions: torch.Tensor, *args, **kwargs):
+        # forward_cuda reaches _custom_ops.rotary_embedding, which has a branch for
+        # NPU tensors. A subclass that rotates in another way keeps its native path.
+        if (
+            positions.device.type == "npu"
+            and type(self).forward_cuda is RotaryEmbedding.forward_cuda
+        ):
+            return self.forward_cuda(positions, *args, **kwargs)
+        return self.forward_native(positions, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return ""
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the class where it has no `forward_oot` for NPU tensors."""
+        yield from forward_oot(
+            file,
+            "RotaryEmbedding",
+            takes=("self", "positions", "query", "key"),
+            body=BODY,
+            reason="RotaryEmbedding falls to the native path on an out-of-tree platform and never "
+            "reaches _custom_ops.rotary_embedding, which rule NPU101 gives an NPU branch",
+            needs=(),
+            signature=SIGNATURE,
+        )

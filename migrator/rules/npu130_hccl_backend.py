@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU130: the platform's process-group backend instead of NCCL's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from migrator.matchers import (
+    Place,
+    annotation_text,
+    bound_by,
+    cuda_only,
+    dotted,
+    first_statement,
+    parameters,
+    places,
+    walk,
+)
+from migrator.rule import (
+    Absence,
+    Edit,
+    Example,
+    File,
+    Finding,
+    Insert,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+    skipped,
+)
+
+_MAP = re.compile(r"(?:\w+:\w+,)*cuda:nccl(?:,\w+:\w+)*")
+_GROUP_MAKERS = frozenset(
+    {
+        "init_distributed_environment",
+        "init_process_group",
+        "init_worker_distributed_environment",
+        "new_group",
+        "stateless_init_torch_distributed_process_group",
+    }
+)
+_IMPORT = "from vllm.platforms import current_platform\n"
+_INTERFACE = "vllm/platforms/interface.py"
+
+
+class HcclBackend(Rule):
+    """Let the platform name the backend of process groups, so that an NPU gets HCCL.
+
+    ## What it does
+    A `"nccl"` that is the backend of a process group becomes `current_platform.dist_backend`: the
+    default of a parameter `backend` (which becomes None and is filled in first), a `backend=`
+    argument of a call that makes a group, `backend or "nccl"`, and a map such as
+    `"cpu:gloo,cuda:nccl"`, whose device becomes the platform's too. Release 0.9.2, whose platforms
+    do not name a backend yet, gets the attribute with the default `"nccl"`. Strings that name the
+    NCCL library or one of vLLM's own engines stay.
+
+    ## Why
+    A group that is made with `"nccl"` on an NPU fails, or falls back to gloo without a word but a
+    warning. The NPU platform's `dist_backend` is `"hccl"`.
+
+    ## Example
+    ```python
+    def init_distributed_environment(world_size=-1, backend: str | None = None):
+        if backend is None:
+            backend = current_platform.dist_backend
+    ```
+
+    ## Safety
+    Behaviour: CUDA and ROCm get `"nccl"` as before, since that is their platforms' `dist_backend`.
+    A platform that relied on the default now gets its own backend instead of NCCL's.
+    """
+
+    code = "NPU130"
+    safety = Safety.BEHAVIOUR
+    triggers = (r"nccl[\"']",)
+    sites = (
+        Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
+        Site("init_worker_distributed_environment", ("vllm/v1/worker/gpu_worker.py",)),
+        Site(
+            "Platform.dist_backend",
+            (_INTERFACE,),
+            (Absence(">=0.10.0", "vLLM's platforms name their backend themselves"),),
+        ),
+    )
+    examples = (
+        Example(
+            path="vllm/distributed/parallel_state.py",
+            before='''\
+import torch
+
+
+def init_distributed_environment(
+    world_size: int = -1,
+    backend: str = "nccl",
+):
+    """Pass backend="nccl" for NCCL."""
+    torch.distributed.init_process_group(backend=backend, world_size=world_size)
+
+
+def split(backend=None):
+    init_backend = "cpu:gloo,cuda:nccl"
+    from vllm.platforms import current_platform
+
+    library = "nccl"
+    return backend or "nccl", init_backend, library
+
+
+def probe():
+    torch.distributed.new_group(backend="nccl")
+''',
+            after='''\
+import torch
+
+
+def init_distributed_environment(
+    world_size: int = -1,
+    backend: str | None = None,
+):
+    """Pass backend="nccl" for NCCL."""
+    if backend is None:
+        from vllm.platforms import current_platform
+
+        backend = current_platform.dist_backend
+    torch.distributed.init_process_group(backend=backend, world_size=world_size)
+
+
+def split(backend=None):
+    from vllm.platforms import current_platform
+    init_backend = f"cpu:gloo,{current_platform.device_type}:{current_platform.dist_backend}"
+    from vllm.platforms import current_platform
+
+    library = "nccl"
+    return backend or current_platform.dist_backend, init_backend, library
+
+
+def probe():
+    from vllm.platforms import current_platform
+    torch.distributed.new_group(backend=current_platform.dist_backend)
+''',
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the strings that name NCCL, and the migrated defaults."""
+        if file.path == _INTERFACE:
+            yield from _platform_attribute(file)
+        elsewhere = cuda_only(file.path, file.imports)
+        for name, definition in file.definitions.items():
+            if isinstance(definition, cst.FunctionDef) and elsewhere is None:
+                yield from _default(file, name, definition)
+        imported: set[int] = set()
+        for place in places(file.module, cst.SimpleString):
+            yield from _string(file, place, elsewhere, imported)
+
+
+def _platform_attribute(file: File) -> Iterator[Finding]:
+    class_ = file.class_("Platform")
+    if class_ is None:
+        return
+    declared = {
+        dotted(part.target): statement
+        for statement in class_.body.body
+        if isinstance(statement, cst.SimpleStatementLine)
+        for part in statement.body
+        if isinstance(part, cst.AnnAssign)
+    }
+    anchor = declared.get("device_control_env_var")
+    own = declared.get("dist_backend")
+    if own is not None:
+        if "nccl" in file.code(own):
+            yield migrated("Platform.dist_backend", own)
+    elif anchor is not None:
+        code = (
+            "# Backend of this platform's process groups in torch.distributed.\n"
+            'dist_backend: str = "nccl"\n'
+        )
+        yield changed(
+            "Platform.dist_backend",
+            anchor,
+            "platforms do not name their process-group backend in this release",
+            Insert(anchor, code, where="after", blank_lines=1),
+        )
+
+
+def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Finding]:
+    """A function whose parameter `backend` has the default `"nccl"`, or had it once."""
+    parameter = next((p for p in parameters(function) if p.name.value == "backend"), None)
+    if parameter is None or parameter.default is None:
+        return
+    if dotted(parameter.default) == "None":
+        if any(
+            isinstance(node, cst.Attribute) and node.attr.value == "dist_backend"
+            for node in walk(function.body)
+        ):
+            yield migrated(name, function)
+        return
+    if not _is_nccl(parameter.default):
+        return
+    optional = "Optional[str]" if "Optional" in file.imports.module_level else "str | None"
+
+    def no_default(node: cst.CSTNode) -> cst.CSTNode:
+        assert isinstance(node, cst.Param)
+        annotation = node.annotation
+        if annotation is not None and annotation_text(annotation) == "str":
+            annotation = annotation.with_changes(annotation=cst.parse_expression(optional))
+        return node.with_changes(default=cst.Name("None"), annotation=annotation)
+
+    body = "    backend = current_platform.dist_backend\n"
+    if not _binds_platform(file, [function]):
+        body = f"    {_IMPORT}\n{body}"
+    yield changed(
+        name,
+        function,
+        "its groups get NCCL unless told otherwise; the platform knows its backend",
+        Replace(parameter, no_default),
+        Insert(first_statement(function), f"if backend is None:\n{body}"),
+    )
+
+
+def _string(
+    file: File, place: Place, elsewhere: str | None, imported: set[int]
+) -> Iterator[Finding]:
+    node = place.node
+    assert isinstance(node, cst.SimpleString)
+    value = node.evaluated_value
+    if not isinstance(value, str) or (value != "nccl" and not _MAP.fullmatch(value)):
+        return
+    parent = place.parent
+    site = place.qualified_name
+    if isinstance(parent, cst.Param) and parent.name.value == "backend":
+        return  # `_default` reports it
+    if elsewhere is not None:
+        yield skipped(site, node, elsewhere)
+        return
+    if _MAP.fullmatch(value):
+        new = value.replace(
+            "cuda:nccl", "{current_platform.device_type}:{current_platform.dist_backend}"
+        )
+        code = f'f"{new}"'
+    elif _is_group_argument(place) or _is_fallback(place):
+        code = "current_platform.dist_backend"
+    else:
+        yield skipped(site, node, "it names NCCL itself, not the backend of a process group")
+        return
+    edits: list[Edit] = [Replace(node, lambda _: cst.parse_expression(code))]
+    scope = place.function
+    if not _binds_platform(file, place.functions) and id(scope) not in imported:
+        imported.add(id(scope))
+        edits.append(Insert(place.statement, _IMPORT))
+    yield changed(
+        site, node, "a process group of this platform needs this platform's backend", *edits
+    )
+
+
+def _is_nccl(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.SimpleString) and node.evaluated_value == "nccl"
+
+
+def _is_group_argument(place: Place) -> bool:
+    """Is it the backend of a call that makes a process group?"""
+    argument = place.parent
+    call = place.ancestors[-2] if len(place.ancestors) > 1 else None
+    if not isinstance(argument, cst.Arg) or not isinstance(call, cst.Call):
+        return False
+    called = (dotted(call.func) or "").rpartition(".")[2]
+    if called not in _GROUP_MAKERS:
+        return False
+    if argument.keyword is not None:
+        return argument.keyword.value == "backend"
+    return called == "init_process_group" and call.args[0] is argument
+
+
+def _is_fallback(place: Place) -> bool:
+    """Is it the right side of `backend or "nccl"`?"""
+    parent = place.parent
+    return (
+        isinstance(parent, cst.BooleanOperation)
+        and isinstance(parent.operator, cst.Or)
+        and parent.right is place.node
+        and (dotted(parent.left) or "").rpartition(".")[2] == "backend"
+    )
+
+
+def _binds_platform(file: File, functions: list[cst.FunctionDef]) -> bool:
+    """Does `current_platform` mean the module's own import all through these functions?"""
+    local = any(
+        "current_platform" in bound_by(node)
+        for function in functions
+        for node in walk(function.body)
+        if isinstance(node, cst.ImportFrom)
+    )
+    return "current_platform" in file.imports.module_level and not local

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vLLM source tree as the planner and the rules see it: files that can be read, nothing else."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+SKIPPED_DIRECTORIES = frozenset({".git", ".hg", ".svn", "__pycache__", ".vllm-npu-migrate"})
+"""Directories that are never part of a tree: version control, caches, our own staging."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a tree: a regular file, or a symbolic link that is copied and never followed."""
+
+    path: str
+    """Path from the tree's root, with `/` between its parts."""
+    mode: int
+    """Permission bits."""
+    link: str | None = None
+    """The link's target, for a symbolic link."""
+
+
+class Tree:
+    """A tree in memory: path → bytes. Rules are tested on these; `DiskTree` reads a real one."""
+
+    def __init__(self, files: Mapping[str, bytes], name: str = "vllm") -> None:
+        self._files = dict(files)
+        self.name = name
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file and link of the tree, sorted by path."""
+        for path in sorted(self._files):
+            yield Entry(path, 0o644)
+
+    def exists(self, path: str) -> bool:
+        """Is there a regular file at `path`?"""
+        return path in self._files
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of the regular file at `path`; None where there is none."""
+        return self._files.get(path)
+
+    @cached_property
+    def _parsed(self) -> dict[str, ast.Module | None]:
+        return {}
+
+    def parse(self, path: str) -> ast.Module | None:
+        """The syntax tree of a module, for probes; None where it is missing or does not parse."""
+        if path not in self._parsed:
+            data = self.read(path)
+            module = None
+            if data is not None:
+                try:
+                    module = ast.parse(data)
+                except (SyntaxError, ValueError, RecursionError, MemoryError):
+                    module = None
+            self._parsed[path] = module
+        return self._parsed[path]
+
+    def definition(self, path: str, qualified_name: str) -> Definition | None:
+        """The function or class called `qualified_name` (`Class.method`) in the module at `path`.
+
+        Definitions below a module-level `if` or `try` count too.
+        """
+        module = self.parse(path)
+        if module is None:
+            return None
+        body: list[ast.stmt] = module.body
+        found: Definition | None = None
+        for part in qualified_name.split("."):
+            found = next((d for d in _definitions(body) if d.name == part), None)
+            if found is None:
+                return None
+            body = found.body
+        return found
+
+    def parameters(self, path: str, qualified_name: str) -> list[str] | None:
+        """Parameter names of a function of the tree in order; None where there is no such one."""
+        found = self.definition(path, qualified_name)
+        if found is None or isinstance(found, ast.ClassDef):
+            return None
+        spec = found.args
+        names = [a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)]
+        return names + [a.arg for a in (spec.vararg, spec.kwarg) if a is not None]
+
+    @cached_property
+    def release(self) -> str | None:
+        """The vLLM release of this tree, read off its own metadata; None where it says none."""
+        return _release(self)
+
+
+class DiskTree(Tree):
+    """A tree on disk. Links are listed and copied as links; nothing is read through one.
+
+    Args:
+        root: directory of the tree.
+        name: what messages and logs call it; the directory's name when left out.
+    """
+
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        super().__init__({}, name or root.resolve().name)
+        self.root = root
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file and link below the root, sorted by path; sockets and the like are left out."""
+        yield from self._walk("")
+
+    def _walk(self, below: str) -> Iterator[Entry]:
+        with os.scandir(self.root / below) as listing:
+            found = sorted(listing, key=lambda entry: entry.name)
+        for item in found:
+            path = f"{below}{item.name}"
+            if item.is_symlink():
+                yield Entry(path, 0o777, os.readlink(item.path))
+            elif item.is_dir(follow_symlinks=False):
+                if item.name not in SKIPPED_DIRECTORIES:
+                    yield from self._walk(f"{path}/")
+            elif item.is_file(follow_symlinks=False):
+                yield Entry(path, stat.S_IMODE(item.stat(follow_symlinks=False).st_mode))
+
+    def _inside(self, path: str) -> Path | None:
+        place = self.root
+        for part in path.split("/"):
+            if part in ("", ".", ".."):
+                return None
+            place = place / part
+            if place.is_symlink():
+                return None
+        return place
+
+    def exists(self, path: str) -> bool:
+        """Is there a regular file at `path`, reached without any link?"""
+        place = self._inside(path)
+        return place is not None and place.is_file()
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of the regular file at `path`; None where there is none or it is unreadable."""
+        place = self._inside(path)
+        if place is None or not place.is_file():
+            return None
+        try:
+            return place.read_bytes()
+        except OSError:
+            return None
+
+
+def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
+    for statement in body:
+        if isinstance(statement, Definition):
+            yield statement
+        elif isinstance(statement, ast.If):
+            yield from _definitions(statement.body)
+            yield from _definitions(statement.orelse)
+        elif isinstance(statement, ast.Try):
+            yield from _definitions(statement.body)
+            for handler in statement.handlers:
+                yield from _definitions(handler.body)
+            yield from _definitions(statement.orelse)
+
+
+def _release(tree: Tree) -> str | None:
+    candidates: list[str] = []
+    metadata = tree.read("PKG-INFO")
+    if metadata is not None and re.search(rb"^Name: vllm\s*$", metadata, re.M):
+        candidates += re.findall(r"^Version: (\S+)", metadata.decode("utf-8", "replace"), re.M)
+    generated = tree.read("vllm/_version.py")
+    if generated is not None:
+        candidates += re.findall(
+            r"^(?:__version__ = )?(?:version = )?['\"]([^'\"]+)['\"]",
+            generated.decode("utf-8", "replace"),
+            re.M,
+        )
+    for text in candidates:
+        try:
+            return Version(text).base_version
+        except InvalidVersion:
+            continue
+    return None
