@@ -539,7 +539,12 @@ class _Builder:
 
     def visit_Call(self, node: ast.Call) -> None:
         self.result.scope_of[node] = self.scope
-        if isinstance(node.func, ast.Name) and node.func.id == "globals":
+        if (
+            isinstance(node.func, ast.Name)
+            and node.func.id == "globals"
+            # A lazy module caches under the name it was asked for: no name beyond its tables.
+            and getattr(self.scope.node, "name", "") != "__getattr__"
+        ):
             above = self.result.parents.get(node)
             if isinstance(above, ast.Subscript) and isinstance(above.ctx, ast.Store):
                 self.result.dynamic = True
