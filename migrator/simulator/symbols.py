@@ -8,10 +8,11 @@ works without new code, as long as it calls nothing that the simulator lacks.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ _SYSTEM = re.compile(
     r"(ld-linux[\w-]*|libc|libm|libdl|librt|libpthread|libutil|libresolv|libgcc_s|libstdc\+\+"
     r"|libgomp|libz|libpython[\d.]+)\.so(\.\d+)*"
 )
+_SYSTEM_FILES = ("libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1")
+_STANDARD = re.compile(r"_ZNK?St|_ZSt")  # libstdc++
+# torch's own namespaces: such a symbol left undefined means that torch is another release.
+_TORCH = re.compile(r"_ZN[A-Z]*(2at|3c10|4c10d|5torch|6caffe2)|_Z\d+THP")
 # The interpreter itself supplies these to extension modules.
 _PYTHON = re.compile(r"_?Py[A-Z_]")
 _BY_NAME = re.compile(rb"\0((?:acl(?:rt|mdl|sys|prof|op)?|Hccl|Msprof)[A-Z][A-Za-z0-9]{3,60})(?=\0)")
@@ -122,12 +127,15 @@ def _parse(path: Path, data: mmap.mmap) -> Elf:
 class Requirements:
     """What must stand in for CANN and NNAL so that one torch_npu loads.
 
-    `libraries` are file names (sonames), `symbols` what the loader must find in them, `by_name`
-    the functions that torch_npu may look up at run time, `socs` the chip names that it knows.
+    `libraries` are file names (sonames), `symbols` what the loader must find in them, `foreign`
+    the symbols that torch should supply and does not (it is another release than torch_npu was
+    built for), `by_name` the functions that torch_npu may look up at run time, `socs` the chip
+    names that it knows.
     """
 
     libraries: tuple[str, ...]
     symbols: tuple[str, ...]
+    foreign: tuple[str, ...]
     by_name: tuple[str, ...]
     socs: tuple[str, ...]
 
@@ -158,6 +166,9 @@ def requirements(torch_npu: Path, torch: Path) -> Requirements:
     if undefined:
         for path in _torch_libraries(torch):
             undefined -= read_elf(path).defined
+    foreign = {name for name in undefined if _TORCH.match(name)}
+    undefined = {name for name in undefined - foreign
+        if not _STANDARD.match(name) and not _in_system(name)}
     by_name: set[str] = set()
     socs: set[str] = set()
     for elf in own:
@@ -167,12 +178,24 @@ def requirements(torch_npu: Path, torch: Path) -> Requirements:
     return Requirements(
         tuple(libraries),
         tuple(sorted(undefined)),
+        tuple(sorted(foreign)),
         tuple(sorted(by_name - undefined)),
         tuple(sorted(socs)),
     )
 
 
-def _torch_libraries(torch: Path) -> Iterable[Path]:
+def _in_system(symbol: str) -> bool:
+    """Whether the C library and its companions supply `symbol`; some wheels leave its version out."""
+    for name in _SYSTEM_FILES:
+        try:
+            if hasattr(ctypes.CDLL(name), symbol):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _torch_libraries(torch: Path) -> Iterator[Path]:
     """torch's own libraries that torch_npu links to; not the CUDA ones, which are huge."""
     for path in sorted(torch.glob("lib/*.so")):
         if "cuda" not in path.name and "nccl" not in path.name:

@@ -82,7 +82,10 @@ ASCEND_SIM_API int ascend_sim_device_range(const void *p, size_t bytes);
 
 // Device of a stream; of the current context where `stream` is NULL.
 ASCEND_SIM_API int ascend_sim_stream_device(void *stream);
-// 1 while `stream` captures into a graph.
+// Number of captures, task group updates and waiting replays in this process: while it
+// is 0, every stream is plain and needs no question.
+ASCEND_SIM_API int ascend_sim_streams_busy(void);
+// 1 while `stream` captures into a graph (or into a task group of one).
 ASCEND_SIM_API int ascend_sim_stream_capturing(void *stream);
 
 // Do `run(argument)` in stream order: at once on a plain stream; while the stream

@@ -543,6 +543,7 @@ int32_t next_stream_id = 0;
 uint32_t next_model_id = 0;
 thread_local int thread_capture_mode = 0;
 std::atomic<int> captures{0};
+std::atomic<int> busy{0};  // captures, updates and pending replays
 
 Stream *new_stream(int device) {
   Stream *s = new Stream;
@@ -636,6 +637,7 @@ int advance(Stream *s) {
       Replay &replay = s->pending.front();
       if (replay.next == replay.nodes.size()) {
         s->pending.erase(s->pending.begin());
+        --busy;
         continue;
       }
       node = replay.nodes[replay.next];
@@ -645,6 +647,7 @@ int advance(Stream *s) {
     }
     if (int code = run_node(*node)) {
       Guard guard(state_mutex);
+      busy -= static_cast<int>(s->pending.size());
       s->pending.clear();
       return code;
     }
@@ -810,6 +813,8 @@ int ascend_sim_stream_device(void *stream) {
   Stream *s = stream_of(stream);
   return s ? s->device : -1;
 }
+
+int ascend_sim_streams_busy(void) { return busy.load(); }
 
 int ascend_sim_stream_capturing(void *stream) {
   Guard guard(state_mutex);
@@ -1402,6 +1407,7 @@ ACL_API int aclrtDestroyStream(void *stream) {
   if (s->capture) return ascend_sim_error(ACL_ERROR_RT_STREAM_CAPTURED, "stream %d is capturing", s->id);
   if (default_streams[s->device] == s) default_streams[s->device] = nullptr;
   streams.erase(s);
+  busy -= static_cast<int>(s->pending.size()) + (s->update ? 1 : 0);
   core_limits.erase({s, 0});
   core_limits.erase({s, 1});
   dead.reset(s);
@@ -1659,6 +1665,7 @@ ACL_API int aclmdlRICaptureBegin(void *stream, int mode) {
   s->capture = model;
   s->clock.clear();
   ++captures;
+  ++busy;
   return ACL_SUCCESS;
 }
 
@@ -1695,6 +1702,7 @@ ACL_API int aclmdlRICaptureEnd(void *stream, void **model) {
   m->streams.clear();
   m->restore();
   --captures;
+  --busy;
   if (unjoined >= 0) {
     models.erase(m.get());
     return ascend_sim_error(ACL_ERROR_RT_STREAM_UNJOINED,
@@ -1729,6 +1737,7 @@ ACL_API int aclmdlRIExecuteAsync(void *model, void *stream) {
     if (m->origin || s->capture)
       return ascend_sim_error(ACL_ERROR_RT_STREAM_CAPTURED, "a replay while stream %d captures", s->id);
     s->pending.push_back({m, m->nodes, 0});
+    ++busy;
     if (s->pending.size() > 1) return ACL_SUCCESS;
   }
   return advance(s);
@@ -1784,6 +1793,7 @@ ACL_API int aclmdlRICaptureTaskUpdateBegin(void *stream, void *handle) {
   if (s->capture || s->update)
     return ascend_sim_error(ACL_ERROR_RT_STREAM_CAPTURED, "stream %d captures or updates already", s->id);
   s->update = it->second;
+  ++busy;
   return ACL_SUCCESS;
 }
 
@@ -1797,6 +1807,7 @@ ACL_API int aclmdlRICaptureTaskUpdateEnd(void *stream) {
   s->update_saved.clear();
   std::shared_ptr<Node> group = std::move(s->update);
   s->update.reset();
+  --busy;
   Nodes fresh = std::move(s->update_nodes);
   s->update_nodes.clear();
   if (fresh.size() != group->members.size())

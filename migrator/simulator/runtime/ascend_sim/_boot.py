@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the CPU kernels and the reference operators behind torch_npu's device."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+
+import torch
+
+KEPT = frozenset(
+    {
+        "_lazy_clone",
+        "_pin_memory",
+        "_to_copy",
+        "clone",
+        "contiguous",
+        "copy_",
+        "_copy_from",
+        "_copy_from_and_resize",
+        "empty.memory_format",
+        "empty_like",
+        "empty_strided",
+        "is_pinned",
+        "is_set_to",
+        "new_empty_strided",
+        "record_stream",
+        "resize_",
+        "resize_as_",
+        "set_",
+        "set_.source_Storage",
+        "set_.source_Storage_storage_offset",
+        "set_.source_Tensor",
+    }
+)
+"""ATen operators that stay torch_npu's: they allocate, pin or set storage, and compute nothing.
+
+Views stay torch_npu's too, told by their schema.
+"""
+
+_CPU_KEYS = (
+    "CPU",
+    "CompositeExplicitAutograd",
+    "CompositeExplicitAutogradNonFunctional",
+    "CompositeImplicitAutograd",
+)
+
+taken: frozenset[str] = frozenset()
+"""Names of the ATen operators that the simulator computes, such as "add.Tensor"."""
+
+
+def boot() -> None:
+    """Take over, right after torch_npu has been imported."""
+    global taken  # noqa: PLW0603 - set once, read by tests and the doctor
+    build = os.environ["ASCEND_SIM"]
+    torch.ops.load_library(os.path.join(build, "lib", "libascend_sim_aten.so"))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    registered = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
+    names = sorted(
+        {"_local_scalar_dense"}.union(
+            name.removeprefix("aten::")
+            for name in registered
+            if name.startswith("aten::")
+            and name.removeprefix("aten::") not in KEPT
+            and any(has_kernel(name, key) for key in _CPU_KEYS)
+        )
+    )
+    taken = frozenset(torch.ops.ascend_sim.take_over(names))
+    if importlib.util.find_spec("ascend_sim.operators") is not None:
+        from ascend_sim import operators
+
+        with warnings.catch_warnings():
+            # Taking the place of torch_npu's kernels is the point.
+            warnings.filterwarnings("ignore", message=".*[Oo]verrid")
+            operators.register()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits for the import of torch_npu; imports nothing heavy itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Loader(Loader):
+    """Loads torch_npu by its own loader, then boots the simulator."""
+
+    def __init__(self, inner: Loader) -> None:
+        self._inner = inner
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            # Who asks for the source or resources of torch_npu finds its real loader.
+            module.__spec__.loader = module.__loader__ = self._inner
+        self._inner.exec_module(module)
+        from ascend_sim import _boot
+
+        _boot.boot()
+
+
+class _Finder(MetaPathFinder):
+    """Finds torch_npu, once."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "torch_npu":
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        sys.meta_path.remove(self)
+        spec.loader = _Loader(spec.loader)
+        return spec
+
+
+def install() -> None:
+    """Prepare this process: settings that torch_npu reads at import, and the import hook."""
+    # torch_npu would run its own work on a thread of its queue, out of step with the kernels
+    # here, which run at once.
+    os.environ["TASK_QUEUE_ENABLE"] = "0"
+    if not os.environ.get("ASCEND_SIM_MACHINE"):
+        # A process that was not started by `simulator run` is a machine of its own, shared
+        # with its children.
+        os.environ["ASCEND_SIM_MACHINE"] = f"pid{os.getpid()}"
+        import atexit
+
+        atexit.register(_tear_down, os.getpid(), os.environ["ASCEND_SIM_MACHINE"])
+    sys.meta_path.insert(0, _Finder())
+
+
+def _tear_down(owner: int, machine: str) -> None:
+    """Remove the shared memory of a machine when the process that made it ends."""
+    if os.getpid() != owner:
+        return
+    prefix = f"ascend_sim.{os.getuid()}.{machine}."
+    try:
+        for name in os.listdir("/dev/shm"):
+            if name.startswith(prefix):
+                os.unlink(os.path.join("/dev/shm", name))
+    except OSError:
+        pass
