@@ -67,7 +67,9 @@ def boot() -> None:
         )
     )
     taken = frozenset(torch.ops.ascend_sim.take_over(names))
-    if importlib.util.find_spec("ascend_sim.operators") is not None:
+    # ASCEND_SIM_OPERATORS=0 leaves torch_npu's own fused operators, which call CANN, in place.
+    wanted = os.environ.get("ASCEND_SIM_OPERATORS", "1") != "0"
+    if wanted and importlib.util.find_spec("ascend_sim.operators") is not None:
         from ascend_sim import operators
 
         with warnings.catch_warnings():
