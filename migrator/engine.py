@@ -40,7 +40,8 @@ class Record:
     site: str
     status: Status
     reason: str
-    before: Span
+    before: Span | None
+    """Lines in the source; None where the file is new."""
     after: Span | None
     """Lines in the emitted file; None where nothing was changed."""
     source: str

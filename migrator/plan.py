@@ -93,6 +93,8 @@ class Plan:
     """Symbolic links that lead out of the tree; they are copied as links and never followed."""
     earlier_log: bytes | None = None
     """The log that an earlier run left in the tree."""
+    earlier_summary: bytes | None = None
+    """MIGRATION.md of the tree, if it has one."""
 
     def records_of(self, code: str, *statuses: Status) -> list[Record]:
         """The findings of one rule, optionally only those with one of `statuses`."""
@@ -150,7 +152,7 @@ def make_plan(
     ]
     records = sorted(
         (record for result in results for record in result.records),
-        key=lambda r: (r.path, r.before.line, r.rule, r.site, r.status.value),
+        key=lambda r: (r.path, r.before.line if r.before else 0, r.rule, r.site, r.status.value),
     )
     absent, missing = _unseen_sites(tree, chosen, records, {f.path for f in failures})
     return Plan(
@@ -164,6 +166,7 @@ def make_plan(
         failures=tuple(sorted(failures, key=lambda f: f.path)),
         links_out=tuple(links_out),
         earlier_log=tree.read("migration-log.json"),
+        earlier_summary=tree.read("MIGRATION.md"),
     )
 
 

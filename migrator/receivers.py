@@ -27,8 +27,9 @@ from migrator.matchers import (
 _TENSOR = re.compile(r"\b(?:Tensor|Parameter|FloatTensor|LongTensor|IntTensor)\b")
 
 _ONLY_TENSORS = frozenset(
-    "contiguous data_ptr device dim dtype element_size is_contiguous is_cpu is_sparse is_xpu "
-    "ndim numel requires_grad shape stride storage_offset to unsqueeze untyped_storage view zero_".split()
+    "contiguous data_ptr device dim dtype element_size is_contiguous is_cpu is_sparse "
+    "is_xpu ndim numel requires_grad shape stride storage_offset to unsqueeze "
+    "untyped_storage view zero_".split()
 )
 """Attributes of a tensor; an object that is asked for one of them beside `is_cuda` is a tensor."""
 

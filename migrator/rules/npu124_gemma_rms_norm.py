@@ -27,8 +27,8 @@ class GemmaRmsNormForwardOot(Rule):
     """Normalise in `GemmaRMSNorm` with `torch_npu.npu_gemma_rms_norm` on an NPU.
 
     ## What it does
-    Gives `GemmaRMSNorm` a `forward_oot`: `npu_gemma_rms_norm`, which multiplies by `1 + weight`, for
-    an NPU tensor; a residual is added before. A float16 input with a residual stays native.
+    Gives `GemmaRMSNorm` a `forward_oot`: `npu_gemma_rms_norm`, which multiplies by `1 + weight`,
+    for an NPU tensor; a residual is added before. A float16 input with a residual stays native.
 
     ## Why
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path,

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-npu-migrate apply`: write the adapted tree."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from migrator.cli import common
+from migrator.cli.diff import print_patch
+from migrator.errors import MigrateError
+
+if TYPE_CHECKING:
+    from migrator.tree import DiskTree
+
+
+@click.command("apply", short_help="Write the NPU-adapted tree.")
+@click.argument("src")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Directory for the adapted tree [default: SRC's name with -npu, beside it].",
+)
+@click.option("--in-place", is_flag=True, help="Change SRC itself; it wants a clean git checkout.")
+@click.option("--dry-run", is_flag=True, help="Print the patch instead of writing anything.")
+@click.option("--force", is_flag=True, help="Replace an edited output, or an unclean checkout.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(common.FORMATS),
+    default=None,
+    help="What is printed on stdout beside the table on stderr [default: text].",
+)
+@common.planning_options
+@common.command
+def command(
+    src: str,
+    output: Path | None,
+    in_place: bool,
+    dry_run: bool,
+    force: bool,
+    output_format: str | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    jobs: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Adapt the vLLM tree SRC to Ascend NPUs.
+
+    SRC is a checkout, an unpacked source archive, or a release such as vllm==0.11.0, which is
+    fetched by name. The adapted tree goes to a directory of its own, with MIGRATION.md and
+    migration-log.json in it. Exit code 0: done; 1: sites are left for a person, or --dry-run and
+    there are changes; 2: error.
+    """
+    from migrator import writer
+    from migrator.log import LOG_NAME, emitted_files
+    from migrator.report import Tense, print_table, render
+    from migrator.sources import open_source
+
+    if output is not None and in_place:
+        raise MigrateError("-o and --in-place exclude each other")
+    source = open_source(src)
+    if in_place:
+        if writer.recover(source.tree.root):
+            click.echo("Finished what an interrupted run had begun.", err=True)
+        if not dry_run and not force:
+            _refuse_unclean(source.tree.root)
+    plan = common.plan_for(source.tree, select=select, ignore=ignore, jobs=jobs, quiet=quiet)
+    output_format = output_format or common.settings(Path.cwd()).get("format", "text")
+    tense = Tense.WOULD if dry_run else Tense.PAST
+    if not quiet:
+        print_table(common.stderr_console(), plan, tense, verbose=verbose)
+    common.refuse_missing(plan)
+    changes = emitted_files(plan)
+    if dry_run:
+        print_patch(plan, changes, output_format)
+        common.finish(plan, pending_counts=True)
+    if in_place:
+        target = source.tree.root
+        if changes:
+            writer.change_in_place(target, changes)
+    else:
+        target = output if output is not None else source.default_output
+        _refuse_target(source.tree, target, force=force)
+        writer.write_tree(source.tree, changes, target, replace=target.exists())
+    text = render(plan, output_format, tense)
+    if text is not None:
+        click.echo(text, nl=False)
+    if not quiet:
+        if changes:
+            click.echo(f"Adapted tree: {target}\nLog: {target / LOG_NAME}", err=True)
+        else:
+            click.echo(f"Nothing to do: {target} is migrated.", err=True)
+    common.finish(plan, pending_counts=False)
+
+
+def _refuse_unclean(root: Path) -> None:
+    """Raise unless `root` is in a git checkout without uncommitted changes below it."""
+    command = ["git", "-C", str(root), "status", "--porcelain", "--", "."]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MigrateError(f"cannot ask git about {root}: {error}; --force goes on") from error
+    if done.returncode != 0:
+        raise MigrateError(
+            f"{root} is no git checkout, so there would be no way back; use -o DIR, or --force"
+        )
+    if done.stdout.strip():
+        raise MigrateError(
+            f"{root} has uncommitted changes; commit or stash them first, or use --force"
+        )
+
+
+def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
+    """Raise where writing `target` would lose something that is not this tool's output."""
+    from migrator.log import LOG_NAME, SUMMARY_NAME, read_log
+    from migrator.tree import DiskTree
+
+    inner, outer = target.resolve(), tree.root.resolve()
+    if inner == outer:
+        raise MigrateError("the output is the source itself; use --in-place for that")
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise MigrateError(f"{target} and the source lie within each other; choose another -o")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise MigrateError(f"{target} is there and is no directory; choose another -o")
+    if not target.exists() or not any(target.iterdir()):
+        return
+    there = DiskTree(target)
+    data = there.read(LOG_NAME)
+    if data is None:
+        raise MigrateError(
+            f"{target} is there and was not made by this tool; choose another -o or remove it"
+        )
+    if force:
+        return
+    log = read_log(data)
+    written = {entry.path: entry.after for entry in log.files}
+    edited = _edited(tree, there, written, {LOG_NAME, SUMMARY_NAME})
+    if edited:
+        shown = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
+        raise MigrateError(
+            f"{target} has changes that would be lost ({shown}); "
+            "choose another -o, or --force to replace it"
+        )
+
+
+def _edited(tree: DiskTree, there: DiskTree, written: dict[str, str], own: set[str]) -> list[str]:
+    """Files of an earlier output that are neither as written then nor as the source has them."""
+    import hashlib
+
+    edited = []
+    entries = {entry.path: entry for entry in there.entries()}
+    for path, entry in entries.items():
+        if path in own or entry.link is not None:
+            continue
+        data = there.read(path) or b""
+        if path in written:
+            if hashlib.sha256(data).hexdigest() != written[path]:
+                edited.append(path)
+        elif data != tree.read(path):
+            edited.append(path)
+    edited += [entry.path for entry in tree.entries() if entry.path not in entries]
+    return edited

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the subcommands share: options, settings from pyproject.toml, errors and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from migrator.errors import MigrateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from migrator.plan import Plan
+    from migrator.rule import Rule
+    from migrator.tree import DiskTree
+
+DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: nothing left, changes or sites left, an error, an interrupt."""
+
+FORMATS = ("text", "json", "github", "sarif")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class UserError(click.ClickException):
+    """An error that is shown as one line, with exit code 2."""
+
+    exit_code = ERROR
+
+
+def command(function: F) -> F:
+    """Turn `MigrateError` into one line on stderr and exit code 2, and an interrupt into 130."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except MigrateError as error:
+            raise UserError(str(error)) from error
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted; nothing was left half written.", err=True)
+            sys.exit(INTERRUPTED)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def stderr_console() -> Console:
+    """A console on stderr; it honours NO_COLOR and draws progress on a terminal only."""
+    from rich.console import Console
+
+    width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else 160
+    return Console(stderr=True, highlight=False, width=width)
+
+
+def _codes(_: click.Context, __: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(code.strip() for text in value for code in text.split(",") if code.strip())
+
+
+def planning_options(function: F) -> F:
+    """Options of every subcommand that makes a plan."""
+    options = [
+        click.option(
+            "--select", multiple=True, callback=_codes, metavar="CODES", help="Only these rules."
+        ),
+        click.option(
+            "--ignore", multiple=True, callback=_codes, metavar="CODES", help="Not these rules."
+        ),
+        click.option(
+            "--jobs",
+            "-j",
+            type=click.IntRange(min=1),
+            default=None,
+            help="Processes to use [default: one for each processor].",
+        ),
+        click.option("--quiet", "-q", is_flag=True, help="Print errors only."),
+        click.option("--verbose", "-v", is_flag=True, help="Name every site."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def settings(start: Path) -> dict[str, Any]:
+    """`[tool.vllm-npu-migrate]` of the nearest pyproject.toml at or above `start`.
+
+    Raises:
+        MigrateError: the file is not TOML, or has a setting that is unknown or of a wrong type.
+    """
+    kinds = {"select": list, "ignore": list, "jobs": int, "format": str}
+    for directory in (start.resolve(), *start.resolve().parents):
+        path = directory / "pyproject.toml"
+        if not path.is_file():
+            continue
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+        except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+            raise MigrateError(f"{path} cannot be read: {error}") from error
+        if "vllm-npu-migrate" not in table:
+            continue
+        found = dict(table["vllm-npu-migrate"])
+        for key, value in found.items():
+            if key not in kinds or not isinstance(value, kinds[key]):
+                known = ", ".join(sorted(kinds))
+                raise MigrateError(
+                    f"{path}: [tool.vllm-npu-migrate] has a wrong `{key}`; it takes {known}"
+                )
+        return found
+    return {}
+
+
+def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
+    """The rules that `--select` and `--ignore` leave; a code may be a prefix such as `NPU1`.
+
+    Import rules come along with whatever is selected, unless they are ignored by name.
+
+    Raises:
+        MigrateError: a code matches no rule.
+    """
+    from migrator.rules import all_rules
+
+    rules = all_rules()
+    for code in (*select, *ignore):
+        if not any(rule.code.startswith(code.upper()) for rule in rules):
+            raise MigrateError(f"there is no rule {code}; `vllm-npu-migrate rules` lists them")
+    wanted = tuple(code.upper() for code in select) or ("",)
+    unwanted = tuple(code.upper() for code in ignore)
+    return [
+        rule
+        for rule in rules
+        if (rule.code.startswith(wanted) or rule.provides is not None)
+        and not (unwanted and rule.code.startswith(unwanted))
+    ]
+
+
+def plan_for(
+    tree: DiskTree,
+    *,
+    select: Sequence[str],
+    ignore: Sequence[str],
+    jobs: int | None,
+    quiet: bool,
+) -> Plan:
+    """Make the plan for a tree, with a progress bar where stderr is a terminal."""
+    from migrator.plan import make_plan
+
+    known = settings(Path.cwd())
+    rules = choose_rules(select or known.get("select", []), ignore or known.get("ignore", []))
+    jobs = jobs or known.get("jobs") or _processors()
+    if quiet or not sys.stderr.isatty():
+        return make_plan(tree, rules, jobs=jobs)
+    from rich.progress import Progress
+
+    with Progress(console=stderr_console(), transient=True) as bar:
+        task = bar.add_task("planning", total=None)
+        return make_plan(
+            tree,
+            rules,
+            jobs=jobs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_missing(plan: Plan) -> None:
+    """Stop where a rule does not find what it should.
+
+    Raises:
+        MigrateError: naming each rule, where it looked and the nearest candidates.
+    """
+    if plan.missing:
+        lines = [m.describe() for m in plan.missing]
+        codes = ",".join(sorted({m.rule for m in plan.missing}))
+        lines.append(f"nothing was written; to go on without: --ignore {codes}")
+        raise MigrateError("\n       ".join(lines))
+
+
+def finish(plan: Plan, *, pending_counts: bool) -> NoReturn:
+    """Exit with the code that the plan calls for."""
+    sys.exit(PENDING if plan.left_for_a_person or (pending_counts and plan.pending) else DONE)

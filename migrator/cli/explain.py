@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-npu-migrate explain`: one rule in full."""
+
+from __future__ import annotations
+
+import click
+
+from migrator.cli import common
+from migrator.errors import MigrateError
+
+
+@click.command("explain", short_help="Explain one rule: what, why, example, safety, releases.")
+@click.argument("code")
+@common.command
+def command(code: str) -> None:
+    """Explain the rule CODE, given by its code or its name."""
+    from migrator.rules import all_rules
+
+    for rule in all_rules():
+        if code.upper() == rule.code or code.lower() == rule.name:
+            click.echo(f"{rule.code} {rule.name}\n\n{rule.doc}\n\n## Sites")
+            for site in rule.sites:
+                click.echo(f"{site.name} in {' or '.join(site.paths)}: in every release known")
+                for absence in site.absent:
+                    click.echo(f"  but not in {absence.releases}: {absence.why}")
+            if not rule.sites:
+                click.echo("Wherever its pattern is found; no release has to have one.")
+            return
+    raise MigrateError(f"there is no rule {code}; `vllm-npu-migrate rules` lists them")

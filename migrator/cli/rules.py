@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-npu-migrate rules`: the list of rules."""
+
+from __future__ import annotations
+
+import click
+
+from migrator.cli import common
+
+
+@click.command("rules", short_help="List the rules.")
+@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")
+@common.command
+def command(output_format: str) -> None:
+    """List the rules with their safety and what they do."""
+    from migrator.rules import all_rules
+
+    rules = all_rules()
+    if output_format == "json":
+        import msgspec
+
+        listing = [
+            {"code": r.code, "name": r.name, "safety": r.safety.value, "summary": r.summary}
+            for r in rules
+        ]
+        click.echo(msgspec.json.format(msgspec.json.encode(listing), indent=2).decode())
+        return
+    width = max(len(rule.name) for rule in rules)
+    for rule in rules:
+        click.echo(f"{rule.code}  {rule.name:{width}}  {rule.safety.value:10}  {rule.summary}")
