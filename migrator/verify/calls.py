@@ -100,7 +100,11 @@ class CallChecker:
             self._note(module, node, f"`{path}`: the wheel's Python code does not tell")
 
     def _call(
-        self, module: Module, call: ast.Call, path: str, answer: Operator | Callable | Exists | Untold
+        self,
+        module: Module,
+        call: ast.Call,
+        path: str,
+        answer: Operator | Callable | Exists | Untold,
     ) -> None:
         self.calls += 1
         if isinstance(answer, Operator):
@@ -111,7 +115,9 @@ class CallChecker:
             bound = min(attempts, key=lambda b: len(b.problems))
             self._problems(module, call, path, bound, answer.expected)
         else:
-            self._note(module, call, f"`{path}`: the wheel gives no signature; only its name is known")
+            self._note(
+                module, call, f"`{path}`: the wheel gives no signature; only its name is known"
+            )
 
     def _problems(
         self, module: Module, call: ast.Call, path: str, bound: Bound, expected: str

@@ -48,7 +48,9 @@ def _check(file: ChangedFile, oldest: tuple[int, int] | None) -> list[Finding]:
             if file.introduced(error.lineno or 1):
                 version = ".".join(map(str, oldest))
                 message = f"{error.msg}: the release runs on Python {version} too"
-                findings.append(Finding(file.path, error.lineno or 1, error.offset or 1, "V303", message))
+                findings.append(
+                    Finding(file.path, error.lineno or 1, error.offset or 1, "V303", message)
+                )
     return findings
 
 

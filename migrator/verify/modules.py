@@ -136,11 +136,10 @@ class Module:
         found = False
         for statement in self.tree.body:
             value: ast.expr | None = None
-            if isinstance(statement, ast.Assign) and any(
-                isinstance(t, ast.Name) and t.id == "__all__" for t in statement.targets
-            ):
-                value = statement.value
-            elif (
+            if (
+                isinstance(statement, ast.Assign)
+                and any(isinstance(t, ast.Name) and t.id == "__all__" for t in statement.targets)
+            ) or (
                 isinstance(statement, ast.AugAssign | ast.AnnAssign)
                 and isinstance(statement.target, ast.Name)
                 and statement.target.id == "__all__"
@@ -205,15 +204,23 @@ _MODULE_ATTRIBUTES = frozenset(
 class Package:
     """The modules below some top-level names, found as the import system would find them."""
 
-    def __init__(self, files: Files, top_level: frozenset[str]) -> None:
+    def __init__(
+        self, files: Files, top_level: frozenset[str], built: frozenset[str] = frozenset()
+    ) -> None:
+        """`built` names packages that a build adds files to: their source is not the whole."""
         self.files = files
         self.top_level = top_level
+        self.built = built
         self._modules: dict[str, Module | None] = {}
         self._members: dict[tuple[str, str], Resolved] = {}
 
     def owns(self, target: str) -> bool:
         """Whether a dotted path lies in this package."""
         return target.partition(".")[0] in self.top_level
+
+    def is_built(self, target: str) -> bool:
+        """Whether a build adds to what `target` lies in."""
+        return any(target == name or target.startswith(name + ".") for name in self.built)
 
     def module(self, name: str) -> Module | None:
         """The module called `name`; None if it is absent or cannot be parsed."""
@@ -222,7 +229,9 @@ class Package:
         return self._modules[name]
 
     def has_module(self, name: str) -> bool:
-        """Whether `name` could be imported: a module, a package, a folder."""
+        """Whether `name` could be imported: a module, a package, a folder, something built."""
+        if self.is_built(name):
+            return True
         path = name.replace(".", "/")
         return self.module(name) is not None or self.files.is_directory(path)
 
@@ -240,6 +249,8 @@ class Package:
         """What the absolute dotted path `target` means, through re-exports."""
         if not self.owns(target):
             return External(target)
+        if self.is_built(target):
+            return Unknown()
         parts = target.split(".")
         module: Module | None = None
         used = 0
@@ -273,6 +284,8 @@ class Package:
         """What `from module import name` binds: `module` goes by files, not by attributes."""
         if not self.owns(module):
             return External(f"{module}.{name}")
+        if self.is_built(f"{module}.{name}"):
+            return Unknown()
         found = self.module(module)
         if found is not None:
             return self.member(found, name, depth + 1)
@@ -486,7 +499,7 @@ class Package:
                 return None
             assert isinstance(item.node, ast.ClassDef)
             body = class_members(item.node).defined
-            if "__new__" in body or "__call__" in body and _has_metaclass(item.node):
+            if "__new__" in body or ("__call__" in body and _has_metaclass(item.node)):
                 return None
             init = body.get("__init__")
             if isinstance(init, ast.FunctionDef):
@@ -632,8 +645,8 @@ def _class_body(statements: list[ast.stmt], result: ClassMembers) -> None:
             for alias in statement.names:
                 result.defined[alias.asname or alias.name.partition(".")[0]] = statement
         elif isinstance(statement, ast.If | ast.Try | ast.For | ast.While | ast.With):
-            for name in ("body", "orelse", "finalbody"):
-                _class_body(getattr(statement, name, []), result)
+            for part in ("body", "orelse", "finalbody"):
+                _class_body(getattr(statement, part, []), result)
             if isinstance(statement, ast.Try):
                 for handler in statement.handlers:
                     _class_body(handler.body, result)
@@ -664,7 +677,13 @@ def _scope_around(definition: Definition) -> Scope:
 
 
 _BARE_BASES = frozenset(
-    {"builtins.object", "abc.ABC", "typing.Generic", "typing.Protocol", "typing_extensions.Protocol"}
+    {
+        "builtins.object",
+        "abc.ABC",
+        "typing.Generic",
+        "typing.Protocol",
+        "typing_extensions.Protocol",
+    }
 )
 _ENUMS = {
     "enum.Enum": enum.Enum,
@@ -680,7 +699,13 @@ def external_attributes(target: str) -> frozenset[str] | None:
     if target in _BARE_BASES:
         return frozenset(dir(object)) | {"_abc_impl", "__orig_bases__", "__parameters__"}
     if target in _ENUMS:
-        return frozenset(dir(_ENUMS[target])) | {"name", "value", "_name_", "_value_", "__members__"}
+        return frozenset(dir(_ENUMS[target])) | {
+            "name",
+            "value",
+            "_name_",
+            "_value_",
+            "__members__",
+        }
     module, _, name = target.rpartition(".")
     if module == "builtins":
         found = getattr(builtins, name, None)
@@ -696,7 +721,10 @@ def _is_false(node: ast.expr | None) -> bool:
 def _is_property(node: FunctionNode) -> bool:
     return any(
         (isinstance(d, ast.Name) and "property" in d.id)
-        or (isinstance(d, ast.Attribute) and (d.attr in ("setter", "getter") or "property" in d.attr))
+        or (
+            isinstance(d, ast.Attribute)
+            and (d.attr in ("setter", "getter") or "property" in d.attr)
+        )
         for d in node.decorator_list
     )
 

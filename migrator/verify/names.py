@@ -32,7 +32,7 @@ from migrator.verify.tree import ChangedFile, Tree
 PLATFORM = "vllm.platforms.current_platform"
 """The one instance whose class is known by convention: a subclass of vllm's Platform."""
 
-_BUILT = re.compile(r"(^|\.)(_\w*C(_\w+)?|_version|_\w*_fa[23]_C)$")
+_BUILT = re.compile(r"(^|\.)_\w*C(_\w+)?$")  # compiled extensions, by vLLM's habit
 _PATH_IN_STRING = re.compile(r"vllm(\.[A-Za-z_]\w*){2,}")
 
 
@@ -79,11 +79,15 @@ class NameChecker:
                 if not self._bound_elsewhere(module, use, name):
                     known = sorted(_visible(use.scope))
                     self._report(
-                        file, use.node, "V101", f"undefined name `{name}`" + did_you_mean(name, known)
+                        file,
+                        use.node,
+                        "V101",
+                        f"undefined name `{name}`" + did_you_mean(name, known),
                     )
             elif (
                 not use.annotation
                 and not use.type_checking
+                and name not in BUILTINS
                 and all(binding.type_checking for binding in found[1])
             ):
                 self._report(
@@ -116,9 +120,7 @@ class NameChecker:
             if not self.package.owns(use.module) or _BUILT.search(use.module):
                 continue
             if not self.package.has_module(use.module):
-                self._report(
-                    file, use.node, "V102", f"the tree has no module `{use.module}`"
-                )
+                self._report(file, use.node, "V102", f"the tree has no module `{use.module}`")
             elif use.name is not None:
                 result = self.package.resolve_from(use.module, use.name)
                 if isinstance(result, Missing) and not _BUILT.search(use.name):
@@ -217,7 +219,7 @@ class NameChecker:
             if members.dynamic:
                 return
             known |= set(members.defined) | members.on_instances
-        if node.attr in known or node.attr in dir(type):
+        if node.attr in known or node.attr in dir(type) or node.attr.startswith("__"):
             return
         if self._stored_somewhere(node.attr) or self._in_subclass(owner, node.attr):
             return
@@ -300,10 +302,11 @@ class NameChecker:
         names = self._platform_names()
         if node.attr in names:
             return
-        if "__getattr__" in names:
-            # Platform hands unknown names on to the device's torch module: torch.npu here.
-            if self.api is None or not isinstance(self.api.answer(f"torch.npu.{node.attr}"), Absent):
-                return
+        # Platform hands unknown names on to the device's torch module: torch.npu here.
+        if "__getattr__" in names and (
+            self.api is None or not isinstance(self.api.answer(f"torch.npu.{node.attr}"), Absent)
+        ):
+            return
         hint = did_you_mean(node.attr, set(names))
         self._report(
             file, node, "V103", f"no platform of the tree has an attribute `{node.attr}`{hint}"
@@ -335,7 +338,11 @@ class NameChecker:
         if isinstance(function, ast.Attribute):
             own = self._own_class(module, scope, function.value)
             if own is not None:
-                return self._method(own[0], function.attr, above=own[1])
+                enclosing = module.scopes.enclosing_class(scope)
+                on_class = enclosing is not None and (
+                    decorated_with(enclosing[1], "classmethod") or enclosing[1].name == "__new__"
+                )
+                return self._method(own[0], function.attr, above=own[1], on_class=on_class)
             if self._is_platform(module, scope, function.value):
                 platform = self.package.resolve("vllm.platforms.interface.Platform")
                 if isinstance(platform, Definition):
@@ -367,7 +374,9 @@ class NameChecker:
         found = class_members(platform.node).defined.get(name)
         return _bound_method(found)
 
-    def _method(self, owner: Definition, name: str, above: bool) -> list[Signature] | None:
+    def _method(
+        self, owner: Definition, name: str, *, above: bool, on_class: bool
+    ) -> list[Signature] | None:
         order = self.package.mro(owner)
         if order is None:
             # A base from outside may come in between, but the class's own method comes first.
@@ -384,7 +393,7 @@ class NameChecker:
             if name in members.on_instances:
                 return None
             if name in members.defined:
-                return _bound_method(members.defined[name])
+                return _bound_method(members.defined[name], on_class=on_class)
             if item.node.decorator_list and name == "__init__":
                 return None
         return None
@@ -398,13 +407,17 @@ class NameChecker:
             self.findings.append(finding)
 
 
-def _bound_method(node: ast.AST | None) -> list[Signature] | None:
+def _bound_method(node: ast.AST | None, *, on_class: bool = False) -> list[Signature] | None:
+    """The signature of a method looked up on an instance or, with `on_class`, on its class."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not keeps_signature(node):
         return None
     if decorated_with(node, "property") or decorated_with(node, "cached_property"):
         return None
     signature = of_function(node)
-    return [signature if decorated_with(node, "staticmethod") else signature.without_first()]
+    plain = not decorated_with(node, "classmethod") and node.name != "__new__"
+    if decorated_with(node, "staticmethod") or (on_class and plain):
+        return [signature]
+    return [signature.without_first()]
 
 
 def _visible(scope: Scope | None) -> set[str]:

@@ -29,7 +29,7 @@ CODES = {
 
 
 class Finding(msgspec.Struct, frozen=True, order=True):
-    """Something wrong at a place. `path` is relative to the tree, `line` and `column` are 1-based."""
+    """Something wrong at a place. `path` is relative to the tree, line and column are 1-based."""
 
     path: str
     line: int

@@ -74,8 +74,8 @@ class Schema:
 
 BASE_TYPES = frozenset(
     {
-        "Tensor", "Scalar", "int", "SymInt", "float", "SymFloat", "bool", "SymBool", "str", "complex",
-        "ScalarType", "Device", "DeviceIndex", "Layout", "MemoryFormat", "Generator", "Stream",
+        "Tensor", "Scalar", "int", "SymInt", "float", "SymFloat", "bool", "SymBool", "str",
+        "complex", "ScalarType", "Device", "DeviceIndex", "Layout", "MemoryFormat", "Generator", "Stream",
         "Storage", "Dimname", "ConstQuantizerInfo", "QScheme", "Any", "NoneType", "None",
     }
 )  # fmt: skip
@@ -219,8 +219,8 @@ class _Parser:
         """`(a)`, `(a!)`, `(a -> *)`, `(a|b)`: where the result lives, of no concern to a call."""
         self.expect("(")
         while not self.accept(")"):
-            if self.peek()[0] == "end" or self.peek()[1] not in ("!", "*", "->", "|") and (
-                self.peek()[0] != "name"
+            if self.peek()[0] == "end" or (
+                self.peek()[1] not in ("!", "*", "->", "|") and (self.peek()[0] != "name")
             ):
                 raise self.fail("an alias set")
             self.index += 1

@@ -174,8 +174,8 @@ def is_type_checking(test: ast.expr) -> bool:
     )
 
 
-class _Builder:
-    """One walk over the module; deferred bodies are visited in place, as only lookups need order."""
+class _Builder(ast.NodeVisitor):
+    """One walk over the module; function bodies are visited in place, only lookups need order."""
 
     def __init__(self, tree: ast.Module, module: str, is_package: bool) -> None:
         self.tree = tree
@@ -277,8 +277,11 @@ class _Builder:
         self.scope = before
         self.scope = outer
 
-    visit_FunctionDef = function
-    visit_AsyncFunctionDef = function
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self.function(node)
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         for default in [*node.args.defaults, *node.args.kw_defaults]:
@@ -359,10 +362,17 @@ class _Builder:
             self.visit(node.elt)
         self.scope = outer
 
-    visit_ListComp = comprehension
-    visit_SetComp = comprehension
-    visit_GeneratorExp = comprehension
-    visit_DictComp = comprehension
+    def visit_ListComp(self, node: ast.ListComp) -> None:
+        self.comprehension(node)
+
+    def visit_SetComp(self, node: ast.SetComp) -> None:
+        self.comprehension(node)
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+        self.comprehension(node)
+
+    def visit_DictComp(self, node: ast.DictComp) -> None:
+        self.comprehension(node)
 
     # -- bindings
 
@@ -414,8 +424,11 @@ class _Builder:
         self.body(node.body)
         self.body(node.orelse)
 
-    visit_For = loop
-    visit_AsyncFor = loop
+    def visit_For(self, node: ast.For) -> None:
+        self.loop(node)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
+        self.loop(node)
 
     def visit_withitem(self, node: ast.withitem) -> None:
         self.visit(node.context_expr)
@@ -435,9 +448,10 @@ class _Builder:
         self.body(node.body)
         self.catches.pop()
 
-    visit_AsyncWith = visit_With
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
+        self.visit_With(node)
 
-    def visit_Try(self, node: ast.Try) -> None:
+    def visit_Try(self, node: ast.Try | ast.TryStar) -> None:
         names: set[str] = set()
         for handler in node.handlers:
             names.update(_exception_names([handler.type]) if handler.type else {"*"})
@@ -452,7 +466,8 @@ class _Builder:
         self.body(node.orelse)
         self.body(node.finalbody)
 
-    visit_TryStar = visit_Try
+    def visit_TryStar(self, node: ast.TryStar) -> None:
+        self.visit_Try(node)
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
@@ -501,9 +516,7 @@ class _Builder:
                 )
                 self.imported(node, module, alias.name)
 
-    def imported(
-        self, node: ast.Import | ast.ImportFrom, module: str, name: str | None
-    ) -> None:
+    def imported(self, node: ast.Import | ast.ImportFrom, module: str, name: str | None) -> None:
         guarded = self.caught("ImportError", "ModuleNotFoundError")
         self.result.imports.append(
             ImportUse(node, module, name, guarded, self.type_checking > 0, self.scope)

@@ -70,9 +70,7 @@ def bind(signature: Signature, call: ast.Call) -> Bound:
     `*args` and `**kwargs` in the call may fill any parameter, so with them neither a missing
     argument nor (after `*args`) a doubled one is claimed.
     """
-    either = [
-        p for p in signature.parameters if p.kind in (Kind.POSITIONAL_ONLY, Kind.EITHER)
-    ]
+    either = [p for p in signature.parameters if p.kind in (Kind.POSITIONAL_ONLY, Kind.EITHER)]
     by_keyword = {
         p.name: p for p in signature.parameters if p.kind in (Kind.EITHER, Kind.KEYWORD_ONLY)
     }
@@ -117,9 +115,7 @@ def bind(signature: Signature, call: ast.Call) -> Bound:
                     )
                 )
         elif parameter.name in filled:
-            problems.append(
-                Problem(f"argument `{parameter.name}` is given twice", keyword)
-            )
+            problems.append(Problem(f"argument `{parameter.name}` is given twice", keyword))
         else:
             filled.add(parameter.name)
             arguments.append((parameter, keyword.value))

@@ -18,6 +18,24 @@ LOG = "migration-log.json"
 TOP_LEVEL = frozenset({"vllm"})
 """The import package of a vLLM tree; it stands at the tree's root in every release."""
 
+BUILT = frozenset(
+    {
+        "vllm._version",
+        "vllm._C",
+        "vllm._C_stable_libtorch",
+        "vllm._moe_C",
+        "vllm._rocm_C",
+        "vllm._flashmla_C",
+        "vllm._flashmla_extension_C",
+        "vllm._qutlass_C",
+        "vllm._rust",
+        "vllm.cumem_allocator",
+        "vllm.third_party",
+        "vllm.vllm_flash_attn",
+    }
+)
+"""Modules that vLLM's build makes or adds to."""
+
 
 class TreeError(Exception):
     """The tree cannot be verified at all; the message says what to do."""
@@ -118,7 +136,7 @@ def open_tree(root: Path, *, base: Path | None = None, everything: bool = False)
     files = DirectoryFiles(root)
     if not any(files.is_directory(top) for top in TOP_LEVEL):
         raise TreeError(f"{root}: no vllm/ in it; give the root of an emitted tree")
-    tree = Tree(root, None, Package(files, TOP_LEVEL), [])
+    tree = Tree(root, None, Package(files, TOP_LEVEL, BUILT), [])
     raw = files.read(LOG)
     if raw is None:
         if not everything:

@@ -68,7 +68,9 @@ class Choice:
 # -- which release
 
 
-def torch_pin(read: Callable[[str], bytes | None], listing: Iterable[str]) -> tuple[str, str] | None:
+def torch_pin(
+    read: Callable[[str], bytes | None], listing: Iterable[str]
+) -> tuple[str, str] | None:
     """The torch release that a vLLM tree is made for, and the file that says so.
 
     Args:
@@ -383,7 +385,7 @@ def _string_lists(content: bytes) -> list[tuple[str, list[str]]]:
     except (SyntaxError, ValueError):
         return []
     return [
-        (target.id, [e.value for e in node.value.elts if isinstance(e, ast.Constant)])
+        (target.id, [str(e.value) for e in node.value.elts if isinstance(e, ast.Constant)])
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
         for target in node.targets

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports modules one after another and writes down how each went; runs in any environment.
+
+Run as `python -c <this file's text> <job.json>`, so that nothing beside this file is on the import
+path. It uses the standard library only, for the environment need not have this project.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+class Hider:
+    """An import blocker: to the program, `hidden` and its submodules are not installed."""
+
+    def __init__(self, hidden: str) -> None:
+        self.hidden = hidden
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Refuse the hidden package, leave the others to the next finder."""
+        if name == self.hidden or name.startswith(self.hidden + "."):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What a report needs of an exception, from the innermost of a chain of causes."""
+    frames = [[f.filename, f.lineno or 0] for f in traceback.extract_tb(error.__traceback__)]
+    return {
+        "type": type(error).__name__,
+        "message": str(error).strip().partition("\n")[0],
+        "name": getattr(error, "name", None),
+        "frames": frames,
+    }
+
+
+def main(job_file: str) -> None:
+    """Import each module of the job, one JSON line a module, flushed before the next begins."""
+    with Path(job_file).open(encoding="utf-8") as stream:
+        job = json.load(stream)
+    if job["hide"]:
+        sys.meta_path.insert(0, Hider(job["hide"]))
+    with Path(job["output"]).open("a", encoding="utf-8") as output:
+        for name in job["modules"]:
+            output.write(json.dumps({"module": name, "state": "begun"}) + "\n")
+            output.flush()
+            result: dict[str, Any] = {"module": name, "state": "imported"}
+            try:
+                importlib.import_module(name)
+            except BaseException as error:
+                result.update(failure(error), state="failed")
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+            output.write(json.dumps(result) + "\n")
+            output.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
