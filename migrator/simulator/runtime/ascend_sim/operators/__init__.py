@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reference NPU operators of the simulated Ascend.
+
+One module per family; docs/npu-operators.md lists them. :func:`register` binds them
+to the installed torch_npu and is called once, by the simulator's boot.
+"""
+
+from __future__ import annotations
+
+from . import activation, attention, kv_cache, norm, rotary
+from ._registry import REGISTRY, MetaMismatch, Operator, SchemaMismatch, problems, register
+
+__all__ = [
+    "REGISTRY",
+    "MetaMismatch",
+    "Operator",
+    "SchemaMismatch",
+    "activation",
+    "attention",
+    "kv_cache",
+    "norm",
+    "problems",
+    "register",
+    "rotary",
+]

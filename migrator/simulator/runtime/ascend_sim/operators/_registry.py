@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reference operators and their binding to the schemas of the torch_npu wheel.
+
+A reference operator is a plain function on CPU tensors. :func:`operator` puts the
+schema strings of the wheels it was written for beside it; :func:`register` binds
+it to the wheel that is installed:
+
+* the wheel's schema must be one of the known ones, word for word after parsing.
+  Otherwise the operator raises :class:`SchemaMismatch`, which names the operator,
+  the wheel's schema and ours, when it is called: one odd operator does not take
+  the others down. :func:`problems` lists them all;
+* each call's tensors must lie where the device wants them: on one NPU, except the
+  arguments declared ``host``;
+* the wheel's own meta kernel, where there is one, gets meta tensors of the same
+  operands and must agree in shape and dtype (``ASCEND_SIM_CHECK_META=0`` turns
+  this off).
+
+The computation itself runs on host views of device memory, so an argument that the
+schema marks as written, ``Tensor(a!)``, is changed in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ._checks import OperandError
+
+META_VARIABLE = "ASCEND_SIM_CHECK_META"
+
+
+class SchemaMismatch(RuntimeError):
+    """The wheel declares an operator otherwise than the reference knows it."""
+
+
+class MetaMismatch(RuntimeError):
+    """A result differs in shape or dtype from what the wheel's meta kernel infers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """One reference operator.
+
+    Calling it runs the reference on the tensors given, wherever they are, with the
+    operand checks and without the dispatcher: that is what tests do on CPU tensors.
+    """
+
+    name: str
+    """Namespace and name with overload, ``npu::npu_rms_norm``."""
+    schemas: Mapping[str, str]
+    """Known schemas (without the namespace), each with the first torch_npu that has it."""
+    function: Callable[..., Any]
+    host: frozenset[str]
+    """Arguments which are host tensors; every other tensor must lie on the device."""
+    refused: Mapping[str, str]
+    """Arguments without a reference, and what they would ask for: only defaults pass."""
+    checks: str
+    source: str
+    meta: str
+    """Why the wheel's meta kernel is not compared; empty where it is."""
+    parameters: tuple[str, ...] = field(default=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the reference; RuntimeError names the operator and the argument."""
+        try:
+            return self.function(*args, **kwargs)
+        except OperandError as error:
+            raise RuntimeError(f"{self.name}: {error} (simulated Ascend)") from None
+
+    @property
+    def overload(self) -> torch._ops.OpOverload:
+        """The wheel's operator; AttributeError if it has none of that name."""
+        namespace, _, rest = self.name.partition("::")
+        packet, _, overload = rest.partition(".")
+        found = getattr(getattr(torch.ops, namespace), packet)
+        result = getattr(found, overload or "default")
+        assert isinstance(result, torch._ops.OpOverload)
+        return result
+
+
+REGISTRY: dict[str, Operator] = {}
+_problems: dict[str, str] = {}
+_libraries: dict[str, torch.library.Library] = {}
+_meta_seen: set[Any] = set()
+_META_CACHE_SIZE = 8192
+
+
+def operator(
+    name: str,
+    schemas: Mapping[str, str],
+    *,
+    checks: str,
+    source: str,
+    host: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
+    meta: str = "",
+) -> Callable[[Callable[..., Any]], Operator]:
+    """Declare a reference operator; see :class:`Operator` for the parameters."""
+
+    def declare(function: Callable[..., Any]) -> Operator:
+        if name in REGISTRY:
+            raise ValueError(f"{name} is declared twice")
+        made = Operator(
+            name=name,
+            schemas=dict(schemas),
+            function=function,
+            host=frozenset(host),
+            refused=dict(refused or {}),
+            checks=checks,
+            source=source,
+            meta=meta,
+            parameters=tuple(inspect.signature(function).parameters),
+        )
+        REGISTRY[name] = made
+        return made
+
+    return declare
+
+
+def problems() -> dict[str, str]:
+    """Operators whose schema in this wheel is not a known one, with the full message."""
+    return dict(_problems)
+
+
+def known_schema(op: Operator, schema: object) -> bool:
+    """Whether ``schema`` (a FunctionSchema of the wheel) is one that ``op`` knows."""
+    namespace = op.name.partition("::")[0]
+    wanted = str(schema)
+    return any(
+        str(torch._C.parse_schema(f"{namespace}::{known}")) == wanted
+        for known in op.schemas.values()
+    )
+
+
+def register() -> None:
+    """Bind every reference operator to the installed torch_npu. Call it once.
+
+    An operator which the wheel does not have is passed over: no program can call it.
+    """
+    for op in REGISTRY.values():
+        namespace, _, rest = op.name.partition("::")
+        try:
+            overload = op.overload
+        except AttributeError:
+            continue
+        schema = overload._schema
+        library = _libraries.get(namespace)
+        if library is None:
+            library = _libraries[namespace] = torch.library.Library(namespace, "IMPL")  # noqa: TOR901
+        if known_schema(op, schema):
+            kernel = _kernel(op, overload)
+        else:
+            ours = "\n  ".join(op.schemas.values())
+            message = (
+                f"{op.name}: the schema of this torch_npu is not one that the simulator's "
+                f"reference was written for.\n  torch_npu: {schema}\n  simulator:\n  {ours}"
+            )
+            _problems[op.name] = message
+            kernel = _refusal(message)
+        with warnings.catch_warnings():
+            # torch warns that torch_npu's own kernel, which would call CANN, is replaced.
+            warnings.simplefilter("ignore")
+            library.impl(rest, kernel, "PrivateUse1")
+
+
+def _refusal(message: str) -> Callable[..., Any]:
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise SchemaMismatch(message)
+
+    return refuse
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return [_map(item, change) for item in value]
+    return value
+
+
+def _place(op: Operator, call: Mapping[str, Any]) -> torch.device:
+    """Check where each tensor of the call lies; the device of the call."""
+    device: torch.device | None = None
+    for name, value in call.items():
+        for tensor in _tensors(value):
+            on_host = tensor.device.type == "cpu"
+            if on_host != (name in op.host):
+                wanted = "a host tensor (CPU)" if name in op.host else "a tensor on the NPU"
+                raise OperandError(name, wanted, f"one on {tensor.device}")
+            if on_host:
+                continue
+            if device is None:
+                device = tensor.device
+            elif tensor.device != device:
+                raise OperandError(name, f"a tensor on {device}", f"one on {tensor.device}")
+    if device is None:
+        raise OperandError("(all)", "at least one tensor on the NPU", "none")
+    return device
+
+
+def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]:
+    import ascend_sim
+
+    arguments = overload._schema.arguments
+    names = [argument.name for argument in arguments]
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    positional = [a.name for a in arguments if not a.kwarg_only]
+    check_meta = not op.meta and torch._C._dispatch_has_kernel_for_dispatch_key(
+        overload._schema.name
+        + (f".{overload._schema.overload_name}" if overload._schema.overload_name else ""),
+        "Meta",
+    )
+    accepted = [name for name in names if name in op.parameters]
+    left = [name for name in names if name not in op.parameters]
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        call = dict(defaults)
+        call.update(zip(positional, args, strict=False))
+        call.update(kwargs)
+        try:
+            device = _place(op, call)
+            for name in left:
+                if name in op.refused and call[name] != defaults.get(name):
+                    raise OperandError(
+                        name,
+                        f"its default, because the simulator has no reference for {op.refused[name]}",
+                        _brief(call[name]),
+                    )
+        except OperandError as error:
+            raise RuntimeError(f"{op.name}: {error} (simulated Ascend)") from None
+
+        return ascend_sim_call(op, {name: call[name] for name in accepted}, device, overload, call)
+
+    def ascend_sim_call(
+        op: Operator,
+        call: dict[str, Any],
+        device: torch.device,
+        overload: torch._ops.OpOverload,
+        full: dict[str, Any],
+    ) -> Any:
+        origin: dict[int, torch.Tensor] = {}
+
+        def view(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.device.type == "cpu":
+                return tensor
+            seen = ascend_sim.host_view(tensor)
+            origin[id(seen)] = tensor
+            return seen
+
+        views = {name: _map(value, view) for name, value in call.items()}
+        result = op(**views)
+        if check_meta and os.environ.get(META_VARIABLE, "1") != "0":
+            _compare_with_meta(op, overload, full, result)
+
+        def place(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) in origin:
+                return origin[id(tensor)]
+            out = torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device
+            )
+            if out.numel():
+                ascend_sim.host_view(out).copy_(tensor)
+            return out
+
+        placed = _map(result, place)
+        return tuple(placed) if isinstance(result, tuple) else placed
+
+    return kernel
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    return repr(value)
+
+
+def _signature(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, (list, tuple)):
+        return tuple(_signature(item) for item in value)
+    return value
+
+
+def _compare_with_meta(
+    op: Operator, overload: torch._ops.OpOverload, call: Mapping[str, Any], result: Any
+) -> None:
+    key = (op.name, tuple(_signature(value) for value in call.values()), _signature(result))
+    if key in _meta_seen:
+        return
+
+    def meta(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    arguments = overload._schema.arguments
+    positional = [_map(call[a.name], meta) for a in arguments if not a.kwarg_only]
+    keywords = {a.name: _map(call[a.name], meta) for a in arguments if a.kwarg_only}
+    try:
+        inferred = overload(*positional, **keywords)
+    except TypeError:
+        # The wheel's meta function does not take what its own schema lets callers leave
+        # out (npu_top_k_top_p without k): it says nothing about this call.
+        return
+    except RuntimeError as error:
+        raise MetaMismatch(
+            f"{op.name}: the wheel's meta kernel refuses the operands: {error} (simulated Ascend)"
+        ) from error
+    ours, theirs = list(_tensors(result)), list(_tensors(inferred))
+    if [_shape(t) for t in ours] != [_shape(t) for t in theirs]:
+        raise MetaMismatch(
+            f"{op.name}: the reference gives {[_shape(t) for t in ours]}, the wheel's meta kernel "
+            f"infers {[_shape(t) for t in theirs]} (simulated Ascend)"
+        )
+    if len(_meta_seen) >= _META_CACHE_SIZE:
+        _meta_seen.clear()
+    _meta_seen.add(key)
+
+
+def _shape(tensor: torch.Tensor) -> tuple[tuple[int, ...], str]:
+    return tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
