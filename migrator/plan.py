@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import multiprocessing
 import os
 import re
@@ -18,7 +20,8 @@ from functools import partial
 
 import pathspec
 
-from migrator.engine import FileResult, Record, migrate_file
+from migrator import templates
+from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.rule import Absence, Rule, Site, Status
 from migrator.rules import all_rules
 from migrator.tree import Definition, Tree
@@ -150,8 +153,10 @@ def make_plan(
         for r in results
         if r.after is not None and r.after != sources[r.path][0]
     ]
+    added = [_added(tree, rule, path) for rule in chosen for path in rule.templates]
+    files += [change for change, _ in added if change is not None]
     records = sorted(
-        (record for result in results for record in result.records),
+        [*(r for result in results for r in result.records), *(record for _, record in added)],
         key=lambda r: (r.path, r.before.line if r.before else 0, r.rule, r.site, r.status.value),
     )
     absent, missing = _unseen_sites(tree, chosen, records, {f.path for f in failures})
@@ -257,6 +262,41 @@ def _run(tree: Tree, sources: Sources, jobs: int, progress: Progress | None) -> 
                 except BrokenProcessPool:
                     collect([FileResult(path, None, failure="its parser died")])
     return [done[path] for path in sorted(done)]
+
+
+def _added(tree: Tree, rule: Rule, path: str) -> tuple[FileChange | None, Record]:
+    """The file that a rule adds, and what becomes of one that is there already."""
+    after = templates.render(templates.load(path), tree)
+    if path.endswith(".py"):
+        broken = unparsable(path, after)
+        if broken is not None:
+            raise templates.TemplateError(f"{path}: the template, fitted to this tree: {broken}")
+    span = Span(1, after.count(b"\n"))
+    before = tree.read(path)
+
+    def record(status: Status, reason: str, old: Span | None, new: Span | None) -> Record:
+        return Record(rule.code, path, path, status, reason, old, new, rule.summary)
+
+    if before is None:
+        return FileChange(path, None, after), record(Status.CHANGED, rule.summary, None, span)
+    there = Span(1, before.count(b"\n"))
+    if before == after:
+        return None, record(Status.MIGRATED, "already migrated", there, None)
+    written = _written_before(tree).get(path)
+    if written is None:
+        return None, record(Status.MANUAL, "vLLM has a file of its own here", there, None)
+    if written != hashlib.sha256(before).hexdigest():
+        return None, record(Status.SKIPPED, "it was changed by hand; kept", there, None)
+    return FileChange(path, before, after), record(Status.CHANGED, rule.summary, there, span)
+
+
+def _written_before(tree: Tree) -> dict[str, str]:
+    """Path → hash of the files that an earlier run added to the tree, by its log."""
+    try:
+        log = json.loads(tree.read("migration-log.json") or b"{}")
+        return {f["path"]: f["after"] for f in log["files"] if f["status"] == "added"}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _unseen_sites(

@@ -200,15 +200,17 @@ class Rule:
     safety: ClassVar[Safety]
     paths: ClassVar[tuple[str, ...]] = ("vllm/**/*.py",)
     """Git wild-match patterns of the files that the rule looks at."""
-    triggers: ClassVar[tuple[str, ...]]
+    triggers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions over a file's bytes; a file in which none matches is not parsed."""
     sites: ClassVar[tuple[Site, ...]] = ()
     examples: ClassVar[tuple[Example, ...]] = ()
+    templates: ClassVar[tuple[str, ...]] = ()
+    """Files below `templates/` that the rule adds to the tree, fitted to it."""
     provides: ClassVar[str | None] = None
     """For an import rule: the need that it serves. It runs after the other rules of a file."""
 
     def check(self, file: File) -> Iterator[Finding]:
-        """Look for the rule's sites in one file."""
+        """Look for the rule's sites in one file; a rule that only adds files has none."""
         raise NotImplementedError
 
     @property

@@ -63,7 +63,19 @@ def template_root() -> Path:
     raise TemplateError("the templates are missing from this installation: install it again")
 
 
-def load() -> list[Template]:
+def load(path: str) -> bytes:
+    """The template that lands at `path`, with its directives.
+
+    Raises:
+        TemplateError: there is none.
+    """
+    try:
+        return (template_root() / path).read_bytes()
+    except OSError as error:
+        raise TemplateError(f"the template {path} is missing from this installation") from error
+
+
+def load_all() -> list[Template]:
     """Every template, by path."""
     root = template_root()
     return [

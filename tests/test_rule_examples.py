@@ -66,4 +66,4 @@ def test_rule_is_documented(rule: Rule) -> None:
     assert rule.summary.endswith(".")
     for heading in ("What it does", "Why", "Example", "Safety"):
         assert rule.section(heading), f"{rule.code} has no section {heading}"
-    assert rule.examples
+    assert rule.examples or rule.templates
