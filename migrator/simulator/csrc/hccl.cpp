@@ -66,7 +66,7 @@ CommPtr find(HcclComm handle, const char *function) {
   std::lock_guard<std::mutex> lock(p.mutex);
   const auto found = p.comms.find(handle);
   if (found != p.comms.end()) return found->second;
-  report(HCCL_E_PTR, format("simulated HCCL: %s was given %p, which is no communicator of this "
+  report(HCCL_E_PTR, format("HCCL: %s was given %p, which is no communicator of this "
                             "process (destroyed already?)", function, handle));
   return nullptr;
 }
@@ -171,7 +171,7 @@ struct Checker {
 
   void fail(HcclResult code, const std::string &what) {
     if (result == HCCL_SUCCESS)
-      result = comm->fail(code, format("simulated HCCL: rank %u of communicator '%s' called %s: %s",
+      result = comm->fail(code, format("HCCL: rank %u of communicator '%s' called %s: %s",
                                        comm->rank(), comm->name().c_str(), call.text().c_str(),
                                        what.c_str()));
   }
@@ -244,7 +244,7 @@ struct Checker {
 HcclResult config_name(const HcclCommConfigPrefix *config, std::string *name) {
   if (!config) return HCCL_SUCCESS;
   if (config->magic != HCCL_COMM_CONFIG_MAGIC)
-    return report(HCCL_E_PARA, "simulated HCCL: the communicator configuration was not set up by "
+    return report(HCCL_E_PARA, "HCCL: the communicator configuration was not set up by "
                                "HcclCommConfigInit");
   if (config->size >= sizeof(HcclCommConfigPrefix))
     name->assign(config->comm_name, strnlen(config->comm_name, sizeof config->comm_name));
@@ -273,7 +273,7 @@ HcclResult join(const SegmentAddress &address, uint32_t n_ranks, uint32_t rank,
 }
 
 HcclResult missing_argument(const char *function) {
-  return report(HCCL_E_PTR, format("simulated HCCL: %s was given a null pointer", function));
+  return report(HCCL_E_PTR, format("HCCL: %s was given a null pointer", function));
 }
 
 // Ranks that share only a rank table file meet at an abstract socket, whose name goes
@@ -298,7 +298,7 @@ class Meeting {
     socket_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (socket_ < 0 || bind(socket_, name(), length_) != 0 || listen(socket_, 64) != 0)
       return report(HCCL_E_NETWORK,
-                    format("simulated HCCL: rank 0 cannot wait for the other ranks of the rank "
+                    format("HCCL: rank 0 cannot wait for the other ranks of the rank "
                            "table: %s", errno == EADDRINUSE ? "another job uses the same table"
                                                             : strerror(errno)));
     server_ = std::thread([this, address] {
@@ -323,7 +323,7 @@ class Meeting {
       if (got) return HCCL_SUCCESS;
       usleep(20000);
     }
-    return report(HCCL_E_TIMEOUT, format("simulated HCCL: rank 0 of the rank table did not come "
+    return report(HCCL_E_TIMEOUT, format("HCCL: rank 0 of the rank table did not come "
                                          "within %g s (ASCEND_SIM_HCCL_TIMEOUT)",
                                          time_limit_seconds()));
   }
@@ -343,14 +343,14 @@ HcclResult join_by_table(const char *path, uint32_t rank, const HcclCommConfigPr
   std::ifstream file(path, std::ios::binary);
   if (!file)
     return report(HCCL_E_OPEN_FILE_FAILURE,
-                  format("simulated HCCL: cannot read the rank table %s: %s", path, strerror(errno)));
+                  format("HCCL: cannot read the rank table %s: %s", path, strerror(errno)));
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   uint32_t n_ranks = 0;
   for (size_t at = text.find("\"rank_id\""); at != std::string::npos;
        at = text.find("\"rank_id\"", at + 1))
     n_ranks++;
   if (rank >= n_ranks)
-    return report(HCCL_E_PARA, format("simulated HCCL: the rank table %s has %u ranks, none is %u",
+    return report(HCCL_E_PARA, format("HCCL: the rank table %s has %u ranks, none is %u",
                                       path, n_ranks, rank));
   uint64_t generation;
   {
@@ -413,7 +413,7 @@ HCCL_API HcclResult HcclCommInitRootInfoScalable(uint32_t n_ranks, uint32_t n_ro
                                                  HcclComm *comm) {
   if (!infos || !comm) return missing_argument("HcclCommInitRootInfoScalable");
   if (n_roots == 0)
-    return report(HCCL_E_PARA, "simulated HCCL: HcclCommInitRootInfoScalable needs a root");
+    return report(HCCL_E_PARA, "HCCL: HcclCommInitRootInfoScalable needs a root");
   for (uint32_t i = 1; i < n_roots; i++) Comm::forget_segment(address_of(&infos[i]));
   return join(address_of(&infos[0]), n_ranks, rank, config, comm);
 }
@@ -434,7 +434,7 @@ HCCL_API HcclResult HcclCommInitAll(uint32_t n, int32_t *devices, HcclComm *comm
   if (!devices || !comms) return missing_argument("HcclCommInitAll");
   for (uint32_t a = 0; a < n; a++)
     if (std::find(devices, devices + a, devices[a]) != devices + a)
-      return report(HCCL_E_PARA, format("simulated HCCL: HcclCommInitAll was given device %d twice",
+      return report(HCCL_E_PARA, format("HCCL: HcclCommInitAll was given device %d twice",
                                         devices[a]));
   SegmentAddress address;
   HcclResult result = Comm::create_segment(&address);
@@ -462,14 +462,14 @@ HCCL_API HcclResult HcclCreateSubCommConfig(HcclComm *comm, uint32_t n_ranks, ui
   if (n_ranks == 0 || !ranks) return missing_argument("HcclCreateSubCommConfig");
   const std::vector<uint32_t> members(ranks, ranks + n_ranks);
   if (new_rank >= n_ranks || members[new_rank] != parent->rank())
-    return report(HCCL_E_PARA, format("simulated HCCL: rank %u of communicator '%s' is not number "
+    return report(HCCL_E_PARA, format("HCCL: rank %u of communicator '%s' is not number "
                                       "%u of the sub-communicator's ranks", parent->rank(),
                                       parent->name().c_str(), new_rank));
   std::vector<uint32_t> sorted(members);
   std::sort(sorted.begin(), sorted.end());
   if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end() ||
       sorted.back() >= parent->size())
-    return report(HCCL_E_PARA, format("simulated HCCL: the ranks of a sub-communicator of '%s' must "
+    return report(HCCL_E_PARA, format("HCCL: the ranks of a sub-communicator of '%s' must "
                                       "be different and less than %u", parent->name().c_str(),
                                       parent->size()));
   SegmentAddress address;
@@ -529,7 +529,7 @@ HCCL_API HcclResult HcomGetCommHandleByGroup(const char *name, HcclComm *handle)
       return HCCL_SUCCESS;
     }
   return report(HCCL_E_NOT_FOUND,
-                format("simulated HCCL: npu:%d has no communicator '%s'", device, name));
+                format("HCCL: npu:%d has no communicator '%s'", device, name));
 }
 
 // Errors are returned by the call that meets them, none comes later.
@@ -582,7 +582,7 @@ HCCL_API HcclResult HcclCommResume(HcclComm handle) {
 HCCL_API HcclResult HcclCommSuspend(HcclComm handle) {
   const CommPtr comm = find(handle, "HcclCommSuspend");
   if (!comm) return HCCL_E_PTR;
-  return report(HCCL_E_NOT_SUPPORT, "simulated HCCL: HcclCommSuspend is not simulated");
+  return report(HCCL_E_NOT_SUPPORT, "HCCL: HcclCommSuspend is not simulated");
 }
 
 // The simulated machine has no network cards to choose from.
@@ -593,7 +593,7 @@ HCCL_API HcclResult HcclCommWorkingDevNicSet(HcclComm handle, uint32_t *ranks, b
   if (!ranks || !use_backup) return missing_argument("HcclCommWorkingDevNicSet");
   for (uint32_t i = 0; i < n; i++)
     if (ranks[i] >= comm->size())
-      return report(HCCL_E_PARA, format("simulated HCCL: HcclCommWorkingDevNicSet was given rank "
+      return report(HCCL_E_PARA, format("HCCL: HcclCommWorkingDevNicSet was given rank "
                                         "%u of %u", ranks[i], comm->size()));
   return HCCL_SUCCESS;
 }
@@ -608,7 +608,7 @@ static HcclResult open_window(HcclComm handle, void *p, uint64_t bytes, void **w
   if (!comm) return HCCL_E_PTR;
   if (!p || !window) return missing_argument(function);
   if (!ascend_sim_device_range(p, bytes))
-    return report(HCCL_E_PARA, format("simulated HCCL: %s was given %llu bytes at %p, which are not "
+    return report(HCCL_E_PARA, format("HCCL: %s was given %llu bytes at %p, which are not "
                                       "device memory", function, (unsigned long long)bytes, p));
   Process &state = process();
   std::lock_guard<std::mutex> lock(state.mutex);
@@ -623,7 +623,7 @@ static HcclResult close_window(void *window, const char *function) {
   std::lock_guard<std::mutex> lock(state.mutex);
   if (state.windows.erase(window)) return HCCL_SUCCESS;
   return report(HCCL_E_NOT_FOUND,
-                format("simulated HCCL: %s was given a handle that is not registered", function));
+                format("HCCL: %s was given a handle that is not registered", function));
 }
 
 HCCL_API HcclResult HcclCommRegister(HcclComm comm, void *p, uint64_t bytes, void **handle,
@@ -644,10 +644,10 @@ HCCL_API HcclResult HcclCommExchangeMem(HcclComm handle, void *window, uint32_t 
   std::lock_guard<std::mutex> lock(state.mutex);
   if (!state.windows.count(window))
     return report(HCCL_E_NOT_FOUND,
-                  "simulated HCCL: HcclCommExchangeMem was given a handle that is not registered");
+                  "HCCL: HcclCommExchangeMem was given a handle that is not registered");
   for (uint32_t i = 0; i < n; i++)
     if (peers[i] >= comm->size())
-      return report(HCCL_E_PARA, format("simulated HCCL: HcclCommExchangeMem was given rank %u of "
+      return report(HCCL_E_PARA, format("HCCL: HcclCommExchangeMem was given rank %u of "
                                         "%u", peers[i], comm->size()));
   return HCCL_SUCCESS;
 }
@@ -675,7 +675,7 @@ HCCL_API HcclResult HcclCommSymWinGet(HcclComm handle, void *p, size_t bytes, vo
       *offset = (size_t)(begin - w.base);
       return HCCL_SUCCESS;
     }
-  return report(HCCL_E_NOT_FOUND, "simulated HCCL: HcclCommSymWinGet: no window holds this memory");
+  return report(HCCL_E_NOT_FOUND, "HCCL: HcclCommSymWinGet: no window holds this memory");
 }
 
 static HcclResult set_range(std::map<std::pair<HcclComm, char *>, uint64_t> Process::*ranges,
@@ -695,7 +695,7 @@ static HcclResult unset_range(std::map<std::pair<HcclComm, char *>, uint64_t> Pr
   std::lock_guard<std::mutex> lock(state.mutex);
   if ((state.*ranges).erase({handle, static_cast<char *>(p)})) return HCCL_SUCCESS;
   return report(HCCL_E_NOT_FOUND,
-                format("simulated HCCL: %s was given memory that was not set before", function));
+                format("HCCL: %s was given memory that was not set before", function));
 }
 
 HCCL_API HcclResult HcclCommSetMemoryRange(HcclComm comm, void *base, size_t bytes,
@@ -719,7 +719,7 @@ HCCL_API HcclResult HcclCommDeactivateCommMemory(HcclComm comm, void *p) {
 
 HCCL_API HcclResult HcommMemAlloc(void **p, size_t bytes) {
   if (!p) return missing_argument("HcommMemAlloc");
-  if (bytes == 0) return report(HCCL_E_PARA, "simulated HCCL: HcommMemAlloc of no bytes");
+  if (bytes == 0) return report(HCCL_E_PARA, "HCCL: HcommMemAlloc of no bytes");
   return aclrtMalloc(p, bytes, 0) == 0 ? HCCL_SUCCESS : HCCL_E_OOM;
 }
 
@@ -736,7 +736,7 @@ HCCL_API HcclResult HcclGroupStart(void) {
 
 HCCL_API HcclResult HcclGroupEnd(void) {
   if (group.depth == 0)
-    return report(HCCL_E_PARA, "simulated HCCL: HcclGroupEnd without HcclGroupStart");
+    return report(HCCL_E_PARA, "HCCL: HcclGroupEnd without HcclGroupStart");
   if (--group.depth > 0) return HCCL_SUCCESS;
   std::vector<GroupItem> items;
   items.swap(group.items);
@@ -977,7 +977,7 @@ HCCL_API HcclResult HcclBatchSendRecv(HcclSendRecvItem *items, uint32_t n, HcclC
   std::vector<GroupItem> together(n);
   for (uint32_t i = 0; i < n; i++) {
     if (items[i].sendRecvType != HCCL_SEND && items[i].sendRecvType != HCCL_RECV)
-      return comm->fail(HCCL_E_PARA, format("simulated HCCL: rank %u of communicator '%s': item %u of "
+      return comm->fail(HCCL_E_PARA, format("HCCL: rank %u of communicator '%s': item %u of "
                                             "HcclBatchSendRecv neither sends nor receives",
                                             comm->rank(), comm->name().c_str(), i));
     const HcclResult checked = transfer_item(

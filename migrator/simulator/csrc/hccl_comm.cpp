@@ -212,7 +212,7 @@ double time_limit_seconds() {
       const double value = strtod(text, &end);
       if (!*end && value > 0) return value;
       fprintf(stderr,
-              "simulated HCCL: ASCEND_SIM_HCCL_TIMEOUT=%s is not a number of seconds; using 120\n",
+              "ascend simulator: HCCL: ASCEND_SIM_HCCL_TIMEOUT=%s is not a number of seconds; using 120\n",
               text);
     }
     return 120.0;
@@ -247,7 +247,7 @@ HcclResult Comm::create_segment(SegmentAddress *address) {
   const int fd = memfd_create("ascend-sim-hccl", MFD_CLOEXEC);
   if (fd < 0)
     return report(HCCL_E_SYSCALL,
-                  format("simulated HCCL: cannot create shared memory: %s", strerror(errno)));
+                  format("HCCL: cannot create shared memory: %s", strerror(errno)));
   memset(address, 0, sizeof *address);
   memcpy(address->magic, kMagic, sizeof kMagic);
   snprintf(address->machine, sizeof address->machine, "%s", ascend_sim_machine());
@@ -264,7 +264,7 @@ HcclResult Comm::create_segment(SegmentAddress *address) {
     const int error = errno;
     close(fd);
     return report(HCCL_E_MEMORY,
-                  format("simulated HCCL: cannot set up shared memory: %s", strerror(error)));
+                  format("HCCL: cannot set up shared memory: %s", strerror(error)));
   }
   memcpy(segment->magic, kMagic, sizeof kMagic);
   memcpy(segment->id, address->id, sizeof segment->id);
@@ -305,14 +305,14 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
                       const std::string &name, bool wait, std::shared_ptr<Comm> *out) {
   if (memcmp(address.magic, kMagic, sizeof kMagic) != 0)
     return report(HCCL_E_PARA,
-                  "simulated HCCL: this root info does not come from HcclGetRootInfo of the "
+                  "HCCL: this root info does not come from HcclGetRootInfo of the "
                   "simulator; do all ranks run under it?");
   if (n_ranks == 0 || n_ranks > kMaxRanks || rank >= n_ranks)
-    return report(HCCL_E_PARA, format("simulated HCCL: rank %u of %u is not possible (at most %u "
+    return report(HCCL_E_PARA, format("HCCL: rank %u of %u is not possible (at most %u "
                                       "ranks)", rank, n_ranks, kMaxRanks));
   const int physical_device = ascend_sim_physical_device(device);
   if (physical_device < 0)
-    return report(HCCL_E_PARA, format("simulated HCCL: rank %u has no device: choose one by "
+    return report(HCCL_E_PARA, format("HCCL: rank %u has no device: choose one by "
                                       "torch.npu.set_device before the first collective", rank));
 
   char path[64];
@@ -322,7 +322,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
                      : (errno = ESRCH, -1);
   if (fd < 0)
     return report(HCCL_E_TCP_CONNECT,
-                  format("simulated HCCL: rank %u cannot reach the root of the communicator (pid "
+                  format("HCCL: rank %u cannot reach the root of the communicator (pid "
                          "%d): %s; ranks must be processes of one user on one machine",
                          rank, (int)address.pid,
                          errno == ESRCH ? "the process is gone" : strerror(errno)));
@@ -343,7 +343,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
   void *header = mmap(nullptr, sizeof(Segment), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (header == MAP_FAILED)
     return report(HCCL_E_MEMORY,
-                  format("simulated HCCL: cannot map shared memory: %s", strerror(errno)));
+                  format("HCCL: cannot map shared memory: %s", strerror(errno)));
   Segment *segment = static_cast<Segment *>(header);
   const bool same_segment = memcmp(segment->magic, kMagic, sizeof kMagic) == 0 &&
                             memcmp(segment->id, address.id, sizeof address.id) == 0;
@@ -351,10 +351,10 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
   if (same_segment && segment->n_ranks.compare_exchange_strong(agreed, n_ranks)) agreed = n_ranks;
   munmap(header, sizeof(Segment));
   if (!same_segment)
-    return report(HCCL_E_TCP_CONNECT, "simulated HCCL: this root info is out of date: its "
+    return report(HCCL_E_TCP_CONNECT, "HCCL: this root info is out of date: its "
                                       "communicator has been set up or given up already");
   if (agreed != n_ranks)
-    return report(HCCL_E_PARA, format("simulated HCCL: rank %u joins a communicator of %u ranks, "
+    return report(HCCL_E_PARA, format("HCCL: rank %u joins a communicator of %u ranks, "
                                       "but another rank said %u", rank, n_ranks, agreed));
   // fallocate extends the file only, where ftruncate could cut off a fragment that a
   // rank which has already joined sent: the size is set while the file is shorter.
@@ -363,11 +363,11 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
       ((uint64_t)status.st_size < layout.end &&
        fallocate(fd, 0, (off_t)layout.end - 1, 1) != 0))
     return report(HCCL_E_MEMORY,
-                  format("simulated HCCL: cannot size shared memory: %s", strerror(errno)));
+                  format("HCCL: cannot size shared memory: %s", strerror(errno)));
   void *base = mmap(nullptr, layout.end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED)
     return report(HCCL_E_MEMORY,
-                  format("simulated HCCL: cannot map shared memory: %s", strerror(errno)));
+                  format("HCCL: cannot map shared memory: %s", strerror(errno)));
   comm->base_ = static_cast<char *>(base);
   comm->mapped_ = layout.end;
   comm->segment_ = reinterpret_cast<Segment *>(base);
@@ -377,7 +377,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
   RankSlot &mine = comm->slot(rank);
   uint32_t empty = kEmpty;
   if (!mine.state.compare_exchange_strong(empty, kJoining))
-    return report(HCCL_E_PARA, format("simulated HCCL: rank %u joins a second time (the first time "
+    return report(HCCL_E_PARA, format("HCCL: rank %u joins a second time (the first time "
                                       "in process %d)", rank, (int)mine.pid));
   mine.pid = comm->owner_;
   mine.start_time = process_start_time(comm->owner_);
@@ -385,6 +385,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
   mine.physical_device = physical_device;
   snprintf(mine.machine, sizeof mine.machine, "%s", ascend_sim_machine());
   mine.state.store(kJoined);
+  comm->is_member_ = true;
   comm->notify(&comm->segment_->event);
 
   if (wait) {
@@ -394,8 +395,10 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
         if (!joined(r)) return false;
       return true;
     };
+    comm->root_ = &address;
     const HcclResult result = comm->wait_until(
         &comm->segment_->event, all_joined, [&](uint32_t r) { return !joined(r); }, Call());
+    comm->root_ = nullptr;
     if (result != HCCL_SUCCESS) return result;
     for (uint32_t a = 0; a < n_ranks; a++)
       for (uint32_t b = 0; b < a; b++) {
@@ -404,7 +407,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
             strncmp(first.machine, second.machine, sizeof first.machine) == 0)
           return comm->fail(
               HCCL_E_PARA,
-              format("simulated HCCL: ranks %u (pid %d) and %u (pid %d) of one communicator both "
+              format("HCCL: ranks %u (pid %d) and %u (pid %d) of one communicator both "
                      "use device %d; give each rank its own device by torch.npu.set_device", b,
                      (int)first.pid, a, (int)second.pid, first.physical_device));
       }
@@ -421,8 +424,8 @@ Comm::~Comm() {
 
 void Comm::leave() {
   // A child made by fork() shares the memory, but is not the rank.
-  if (!base_ || left_ || owner_ != getpid()) return;
-  left_ = true;
+  if (!is_member_ || owner_ != getpid()) return;
+  is_member_ = false;
   slot(rank_).state.store(kLeft);
   notify_everyone();
 }
@@ -445,7 +448,7 @@ HcclResult Comm::shared_failure() {
   // The writer can be killed in the middle: then the reason is lost, not the failure.
   for (int i = 0; i < 1000 && segment_->fail_state.load() == kFailureBeingWritten; i++) usleep(100);
   if (segment_->fail_state.load() != kFailed)
-    return report(HCCL_E_REMOTE, format("simulated HCCL: communicator '%s' has failed", name_.c_str()));
+    return report(HCCL_E_REMOTE, format("HCCL: communicator '%s' has failed", name_.c_str()));
   return report((HcclResult)segment_->fail_code,
                 std::string(segment_->fail_message,
                             strnlen(segment_->fail_message, sizeof segment_->fail_message)));
@@ -465,11 +468,11 @@ HcclResult Comm::fail(HcclResult code, const std::string &message) {
 HcclResult Comm::usable(const Call &call) {
   if (owner_ != getpid())
     return report(HCCL_E_UNAVAIL,
-                  format("simulated HCCL: %s in a process forked from rank %u of communicator '%s': "
+                  format("HCCL: %s in a process forked from rank %u of communicator '%s': "
                          "a communicator does not survive fork", call.text().c_str(), rank_,
                          name_.c_str()));
-  if (left_)
-    return report(HCCL_E_UNAVAIL, format("simulated HCCL: %s on communicator '%s' after "
+  if (!is_member_)
+    return report(HCCL_E_UNAVAIL, format("HCCL: %s on communicator '%s' after "
                                          "HcclCommDestroy", call.text().c_str(), name_.c_str()));
   if (has_failed()) return shared_failure();
   return HCCL_SUCCESS;
@@ -546,10 +549,13 @@ HcclResult Comm::wait_until(std::atomic<uint32_t> *event, const Ready &ready,
         // It may have arrived first and left or died then.
         if (gone.empty() || !missing(r)) continue;
         return fail(HCCL_E_REMOTE,
-                    format("simulated HCCL: %s %s while rank %u waited for it %s%s, communicator "
+                    format("HCCL: %s %s while rank %u waited for it %s%s, communicator "
                            "'%s'", rank_text(r).c_str(), gone.c_str(), rank_, what, where.c_str(),
                            name_.c_str()));
       }
+      if (root_ && process_start_time(root_->pid) != root_->start_time && !ready())
+        return fail(HCCL_E_REMOTE, format("HCCL: the root of communicator '%s' (pid %d) died before "
+                                          "all ranks had joined", name_.c_str(), (int)root_->pid));
       if (patience.over()) {
         std::string absent;
         for (uint32_t r = 0, shown = 0; r < n_ranks_ && shown < 4; r++)
@@ -557,7 +563,7 @@ HcclResult Comm::wait_until(std::atomic<uint32_t> *event, const Ready &ready,
             absent += (shown++ ? "; " : "") + waiting_text(r);
           }
         return fail(HCCL_E_TIMEOUT,
-                    format("simulated HCCL: rank %u waited %g s (ASCEND_SIM_HCCL_TIMEOUT) %s%s, "
+                    format("HCCL: rank %u waited %g s (ASCEND_SIM_HCCL_TIMEOUT) %s%s, "
                            "communicator '%s': %s", rank_, time_limit_seconds(), what,
                            where.c_str(), name_.c_str(), absent.c_str()));
       }
@@ -590,7 +596,7 @@ HcclResult Comm::compare_calls() {
     const Call other = slot(r).calls[half_];
     if (other == first) continue;
     return fail(HCCL_E_PARA,
-                format("simulated HCCL: the ranks of communicator '%s' called different operations: "
+                format("HCCL: the ranks of communicator '%s' called different operations: "
                        "rank 0 called %s, rank %u called %s", name_.c_str(), first.text().c_str(),
                        r, other.text().c_str()));
   }
@@ -727,7 +733,7 @@ HcclResult Comm::all_gather_v(const void *send, uint64_t count, void *recv,
     for (uint32_t s = 0; s < n_ranks_; s++)
       if (shared_count(s, 1 + r) != given)
         return fail(HCCL_E_PARA,
-                    format("simulated HCCL: in HcclAllGatherV on communicator '%s' rank %u gives %llu "
+                    format("HCCL: in HcclAllGatherV on communicator '%s' rank %u gives %llu "
                            "elements, but rank %u expects %llu from it", name_.c_str(), r,
                            (unsigned long long)given, s,
                            (unsigned long long)shared_count(s, 1 + r)));
@@ -789,7 +795,7 @@ HcclResult Comm::reduce_scatter_v(const void *send, const std::vector<uint64_t> 
     for (uint32_t s = 0; s < n_ranks_; s++)
       if (shared_count(s, 1 + r) != wanted)
         return fail(HCCL_E_PARA,
-                    format("simulated HCCL: in HcclReduceScatterV on communicator '%s' rank %u "
+                    format("HCCL: in HcclReduceScatterV on communicator '%s' rank %u "
                            "expects %llu elements, but rank %u gives it %llu", name_.c_str(), r,
                            (unsigned long long)wanted, s,
                            (unsigned long long)shared_count(s, 1 + r)));
@@ -877,7 +883,7 @@ HcclResult Comm::all_to_all_v(const void *send, const std::vector<uint64_t> &sen
       longest = std::max(longest, given);
       if (given != expected)
         return fail(HCCL_E_PARA,
-                    format("simulated HCCL: in HcclAlltoAllV on communicator '%s' rank %u sends %llu "
+                    format("HCCL: in HcclAlltoAllV on communicator '%s' rank %u sends %llu "
                            "elements to rank %u, which expects %llu", name_.c_str(), s,
                            (unsigned long long)given, d, (unsigned long long)expected));
     }
@@ -934,7 +940,7 @@ bool Comm::step_send(Transfer &t) {
   while (!t.done) {
     if (slot(peer).state.load() == kLeft) {
       t.result = report(HCCL_E_REMOTE,
-                        format("simulated HCCL: %s on communicator '%s': %s has destroyed the "
+                        format("HCCL: %s on communicator '%s': %s has destroyed the "
                                "communicator", t.call.text().c_str(), name_.c_str(),
                                rank_text(peer).c_str()));
       t.done = true;
@@ -950,7 +956,7 @@ bool Comm::step_send(Transfer &t) {
     fragment.bytes = bytes;
     fragment.offset = segment_->arena_end.fetch_add(round_up(bytes, kPage));
     if (move_bytes(fd_, t.buffer + t.moved, bytes, fragment.offset, true) != HCCL_SUCCESS) {
-      t.result = fail(HCCL_E_MEMORY, format("simulated HCCL: no memory to buffer %s: %s",
+      t.result = fail(HCCL_E_MEMORY, format("HCCL: no memory to buffer %s: %s",
                                             t.call.text().c_str(), strerror(errno)));
       t.done = true;
       break;
@@ -976,7 +982,7 @@ bool Comm::step_recv(Transfer &t) {
     const Fragment &fragment = in.fragments[tail % kRingFragments];
     if (fragment.call.count != t.call.count || fragment.call.type != t.call.type) {
       t.result = fail(HCCL_E_PARA,
-                      format("simulated HCCL: calls differ on communicator '%s': rank %u called %s, "
+                      format("HCCL: calls differ on communicator '%s': rank %u called %s, "
                              "rank %u called %s", name_.c_str(), peer, fragment.call.text().c_str(),
                              rank_, t.call.text().c_str()));
       t.done = true;
@@ -984,7 +990,7 @@ bool Comm::step_recv(Transfer &t) {
     }
     const uint64_t bytes = fragment.bytes;
     if (move_bytes(fd_, t.buffer + t.moved, bytes, fragment.offset, false) != HCCL_SUCCESS) {
-      t.result = fail(HCCL_E_INTERNAL, format("simulated HCCL: cannot read the bytes of %s: %s",
+      t.result = fail(HCCL_E_INTERNAL, format("HCCL: cannot read the bytes of %s: %s",
                                               fragment.call.text().c_str(), strerror(errno)));
       t.done = true;
       break;
@@ -1075,12 +1081,12 @@ HcclResult Comm::finish(
           comm->progress();
           if (!t->done)
             comm->fail(HCCL_E_REMOTE,
-                       format("simulated HCCL: %s %s while rank %u waited for it in %s, "
+                       format("HCCL: %s %s while rank %u waited for it in %s, "
                               "communicator '%s'", comm->rank_text(peer).c_str(), gone.c_str(),
                               comm->rank_, t->call.text().c_str(), comm->name_.c_str()));
         } else if (patience.over()) {
           comm->fail(HCCL_E_TIMEOUT,
-                     format("simulated HCCL: rank %u waited %g s (ASCEND_SIM_HCCL_TIMEOUT) in %s, "
+                     format("HCCL: rank %u waited %g s (ASCEND_SIM_HCCL_TIMEOUT) in %s, "
                             "communicator '%s': %s", comm->rank_, time_limit_seconds(),
                             t->call.text().c_str(), comm->name_.c_str(),
                             comm->waiting_text(peer).c_str()));
@@ -1132,7 +1138,7 @@ HcclResult Comm::agree_on_segment(uint64_t id, const std::vector<uint32_t> &memb
       return HCCL_SUCCESS;
     }
     forget_segment(*address);
-    return report(HCCL_E_UNAVAIL, format("simulated HCCL: more than %u sub-communicators of '%s' "
+    return report(HCCL_E_UNAVAIL, format("HCCL: more than %u sub-communicators of '%s' "
                                          "wait for their members", kOffers, name_.c_str()));
   }
   const auto take = [&] {

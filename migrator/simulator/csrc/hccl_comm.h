@@ -211,7 +211,8 @@ class Comm {
   char *base_ = nullptr;
   uint64_t mapped_ = 0;
   Segment *segment_ = nullptr;
-  bool left_ = false;
+  const SegmentAddress *root_ = nullptr;  // while joining
+  bool is_member_ = false;  // has joined and not left
 
   std::mutex collective_mutex_;
   uint64_t arrivals_ = 0;
