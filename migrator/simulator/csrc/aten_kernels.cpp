@@ -9,16 +9,19 @@
 // and runs again on every replay (see "capture" below).
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorUtils.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/Utils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/as_strided.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
+#include <map>
 #include <mutex>
-#include <set>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -521,7 +524,7 @@ void drop_copy(void *argument) { delete static_cast<RecordedCopy *>(argument); }
 
 // Between any two of host and devices. The host waits for a copy that is not `non_blocking`,
 // which a capturing stream forbids.
-void copy(const Tensor &dst, const Tensor &src, bool non_blocking) {
+void transfer(const Tensor &dst, const Tensor &src, bool non_blocking) {
   const Device device = on_npu(dst) ? dst.device() : src.device();
   void *stream = special_stream(device);
   const bool capturing = stream && ascend_sim_stream_capturing(stream);
@@ -540,18 +543,18 @@ void copy(const Tensor &dst, const Tensor &src, bool non_blocking) {
 }
 
 Tensor &copy_(Tensor &self, const Tensor &src, bool non_blocking) {
-  copy(self, src, non_blocking);
+  transfer(self, src, non_blocking);
   return self;
 }
 
 Tensor copy_from(const Tensor &self, const Tensor &dst, bool non_blocking) {
-  copy(dst, self, non_blocking);
+  transfer(dst, self, non_blocking);
   return dst;
 }
 
 Tensor copy_from_and_resize(const Tensor &self, const Tensor &dst) {
   if (dst.sizes() != self.sizes()) dst.resize_(self.sizes());
-  copy(dst, self, false);
+  transfer(dst, self, false);
   return dst;
 }
 
@@ -563,9 +566,11 @@ class Silence : public c10::WarningHandler {
   void process(const c10::Warning &) override {}
 };
 
-torch::Library &library() {
-  static auto *made = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::PrivateUse1, __FILE__, __LINE__);
-  return *made;
+torch::Library &library(c10::DispatchKey key) {
+  static std::map<c10::DispatchKey, torch::Library *> made;
+  torch::Library *&entry = made[key];
+  if (!entry) entry = new torch::Library(torch::Library::IMPL, "aten", key, __FILE__, __LINE__);
+  return *entry;
 }
 
 bool returns_view(const c10::FunctionSchema &schema) {
@@ -574,23 +579,96 @@ bool returns_view(const c10::FunctionSchema &schema) {
   return false;
 }
 
-// Put the kernel behind these operators ("add.Tensor" for aten::add.Tensor), views left out;
-// gives the names that it took.
-std::vector<std::string> take_over(const std::vector<std::string> &names) {
+// An operator that torch composes of others on every device, where torch_npu has a fused
+// one: compose it. The parts come to the kernel above, and autograd sees them.
+void compose(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *stack) {
+  op.callBoxedForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd, *stack);
+}
+
+// An operator that torch_npu differentiates by an operator of its own: use torch's formula.
+void differentiate(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *stack) {
+  op.callBoxedForDispatchKey(c10::DispatchKey::Autograd, *stack);
+}
+
+std::optional<c10::OperatorHandle> find(const std::string &name) {
+  size_t dot = name.find('.');
+  return c10::Dispatcher::singleton().findSchema(
+      {"aten::" + name.substr(0, dot), dot == std::string::npos ? "" : name.substr(dot + 1)});
+}
+
+bool composed(const c10::OperatorHandle &op) {
+  return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) &&
+         !op.hasKernelForDispatchKey(c10::DispatchKey::CPU);
+}
+
+// The device's fused attention has no CPU kernel of its own shape: compose it.
+int64_t sdp_choice(const Tensor &, const Tensor &, const Tensor &, const std::optional<Tensor> &, double, bool,
+                   std::optional<double>, bool) {
+  return 0;  // SDPBackend::math
+}
+
+// The recurrent cells, which only devices have; differentiable as they stand.
+std::tuple<Tensor, Tensor, Tensor> lstm_cell(const Tensor &input_gates, const Tensor &hidden_gates, const Tensor &cx,
+                                             const std::optional<Tensor> &input_bias,
+                                             const std::optional<Tensor> &hidden_bias) {
+  Tensor gates = input_gates + hidden_gates;
+  if (input_bias && input_bias->defined()) gates = gates + *input_bias;
+  if (hidden_bias && hidden_bias->defined()) gates = gates + *hidden_bias;
+  auto parts = gates.chunk(4, 1);
+  Tensor in = parts[0].sigmoid(), forget = parts[1].sigmoid(), cell = parts[2].tanh(), out = parts[3].sigmoid();
+  Tensor cy = forget * cx + in * cell;
+  Tensor hy = out * cy.tanh();
+  return {hy, cy, at::cat({in, forget, cell, out}, 1)};
+}
+
+std::tuple<Tensor, Tensor> gru_cell(const Tensor &input_gates, const Tensor &hidden_gates, const Tensor &hx,
+                                    const std::optional<Tensor> &input_bias, const std::optional<Tensor> &hidden_bias) {
+  Tensor x = input_bias && input_bias->defined() ? input_gates + *input_bias : input_gates;
+  Tensor h = hidden_bias && hidden_bias->defined() ? hidden_gates + *hidden_bias : hidden_gates;
+  auto xs = x.chunk(3, 1), hs = h.chunk(3, 1);
+  Tensor reset = (xs[0] + hs[0]).sigmoid(), update = (xs[1] + hs[1]).sigmoid();
+  Tensor fresh = (xs[2] + reset * hs[2]).tanh();
+  return {(hx - fresh) * update + fresh, at::cat({reset, update, fresh, hx, hs[2]}, 1)};
+}
+
+// Put the kernels behind these operators ("add.Tensor" for aten::add.Tensor), views left out:
+// `device` are those that torch_npu computes, `autograd` those that it differentiates. Gives
+// the names that are computed here.
+std::vector<std::string> take_over(const std::vector<std::string> &device, const std::vector<std::string> &autograd) {
   Silence silence;
   c10::WarningUtils::WarningHandlerGuard guard(&silence);
+  torch::Library &kernels = library(c10::DispatchKey::PrivateUse1);
+  torch::Library &derivatives = library(c10::DispatchKey::AutogradPrivateUse1);
   std::vector<std::string> taken;
-  for (const std::string &name : names) {
-    size_t dot = name.find('.');
-    c10::OperatorName operator_name("aten::" + name.substr(0, dot), dot == std::string::npos ? "" : name.substr(dot + 1));
-    auto handle = c10::Dispatcher::singleton().findSchema(operator_name);
-    if (!handle || returns_view(handle->schema())) continue;
-    library().impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&kernel>());
+  for (const std::string &name : device) {
+    auto op = find(name);
+    if (!op) continue;
+    if (composed(*op)) {
+      kernels.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&compose>());
+    } else if (!returns_view(op->schema())) {
+      kernels.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&kernel>());
+    } else {
+      continue;
+    }
     taken.push_back(name);
   }
-  library().impl("copy_", &copy_);
-  library().impl("_copy_from", &copy_from);
-  library().impl("_copy_from_and_resize", &copy_from_and_resize);
+  for (const std::string &name : autograd) {
+    auto op = find(name);
+    if (!op) continue;
+    if (composed(*op)) {
+      derivatives.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&compose>());
+    } else if (op->hasKernelForDispatchKey(c10::DispatchKey::Autograd)) {
+      derivatives.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&differentiate>());
+    }
+  }
+  kernels.impl("copy_", &copy_);
+  kernels.impl("_copy_from", &copy_from);
+  kernels.impl("_copy_from_and_resize", &copy_from_and_resize);
+  kernels.impl("_fused_sdp_choice", &sdp_choice);
+  for (torch::Library *l : {&kernels, &derivatives}) {
+    l->impl("_thnn_fused_lstm_cell", &lstm_cell);
+    l->impl("_thnn_fused_gru_cell", &gru_cell);
+  }
   return taken;
 }
 
@@ -602,7 +680,7 @@ Tensor host_view(const Tensor &t) {
 }  // namespace
 
 TORCH_LIBRARY(ascend_sim, m) {
-  m.def("take_over(str[] names) -> str[]", &take_over);
+  m.def("take_over(str[] device, str[] autograd) -> str[]", &take_over);
   m.def("host_view(Tensor x) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(ascend_sim, CompositeImplicitAutograd, m) { m.impl("host_view", &host_view); }

@@ -14,8 +14,6 @@ KEPT = frozenset(
         "_lazy_clone",
         "_pin_memory",
         "_to_copy",
-        "clone",
-        "contiguous",
         "copy_",
         "_copy_from",
         "_copy_from_and_resize",
@@ -56,17 +54,18 @@ def boot() -> None:
     build = os.environ["ASCEND_SIM"]
     torch.ops.load_library(os.path.join(build, "lib", "libascend_sim_aten.so"))
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    registered = torch._C._dispatch_get_registrations_for_dispatch_key("PrivateUse1")
-    names = sorted(
-        {"_local_scalar_dense"}.union(
-            name.removeprefix("aten::")
-            for name in registered
-            if name.startswith("aten::")
-            and name.removeprefix("aten::") not in KEPT
-            and any(has_kernel(name, key) for key in _CPU_KEYS)
-        )
-    )
-    taken = frozenset(torch.ops.ascend_sim.take_over(names))
+
+    def registered(key: str) -> set[str]:
+        names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
+        return {name.removeprefix("aten::") for name in names if name.startswith("aten::")}
+
+    device = {
+        name
+        for name in registered("PrivateUse1") - KEPT | {"_local_scalar_dense"}
+        if any(has_kernel(f"aten::{name}", key) for key in _CPU_KEYS)
+    }
+    autograd = registered("AutogradPrivateUse1")
+    taken = frozenset(torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd)))
     # ASCEND_SIM_OPERATORS=0 leaves torch_npu's own fused operators, which call CANN, in place.
     wanted = os.environ.get("ASCEND_SIM_OPERATORS", "1") != "0"
     if wanted and importlib.util.find_spec("ascend_sim.operators") is not None:
