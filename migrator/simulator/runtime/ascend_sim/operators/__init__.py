@@ -8,13 +8,20 @@ to the installed torch_npu and is called once, by the simulator's boot.
 from __future__ import annotations
 
 from . import activation, attention, kv_cache, norm, rotary
-from ._registry import REGISTRY, MetaMismatch, Operator, SchemaMismatch, problems, register
+from ._registry import (
+    REGISTRY,
+    MetaMismatchError,
+    Operator,
+    SchemaMismatchError,
+    problems,
+    register,
+)
 
 __all__ = [
     "REGISTRY",
-    "MetaMismatch",
+    "MetaMismatchError",
     "Operator",
-    "SchemaMismatch",
+    "SchemaMismatchError",
     "activation",
     "attention",
     "kv_cache",

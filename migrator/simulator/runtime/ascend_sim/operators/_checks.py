@@ -7,6 +7,7 @@ takes and what it got; the registry puts the operator's name in front.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Sequence
 
@@ -135,7 +136,7 @@ def lengths(argument: str, values: Sequence[int], *, cumulative: bool = False) -
     require(all(n >= 0 for n in found), argument, "non-negative lengths", found)
     if cumulative:
         require(
-            all(a <= b for a, b in zip(found, found[1:], strict=False)),
+            all(a <= b for a, b in itertools.pairwise(found)),
             argument,
             "cumulative lengths, each at least the one before",
             found,

@@ -6,7 +6,7 @@ schema strings of the wheels it was written for beside it; :func:`register` bind
 it to the wheel that is installed:
 
 * the wheel's schema must be one of the known ones, word for word after parsing.
-  Otherwise the operator raises :class:`SchemaMismatch`, which names the operator,
+  Otherwise the operator raises :class:`SchemaMismatchError`, which names the operator,
   the wheel's schema and ours, when it is called: one odd operator does not take
   the others down. :func:`problems` lists them all;
 * each call's tensors must lie where the device wants them: on one NPU, except the
@@ -30,16 +30,17 @@ from typing import Any
 
 import torch
 
+from . import _capture
 from ._checks import OperandError
 
 META_VARIABLE = "ASCEND_SIM_CHECK_META"
 
 
-class SchemaMismatch(RuntimeError):
+class SchemaMismatchError(RuntimeError):
     """The wheel declares an operator otherwise than the reference knows it."""
 
 
-class MetaMismatch(RuntimeError):
+class MetaMismatchError(RuntimeError):
     """A result differs in shape or dtype from what the wheel's meta kernel infers."""
 
 
@@ -86,7 +87,7 @@ class Operator:
 
 REGISTRY: dict[str, Operator] = {}
 _problems: dict[str, str] = {}
-_libraries: dict[str, torch.library.Library] = {}
+_libraries: dict[str, Any] = {}  # torch.library.Library, whose methods are not typed
 _meta_seen: set[Any] = set()
 _META_CACHE_SIZE = 8192
 
@@ -152,7 +153,8 @@ def register() -> None:
         schema = overload._schema
         library = _libraries.get(namespace)
         if library is None:
-            library = _libraries[namespace] = torch.library.Library(namespace, "IMPL")  # noqa: TOR901
+            make: Any = torch.library.Library
+            library = _libraries[namespace] = make(namespace, "IMPL")
         if known_schema(op, schema):
             kernel = _kernel(op, overload)
         else:
@@ -171,7 +173,7 @@ def register() -> None:
 
 def _refusal(message: str) -> Callable[..., Any]:
     def refuse(*_args: Any, **_kwargs: Any) -> Any:
-        raise SchemaMismatch(message)
+        raise SchemaMismatchError(message)
 
     return refuse
 
@@ -227,6 +229,8 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
     accepted = [name for name in names if name in op.parameters]
     left = [name for name in names if name not in op.parameters]
 
+    written = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+
     def kernel(*args: Any, **kwargs: Any) -> Any:
         call = dict(defaults)
         call.update(zip(positional, args, strict=False))
@@ -237,21 +241,13 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
                 if name in op.refused and call[name] != defaults.get(name):
                     raise OperandError(
                         name,
-                        f"its default, because the simulator has no reference for {op.refused[name]}",
+                        "its default, because the simulator has no reference for "
+                        f"{op.refused[name]}",
                         _brief(call[name]),
                     )
         except OperandError as error:
             raise RuntimeError(f"{op.name}: {error} (simulated Ascend)") from None
 
-        return ascend_sim_call(op, {name: call[name] for name in accepted}, device, overload, call)
-
-    def ascend_sim_call(
-        op: Operator,
-        call: dict[str, Any],
-        device: torch.device,
-        overload: torch._ops.OpOverload,
-        full: dict[str, Any],
-    ) -> Any:
         origin: dict[int, torch.Tensor] = {}
 
         def view(tensor: torch.Tensor) -> torch.Tensor:
@@ -261,12 +257,8 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
             origin[id(seen)] = tensor
             return seen
 
-        views = {name: _map(value, view) for name, value in call.items()}
-        result = op(**views)
-        if check_meta and os.environ.get(META_VARIABLE, "1") != "0":
-            _compare_with_meta(op, overload, full, result)
-
-        def place(tensor: torch.Tensor) -> torch.Tensor:
+        def bring(tensor: torch.Tensor) -> torch.Tensor:
+            """The device tensor of a result: the operand itself, or new memory."""
             if id(tensor) in origin:
                 return origin[id(tensor)]
             out = torch.empty_strided(
@@ -274,12 +266,53 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
             )
             if out.numel():
                 ascend_sim.host_view(out).copy_(tensor)
+            created.append(out)
             return out
 
-        placed = _map(result, place)
+        created: list[torch.Tensor] = []
+        views = {name: _map(call[name], view) for name in accepted}
+        stream = _capture.stream_of(device, op.name)
+        if stream is not None:
+            _capture.will_write(stream, _tensors([call[name] for name in written]))
+        result = op(**views)
+        if check_meta and os.environ.get(META_VARIABLE, "1") != "0":
+            _compare_with_meta(op, overload, call, result)
+        placed = _map(result, bring)
+        if stream is not None:
+            _record(op, stream, views, origin, created)
         return tuple(placed) if isinstance(result, tuple) else placed
 
     return kernel
+
+
+def _record(
+    op: Operator,
+    stream: int,
+    views: Mapping[str, Any],
+    operands: Mapping[int, torch.Tensor],
+    created: Sequence[torch.Tensor],
+) -> None:
+    """Record a call in the graph that ``stream`` captures; see :mod:`._capture`."""
+    import ascend_sim
+
+    def freeze(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if id(tensor) in operands else tensor.clone()
+
+    frozen = {name: _map(value, freeze) for name, value in views.items()}
+    known = {id(tensor) for value in frozen.values() for tensor in _tensors(value)}
+    targets = [ascend_sim.host_view(tensor) for tensor in created]
+
+    def again() -> None:
+        new = [tensor for tensor in _tensors(op(**frozen)) if id(tensor) not in known]
+        for target, tensor in zip(targets, new, strict=True):
+            if target.shape != tensor.shape:
+                raise RuntimeError(
+                    f"{op.name} gave shape {tuple(target.shape)} at capture and "
+                    f"{tuple(tensor.shape)} at a replay (simulated Ascend)"
+                )
+            target.copy_(tensor)
+
+    _capture.record(stream, again, created)
 
 
 def _brief(value: Any) -> str:
@@ -316,12 +349,12 @@ def _compare_with_meta(
         # out (npu_top_k_top_p without k): it says nothing about this call.
         return
     except RuntimeError as error:
-        raise MetaMismatch(
+        raise MetaMismatchError(
             f"{op.name}: the wheel's meta kernel refuses the operands: {error} (simulated Ascend)"
         ) from error
     ours, theirs = list(_tensors(result)), list(_tensors(inferred))
     if [_shape(t) for t in ours] != [_shape(t) for t in theirs]:
-        raise MetaMismatch(
+        raise MetaMismatchError(
             f"{op.name}: the reference gives {[_shape(t) for t in ours]}, the wheel's meta kernel "
             f"infers {[_shape(t) for t in theirs]} (simulated Ascend)"
         )

@@ -15,7 +15,7 @@ def _split_dimension(x: torch.Tensor, dim: int, name: str) -> int:
     check.rank(name, x, *range(1, 9))
     check.require(-x.dim() <= dim < x.dim(), "dim", f"a dimension of {name}, rank {x.dim()}", dim)
     check.require(x.shape[dim] % 2 == 0, name, f"an even size in dimension {dim}", tuple(x.shape))
-    return dim % x.dim()
+    return dim if dim >= 0 else dim + x.dim()
 
 
 @operator(

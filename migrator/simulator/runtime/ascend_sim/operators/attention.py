@@ -84,7 +84,7 @@ def _tokens(name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
             f"a second dimension that is a multiple of {heads} heads",
             tensor.shape[1],
         )
-        return tensor.unflatten(1, (heads, -1))
+        return tensor.reshape(tensor.shape[0], heads, tensor.shape[1] // heads)
     check.shape(name, tensor, None, heads, None)
     return tensor
 
@@ -510,7 +510,7 @@ def _rows(layout: str, name: str, tensor: torch.Tensor, heads: int) -> torch.Ten
             f"a last dimension that is a multiple of {heads} heads",
             tensor.shape[2],
         )
-        return tensor.unflatten(2, (heads, -1))
+        return tensor.reshape(*tensor.shape[:2], heads, tensor.shape[2] // heads)
     check.rank(name, tensor, 4)
     axis = 2 if layout == "BSND" else 1
     check.require(
@@ -794,7 +794,7 @@ def _cache(
         check.require(
             cache.shape[2] <= 65535, name, "a last dimension of at most 65535", cache.shape[2]
         )
-        return cache.unflatten(2, (kv_heads, -1))
+        return cache.reshape(*cache.shape[:2], kv_heads, cache.shape[2] // kv_heads)
     check.require(
         layout not in ("BSH", "BSND"),
         name,
@@ -868,9 +868,8 @@ _FIA_CHECKS = (
     "last equal to the tokens, those of a paged cache per sequence; atten_mask bool, int8 or "
     "uint8, contiguous, 2048 x 2048 and 1 above the diagonal in sparse modes 2, 3, 4"
 )
-_QUANTISED = {
-    name: "quantised attention"
-    for name in (
+_QUANTISED = dict.fromkeys(
+    (
         "dequant_scale1",
         "quant_scale1",
         "dequant_scale2",
@@ -886,8 +885,9 @@ _QUANTISED = {
         "antiquant_mode",
         "key_antiquant_mode",
         "value_antiquant_mode",
-    )
-}
+    ),
+    "quantised attention",
+)
 _FIA_REFUSED = {
     **_QUANTISED,
     "pse_shift": "a position bias",

@@ -14,7 +14,7 @@ def _store(name: str, rows: torch.Tensor, cache: torch.Tensor, slots: torch.Tens
     kept = slots >= 0
     index = slots[kept].long()
     check.require(
-        index.unique().numel() == index.numel(), name, "slots without duplicates", "duplicates"
+        len(set(index.tolist())) == index.numel(), name, "slots without duplicates", "duplicates"
     )
     cache.flatten(0, 1)[index] = rows[kept]
 
@@ -182,7 +182,7 @@ def npu_scatter_pa_kv_cache(
     check.index_range("slot_mapping", slot_mapping, 0, blocks * block_size)
     if cache_mode == "PA_NZ":
         check.require(
-            slot_mapping.unique().numel() == slot_mapping.numel(),
+            len(set(slot_mapping.tolist())) == slot_mapping.numel(),
             "slot_mapping",
             "slots without duplicates",
             "duplicates",

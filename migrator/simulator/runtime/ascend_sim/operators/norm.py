@@ -36,7 +36,8 @@ def _normalise(x: torch.Tensor, gamma: torch.Tensor, epsilon: float) -> tuple[to
 @operator(
     "npu::npu_rms_norm",
     {
-        "2.8.0": "npu_rms_norm(Tensor input, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
+        "2.8.0": "npu_rms_norm(Tensor input, Tensor gamma, float epsilon=1e-06)"
+        " -> (Tensor, Tensor)",
     },
     checks=_CHECKS,
     source="torch_npu.npu_rms_norm",

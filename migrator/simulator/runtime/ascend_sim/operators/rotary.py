@@ -347,6 +347,6 @@ def npu_apply_rotary_pos_emb(
     for name, tensor in (("key", key), ("cos", cos), ("sin", sin)):
         check.same_dtype(name, tensor, "query", query)
     c, s = cos.float(), sin.float()
-    return tuple(  # type: ignore[return-value]
-        (t.float() * c + _rotate_half(t.float()) * s).to(t.dtype) for t in (query, key)
-    )
+    q, k = query.float(), key.float()
+    q, k = q * c + _rotate_half(q) * s, k * c + _rotate_half(k) * s
+    return q.to(query.dtype), k.to(key.dtype)
