@@ -96,6 +96,10 @@ class NpuApi:
         self.exposed = frozenset(contents.exposed)
         self.exposed_atb = frozenset(contents.exposed_atb)
         self._answers: dict[str, Answer] = {}
+        root = self.package.module("torch_npu")
+        if root is not None:
+            # It writes the operators to its globals(); those are known from the schemas.
+            root.scopes.dynamic = False
 
     @classmethod
     def open(cls, path: Path, contents: Contents) -> NpuApi:

@@ -108,16 +108,16 @@ class CallChecker:
     ) -> None:
         self.calls += 1
         if isinstance(answer, Operator):
-            bound = schema.bind_overloads(answer.schemas, call)
-            self._problems(module, call, path, bound, answer.expected)
+            nearest, bound = schema.bind_overloads(answer.schemas, call)
+            self._problems(module, call, path, bound, nearest.text)
         elif isinstance(answer, Callable):
             attempts = [bind(signature, call) for signature in answer.signatures]
             bound = min(attempts, key=lambda b: len(b.problems))
             self._problems(module, call, path, bound, answer.expected)
+        elif isinstance(answer, Exists):
+            self._note(module, call, f"`{path}` exists; the wheel gives no signature of it")
         else:
-            self._note(
-                module, call, f"`{path}`: the wheel gives no signature; only its name is known"
-            )
+            self._note(module, call, f"`{path}`: the wheel's Python code does not tell")
 
     def _problems(
         self, module: Module, call: ast.Call, path: str, bound: Bound, expected: str

@@ -16,15 +16,24 @@ from typing import Any
 
 
 class Hider:
-    """An import blocker: to the program, `hidden` and its submodules are not installed."""
+    """A finder that does not see `hidden`; otherwise the finder that it stands in for.
 
-    def __init__(self, hidden: str) -> None:
+    Wrapped around every finder, so that `importlib.util.find_spec` says None as it does for a
+    package that is not installed, and an import fails the usual way.
+    """
+
+    def __init__(self, finder: Any, hidden: str) -> None:
+        self.finder = finder
         self.hidden = hidden
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Refuse the hidden package, leave the others to the next finder."""
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The wrapped finder's answer; None for the hidden package and what is in it."""
         if name == self.hidden or name.startswith(self.hidden + "."):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return None
+        return self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
 
 
 def failure(error: BaseException) -> dict[str, Any]:
@@ -43,7 +52,7 @@ def main(job_file: str) -> None:
     with Path(job_file).open(encoding="utf-8") as stream:
         job = json.load(stream)
     if job["hide"]:
-        sys.meta_path.insert(0, Hider(job["hide"]))
+        sys.meta_path[:] = [Hider(finder, job["hide"]) for finder in sys.meta_path]
     with Path(job["output"]).open("a", encoding="utf-8") as output:
         for name in job["modules"]:
             output.write(json.dumps({"module": name, "state": "begun"}) + "\n")

@@ -73,12 +73,10 @@ class Schema:
 
 
 BASE_TYPES = frozenset(
-    {
-        "Tensor", "Scalar", "int", "SymInt", "float", "SymFloat", "bool", "SymBool", "str",
-        "complex", "ScalarType", "Device", "DeviceIndex", "Layout", "MemoryFormat", "Generator", "Stream",
-        "Storage", "Dimname", "ConstQuantizerInfo", "QScheme", "Any", "NoneType", "None",
-    }
-)  # fmt: skip
+    "Tensor Scalar int SymInt float SymFloat bool SymBool str complex ScalarType Device "
+    "DeviceIndex Layout MemoryFormat Generator Stream Storage Dimname ConstQuantizerInfo QScheme Any NoneType "
+    "None".split()
+)
 """Types that a schema may name without further structure."""
 
 _TOKEN = re.compile(
@@ -351,9 +349,20 @@ _ACCEPTS: dict[str, frozenset[Literal]] = {
     "Generator": frozenset(),
 }
 
+_FILLS_A_LIST: dict[str, frozenset[Literal]] = {
+    "int": frozenset({Literal.INT, Literal.BOOL}),
+    "float": frozenset({Literal.FLOAT}),
+}
+"""Single numbers that stand for a list of fixed length, by the list's element type."""
+
 
 def type_problem(spec: TypeSpec, node: ast.expr, type_text: str) -> Problem | None:
-    """The reason why a literal cannot be an argument of this type, None where it can or may."""
+    """The reason why a literal is no argument of this type, None where it is or may be.
+
+    What torch.ops converts is right, with these exceptions, which it lets through and which break
+    the schema all the same: None for a Tensor, a bool or an element of a list, a str for a `str[]`,
+    a bool for a ScalarType.
+    """
     literal = literal_of(node)
     if literal is None:
         return None
@@ -369,7 +378,7 @@ def type_problem(spec: TypeSpec, node: ast.expr, type_text: str) -> Problem | No
             if isinstance(node, ast.List | ast.Tuple):
                 return _elements_problem(element, node, type_text)
             return None
-        if spec.size is not None and literal in _ACCEPTS.get(element.base, frozenset()):
+        if spec.size is not None and literal in _FILLS_A_LIST.get(element.base, frozenset()):
             return None
         return Problem(f"is {_shown(literal)} but the type is `{type_text}`", node)
     accepted = _ACCEPTS.get(spec.base)
@@ -408,7 +417,7 @@ def bind_schema(schema: Schema, call: ast.Call) -> Bound:
     return Bound(tuple(problems), bound.arguments)
 
 
-def bind_overloads(schemas: Sequence[Schema], call: ast.Call) -> Bound:
-    """Bind a call to the overload that takes it, or to the one that is nearest to doing so."""
-    attempts = [bind_schema(schema, call) for schema in schemas]
-    return min(attempts, key=lambda bound: len(bound.problems))
+def bind_overloads(schemas: Sequence[Schema], call: ast.Call) -> tuple[Schema, Bound]:
+    """The overload that takes a call, or the one that is nearest to doing so, and the binding."""
+    attempts = [(schema, bind_schema(schema, call)) for schema in schemas]
+    return min(attempts, key=lambda attempt: len(attempt[1].problems))

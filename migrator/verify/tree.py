@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ BUILT = frozenset(
     }
 )
 """Modules that vLLM's build makes or adds to."""
+
+_NPU_WORD = re.compile(rb"(?<![A-Za-z])npu|ascend", re.IGNORECASE)  # `input` has no word npu
 
 
 class TreeError(Exception):
@@ -146,7 +149,7 @@ def open_tree(root: Path, *, base: Path | None = None, everything: bool = False)
             )
         for path in tree.python_files():
             source = files.read(path)
-            if source is not None and b"npu" in source.lower():
+            if source is not None and _NPU_WORD.search(source):
                 _add(tree, path, source, added=True, ranges=None)
         return tree
     try:
