@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rules about the platform share: a branch on the platform's device type."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Iterator
+
+import libcst as cst
+
+from migrator.matchers import bound_by, first_statement, walk
+from migrator.recipes import has_npu_branch
+from migrator.rule import File, Finding, Insert, changed, migrated
+
+IMPORT = "from vllm.platforms import current_platform\n"
+TEST = 'current_platform.device_type == "npu"'
+
+
+def platform_branch(
+    file: File,
+    name: str,
+    *,
+    body: str,
+    reason: str,
+    before: cst.CSTNode | None = None,
+    needs: Collection[str] = (),
+) -> Iterator[Finding]:
+    """Put a branch for the NPU platform into the function `name` of a module.
+
+    Args:
+        file: the module.
+        name: the function's qualified name, which is the site's name as well.
+        body: statements of the branch, at indentation zero; they leave the function.
+        reason: why, for the log.
+        before: the statement of the function's body that the branch goes before: the first one
+            when left out.
+        needs: what the branch needs imported.
+    """
+    function = file.function(name)
+    if function is None:
+        return
+    if has_npu_branch(function):
+        yield migrated(name, function, needs)
+        return
+    code = f"if {TEST}:\n{textwrap.indent(body, '    ')}"
+    local = local_import(function)
+    if local is not None:
+        yield changed(name, function, reason, Insert(local, code, where="after"), needs=needs)
+        return
+    if "current_platform" not in file.imports.module_level:
+        code = IMPORT + code
+    anchor = before if before is not None else first_statement(function)
+    yield changed(name, function, reason, Insert(anchor, code), needs=needs)
+
+
+def local_import(function: cst.FunctionDef) -> cst.CSTNode | None:
+    """The statement of a function's body that binds `current_platform` for all of it, if any."""
+    for statement in function.body.body:
+        if isinstance(statement, cst.SimpleStatementLine) and any(
+            "current_platform" in bound_by(part) for part in statement.body
+        ):
+            return statement
+    return None
+
+
+def binds_platform(file: File, function: cst.FunctionDef) -> bool:
+    """Does `current_platform` mean the module's own import all through the function?"""
+    shadowed = any(
+        "current_platform" in bound_by(node)
+        for node in walk(function.body)
+        if isinstance(node, cst.ImportFrom)
+    )
+    return "current_platform" in file.imports.module_level and not shadowed

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU214: the NPU's switches among vLLM's environment variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from migrator.matchers import dotted
+from migrator.rule import (
+    Example,
+    File,
+    Finding,
+    Insert,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+)
+
+_ENVS = "vllm/envs.py"
+_TABLE = "environment_variables"
+
+VARIABLES = """\
+environment_variables |= {
+    # Whether attention on an NPU uses the operators of NNAL (ATB). If unset, it
+    # does where they are installed.
+    "VLLM_NPU_USE_NNAL": lambda: (
+        bool(int(os.environ["VLLM_NPU_USE_NNAL"]))
+        if "VLLM_NPU_USE_NNAL" in os.environ
+        else None
+    ),
+    # Keep the weights of linear layers on an NPU in the FRACTAL_NZ format.
+    "VLLM_NPU_WEIGHT_NZ": lambda: bool(int(os.getenv("VLLM_NPU_WEIGHT_NZ", "0"))),
+}
+"""
+
+
+class EnvironmentVariables(Rule):
+    """Declare the NPU's switches with vLLM's environment variables.
+
+    ## What it does
+    Adds `VLLM_NPU_USE_NNAL` and `VLLM_NPU_WEIGHT_NZ` to `environment_variables`.
+
+    ## Why
+    `vllm.envs` is how vLLM reads switches, tells them to its workers and, in later releases, warns
+    of a variable that it does not know.
+
+    ## Example
+    ```python
+    environment_variables |= {
+        "VLLM_NPU_WEIGHT_NZ": lambda: bool(int(os.getenv("VLLM_NPU_WEIGHT_NZ", "0"))),
+    }
+    ```
+
+    ## Safety
+    Guarded: nothing but the NPU's code reads them.
+    """
+
+    code = "NPU214"
+    safety = Safety.GUARDED
+    paths = (_ENVS,)
+    triggers = (_TABLE,)
+    sites = (Site(_TABLE, (_ENVS,)),)
+    examples = (
+        Example(
+            path=_ENVS,
+            before="""\
+import os
+
+environment_variables = {
+    "VLLM_TARGET_DEVICE": lambda: os.getenv("VLLM_TARGET_DEVICE", "cuda"),
+}
+""",
+            after=f"""\
+import os
+
+environment_variables = {{
+    "VLLM_TARGET_DEVICE": lambda: os.getenv("VLLM_TARGET_DEVICE", "cuda"),
+}}
+
+{VARIABLES}""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the table of variables."""
+        table: cst.CSTNode | None = None
+        for statement in file.module.body:
+            if not isinstance(statement, cst.SimpleStatementLine):
+                continue
+            part = statement.body[0]
+            if isinstance(part, cst.AugAssign) and dotted(part.target) == _TABLE:
+                yield migrated(_TABLE, statement)
+                return
+            if isinstance(part, cst.Assign):
+                target: cst.CSTNode = part.targets[0].target
+            elif isinstance(part, cst.AnnAssign) and part.value is not None:
+                target = part.target
+            else:
+                continue
+            if dotted(target) == _TABLE:
+                table = statement
+        if table is not None:
+            yield changed(
+                _TABLE,
+                table,
+                "the NPU's switches are unknown to vLLM",
+                Insert(table, VARIABLES, where="after", blank_lines=1),
+            )

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU217: graph capture with an NPU's communicator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from migrator.matchers import dotted, places, walk
+from migrator.rule import (
+    Example,
+    File,
+    Finding,
+    Insert,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    manual,
+    migrated,
+)
+
+_STATE = "vllm/distributed/parallel_state.py"
+_SITE = "GroupCoordinator.graph_capture"
+_NAME = "NPUCommunicator"
+_IMPORT = f"from vllm.distributed.device_communicators.npu_communicator import (\n    {_NAME},\n)\n"
+
+
+class GraphCaptureCommunicator(Rule):
+    """Let a process group of NPUs take part in graph capture.
+
+    ## What it does
+    In `GroupCoordinator.graph_capture`, adds `NPUCommunicator` to the communicators that the
+    assertion accepts.
+
+    ## Why
+    The assertion is there for `ca_comm`, the custom all-reduce of CUDA; the NPU's communicator says
+    that it has none. Without this, tensor parallelism and graphs exclude each other.
+
+    ## Example
+    ```python
+    assert isinstance(self.device_communicator, (CudaCommunicator, NPUCommunicator))
+    ```
+
+    ## Safety
+    Equivalent on other platforms: one more class passes an assertion.
+    """
+
+    code = "NPU217"
+    safety = Safety.EQUIVALENT
+    paths = (_STATE,)
+    triggers = (r"def graph_capture\b",)
+    sites = (Site(_SITE, (_STATE,)),)
+    examples = (
+        Example(
+            path=_STATE,
+            before="""\
+class GroupCoordinator:
+    def graph_capture(self):
+        from vllm.distributed.device_communicators.cuda_communicator import (
+            CudaCommunicator)
+        if self.device_communicator is not None:
+            assert isinstance(self.device_communicator, CudaCommunicator)
+            yield self.device_communicator.ca_comm
+""",
+            after="""\
+class GroupCoordinator:
+    def graph_capture(self):
+        from vllm.distributed.device_communicators.cuda_communicator import (
+            CudaCommunicator)
+        from vllm.distributed.device_communicators.npu_communicator import (
+            NPUCommunicator,
+        )
+        if self.device_communicator is not None:
+            assert isinstance(self.device_communicator, (CudaCommunicator, NPUCommunicator))
+            yield self.device_communicator.ca_comm
+""",
+        ),
+        Example(
+            path=_STATE,
+            before="""\
+class GroupCoordinator:
+    def graph_capture(self):
+        from vllm.distributed.device_communicators.xpu_communicator import (
+            XpuCommunicator,
+        )
+
+        assert isinstance(
+            self.device_communicator, (CudaCommunicator, XpuCommunicator)
+        )
+""",
+            after="""\
+class GroupCoordinator:
+    def graph_capture(self):
+        from vllm.distributed.device_communicators.xpu_communicator import (
+            XpuCommunicator,
+        )
+        from vllm.distributed.device_communicators.npu_communicator import (
+            NPUCommunicator,
+        )
+
+        assert isinstance(
+            self.device_communicator, (CudaCommunicator, XpuCommunicator, NPUCommunicator)
+        )
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the assertion about the communicator's class."""
+        function = file.function(_SITE)
+        if function is None:
+            return
+        if any(isinstance(n, cst.Name) and n.value == _NAME for n in walk(function)):
+            yield migrated(_SITE, function)
+            return
+        imported = [
+            place.statement
+            for place in places(function.body, cst.ImportFrom)
+            if "device_communicators" in (dotted(place.node.module) or "")  # type: ignore[attr-defined]
+        ]
+        for place in places(function.body, cst.Assert):
+            test = place.node.test  # type: ignore[attr-defined]
+            if not (
+                isinstance(test, cst.Call)
+                and dotted(test.func) == "isinstance"
+                and dotted(test.args[0].value) == "self.device_communicator"
+            ):
+                continue
+            if not imported:
+                yield manual(_SITE, place.node, "it imports no communicator class")
+                return
+            yield changed(
+                _SITE,
+                place.node,
+                "it asserts CUDA's communicator, whose custom all-reduce others have not",
+                Replace(test.args[1].value, _accept),
+                Insert(imported[-1], _IMPORT, where="after"),
+            )
+            return
+
+
+def _accept(node: cst.CSTNode) -> cst.CSTNode:
+    new = cst.Element(cst.Name(_NAME))
+    comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+    if isinstance(node, cst.Tuple):
+        *others, last = node.elements
+        return node.with_changes(elements=[*others, last.with_changes(comma=comma), new])
+    assert isinstance(node, cst.BaseExpression)
+    return cst.Tuple([cst.Element(node, comma=comma), new])
