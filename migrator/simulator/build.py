@@ -240,6 +240,9 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     work = directory / "work"
     lib.mkdir()
     work.mkdir()
+    for part in ("runtime", "compiler", "opp"):
+        # What torch_npu looks for in ASCEND_HOME_PATH; there is nothing to find in them.
+        (directory / "home" / part).mkdir(parents=True)
 
     # The runtime and HCCL say which symbols they implement; the rest becomes functions that
     # name themselves and fail, so that nothing made up is ever computed with.

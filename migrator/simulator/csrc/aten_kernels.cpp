@@ -683,4 +683,6 @@ TORCH_LIBRARY(ascend_sim, m) {
   m.def("take_over(str[] device, str[] autograd) -> str[]", &take_over);
   m.def("host_view(Tensor x) -> Tensor");
 }
-TORCH_LIBRARY_IMPL(ascend_sim, CompositeImplicitAutograd, m) { m.impl("host_view", &host_view); }
+TORCH_LIBRARY_IMPL(ascend_sim, CompositeImplicitAutograd, m) {
+  m.impl("host_view", &host_view);
+}

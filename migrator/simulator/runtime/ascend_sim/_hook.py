@@ -54,6 +54,12 @@ def install() -> None:
     # torch_npu would run its own work on a thread of its queue, out of step with the kernels
     # here, which run at once.
     os.environ["TASK_QUEUE_ENABLE"] = "0"
+    # Where CANN would be: torch_npu complains on stdout without it.
+    home = os.path.join(os.environ["ASCEND_SIM"], "home")
+    if not os.environ.get("ASCEND_HOME_PATH"):
+        os.environ["ASCEND_HOME_PATH"] = home
+    if not os.environ.get("ASCEND_OPP_PATH"):
+        os.environ["ASCEND_OPP_PATH"] = os.path.join(home, "opp")
     if not os.environ.get("ASCEND_SIM_MACHINE"):
         # A process that was not started by `simulator run` is a machine of its own, shared
         # with its children.
