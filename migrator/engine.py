@@ -8,14 +8,17 @@ give back byte for byte is left alone.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
+import itertools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst._nodes.internal import CodegenState
 
+from migrator.matchers import parents_of
 from migrator.rule import Edit, File, Finding, Insert, Replace, Rule, Status, statements
 from migrator.tree import Tree
 
@@ -84,24 +87,28 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
         module = cst.parse_module(data)
     except (cst.ParserSyntaxError, ValueError, UnicodeError, RecursionError) as error:
         return FileResult(path, None, failure=f"LibCST cannot parse it: {_first_line(error)}")
-    if module.bytes != data:
-        return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
     try:
         findings = _findings(File(path, module, tree), rules)
     except RecursionError:
         return FileResult(path, None, failure="it is nested too deeply to be searched")
-    if not any(finding.edits for _, finding in findings):
-        return FileResult(path, None, _records(path, module, findings, None, {}))
+    if not findings:
+        return FileResult(path, None)
+    old = _Source(module, {id(finding.node) for _, finding in findings})
+    if old.data != data:
+        return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
+    edits = [edit for _, finding in findings for edit in finding.edits]
+    if not edits:
+        return FileResult(path, None, _records(path, findings, old, None, {}))
     try:
-        after, images = _edit(module, [e for _, finding in findings for e in finding.edits])
-        data_after = after.bytes
-        failure = unparsable(path, data_after)
+        after, images = _edit(module, edits)
+        new = _Source(after, {id(image) for nodes in images.values() for image in nodes})
+        failure = unparsable(path, new.data)
         if failure is not None:
             raise EditError(f"the rewritten file does not parse: {failure}")
     except (EditError, RecursionError) as error:
         codes = ", ".join(sorted({rule.code for rule, finding in findings if finding.edits}))
         return FileResult(path, None, failure=f"{_first_line(error)} (rules {codes})")
-    return FileResult(path, data_after, _records(path, module, findings, after, images))
+    return FileResult(path, new.data, _records(path, findings, old, new, images))
 
 
 def unparsable(path: str, data: bytes) -> str | None:
@@ -160,6 +167,11 @@ class _Editor(cst.CSTTransformer):
                 new = [_with_blank_lines(new[0], edit.blank_lines), *new[1:]]
                 self._insert.setdefault(id(edit.node), []).append((edit, new))
         self.pending = set(self._replace) | set(self._insert)
+        self._on_path = _ancestors(module, self.pending)
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        # Most of a module holds no edit; its subtrees are taken over as they are.
+        return id(node) in self._on_path
 
     def on_leave(  # type: ignore[override] # an edit may put a node of another type
         self, original_node: cst.CSTNode, updated_node: cst.CSTNode
@@ -202,21 +214,91 @@ def _edit(
     return after, editor.images
 
 
+def _ancestors(root: cst.CSTNode, wanted: set[int]) -> set[int]:
+    """Identities of the nodes that have one of the wanted ones below them."""
+    parents = parents_of(root)
+    found: set[int] = set()
+    for key in wanted:
+        above = parents.get(key)
+        while above is not None and id(above) not in found:
+            found.add(id(above))
+            above = parents.get(id(above))
+    return found
+
+
+class _Marker(CodegenState):
+    """Writes code and notes between which of its tokens the wanted nodes lie.
+
+    LibCST's position provider notes every node of a module, which costs several times the writing.
+    """
+
+    def __init__(self, module: cst.Module, wanted: set[int]) -> None:
+        super().__init__(module.default_indent, module.default_newline)
+        self.wanted = wanted
+        self.inclusive: dict[int, tuple[int, int]] = {}
+        """Token ranges with the white space and comments that belong to a node."""
+        self.exact: dict[int, tuple[int, int]] = {}
+
+    def before_codegen(self, node: cst.CSTNode) -> None:
+        if id(node) in self.wanted:
+            self.inclusive[id(node)] = (len(self.tokens), 0)
+
+    def after_codegen(self, node: cst.CSTNode) -> None:
+        if id(node) in self.wanted:
+            self.inclusive[id(node)] = (self.inclusive[id(node)][0], len(self.tokens))
+
+    def record_syntactic_position(
+        self,
+        node: cst.CSTNode,
+        *,
+        start_node: cst.CSTNode | None = None,
+        end_node: cst.CSTNode | None = None,
+    ) -> contextlib.AbstractContextManager[None]:
+        return self._exactly(node) if id(node) in self.wanted else _NOTHING
+
+    @contextlib.contextmanager
+    def _exactly(self, node: cst.CSTNode) -> Iterator[None]:
+        start = len(self.tokens)
+        yield
+        self.exact[id(node)] = (start, len(self.tokens))
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+class _Source:
+    """A module's bytes, and the lines of the wanted nodes in them."""
+
+    def __init__(self, module: cst.Module, wanted: set[int]) -> None:
+        marker = _Marker(module, wanted)
+        module._codegen(marker)  # Module.code does just this, with a state of its own
+        self.module = module
+        self.data = "".join(marker.tokens).encode(module.encoding)
+        ranges = marker.inclusive | marker.exact
+        ends = list(itertools.accumulate((t.count("\n") for t in marker.tokens), initial=1))
+        self.spans: dict[int, Span] = {}
+        for key, (start, stop) in ranges.items():
+            text = "".join(marker.tokens[start:stop])
+            lead = len(text) - len(text.lstrip())
+            line = ends[start] + text[:lead].count("\n")
+            self.spans[key] = Span(line, line + text.strip().count("\n"))
+
+
 def _records(
     path: str,
-    module: cst.Module,
     findings: Sequence[tuple[Rule, Finding]],
-    after: cst.Module | None,
-    images: dict[int, list[cst.CSTNode]],
+    old: _Source,
+    new: _Source | None,
+    images: Mapping[int, Sequence[cst.CSTNode]],
 ) -> tuple[Record, ...]:
-    if not findings:
-        return ()
-    old = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
-    new = MetadataWrapper(after, unsafe_skip_copy=True).resolve(PositionProvider) if after else {}
     records = []
     for rule, finding in findings:
-        where = old[finding.node]
-        spans = [new[image] for edit in finding.edits for image in images[id(edit)]]
+        spans = [
+            new.spans[id(image)]
+            for edit in finding.edits
+            for image in images[id(edit)]
+            if new is not None
+        ]
         records.append(
             Record(
                 rule=rule.code,
@@ -224,11 +306,11 @@ def _records(
                 site=finding.site,
                 status=finding.status,
                 reason=finding.reason,
-                before=Span(where.start.line, where.end.line),
-                after=Span(min(s.start.line for s in spans), max(s.end.line for s in spans))
+                before=old.spans[id(finding.node)],
+                after=Span(min(s.line for s in spans), max(s.end_line for s in spans))
                 if spans
                 else None,
-                source=_snippet(module, finding.node),
+                source=_snippet(old.module, finding.node),
             )
         )
     return tuple(records)

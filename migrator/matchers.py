@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import libcst as cst
 
@@ -33,31 +34,45 @@ _LAYOUT = (
     cst.Semicolon,
     cst.AssignEqual,
 )
+_LAYOUT_FIELDS = frozenset({"lines_after_decorators", "header", "footer", "trailing_whitespace"})
 
 _fields: dict[type, tuple[str, ...]] = {}
+_is_syntax: dict[type, bool] = {str: False, tuple: False, list: False}
 
 
-def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+def _fields_of(kind: type) -> tuple[str, ...]:
+    names = tuple(
+        name
+        for name in kind.__dataclass_fields__  # type: ignore[attr-defined]
+        if not name.startswith(("whitespace", "leading", "lpar", "rpar", "comma", "semicolon"))
+        and name not in _LAYOUT_FIELDS
+    )
+    _fields[kind] = names
+    return names
+
+
+def _judge_type(kind: type) -> bool:
+    _is_syntax[kind] = issubclass(kind, cst.CSTNode) and not issubclass(kind, _LAYOUT)
+    return _is_syntax[kind]
+
+
+def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     """The syntax nodes right below `node`, in source order, without white space and punctuation."""
+    # This is the inner loop of every search, hence the dictionaries instead of isinstance.
     kind = type(node)
-    names = _fields.get(kind)
-    if names is None:
-        names = tuple(
-            name
-            for name in kind.__dataclass_fields__
-            if not name.startswith(("whitespace", "leading", "lpar", "rpar", "comma", "semicolon"))
-            and name not in ("lines_after_decorators", "header", "footer", "trailing_whitespace")
-        )
-        _fields[kind] = names
-    for name in names:
+    found = []
+    for name in _fields.get(kind) or _fields_of(kind):
         value = getattr(node, name)
-        if isinstance(value, cst.CSTNode):
-            if not isinstance(value, _LAYOUT):
-                yield value
-        elif isinstance(value, (list, tuple)):
+        if value.__class__ is tuple or value.__class__ is list:
             for item in value:
-                if isinstance(item, cst.CSTNode) and not isinstance(item, _LAYOUT):
-                    yield item
+                kind = item.__class__
+                if _is_syntax[kind] if kind in _is_syntax else _judge_type(kind):
+                    found.append(item)
+        else:
+            kind = value.__class__
+            if _is_syntax[kind] if kind in _is_syntax else _judge_type(kind):
+                found.append(value)
+    return found
 
 
 def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -66,20 +81,37 @@ def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     while stack:
         current = stack.pop()
         yield current
-        stack.extend(reversed(list(children(current))))
+        below = children(current)
+        if below:
+            below.reverse()
+            stack += below
+
+
+Parents = Mapping[int, cst.CSTNode]
+"""Identity of a node → the node right above it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A node with its ancestors, outermost first."""
+    """A node with its ancestors."""
 
     node: cst.CSTNode
-    ancestors: tuple[cst.CSTNode, ...]
+    parents: Parents
+
+    @property
+    def ancestors(self) -> tuple[cst.CSTNode, ...]:
+        """The nodes above, outermost first."""
+        found = []
+        above = self.parents.get(id(self.node))
+        while above is not None:
+            found.append(above)
+            above = self.parents.get(id(above))
+        return tuple(reversed(found))
 
     @property
     def parent(self) -> cst.CSTNode:
         """The node right above."""
-        return self.ancestors[-1]
+        return self.parents[id(self.node)]
 
     @property
     def qualified_name(self) -> str:
@@ -111,14 +143,50 @@ class Place:
 
 
 def places(root: cst.CSTNode, kinds: type | tuple[type, ...]) -> Iterator[Place]:
-    """Every node of `kinds` below `root` with its ancestors, in source order."""
-    stack: list[tuple[cst.CSTNode, tuple[cst.CSTNode, ...]]] = [(root, ())]
+    """Every node of `kinds` below `root` with its ancestors up to `root`, in source order."""
+    parents, by_type = _index(root)
+    if isinstance(kinds, tuple):
+        wanted = [t for t in by_type if issubclass(t, kinds)]
+        nodes = [item for t in wanted for item in by_type[t]]
+        nodes.sort(key=lambda item: item[0])
+        return iter([Place(node, parents) for _, node in nodes])
+    return iter(
+        [
+            Place(node, parents)
+            for kind, items in by_type.items()
+            if issubclass(kind, kinds)
+            for _, node in items
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def _index(
+    root: cst.CSTNode,
+) -> tuple[dict[int, cst.CSTNode], dict[type, list[tuple[int, cst.CSTNode]]]]:
+    """Parents of all nodes below `root`, and the nodes by type with their place in source order.
+
+    Several rules search the same module; nodes are compared by identity, so it is found again.
+    """
+    parents: dict[int, cst.CSTNode] = {}
+    by_type: dict[type, list[tuple[int, cst.CSTNode]]] = {}
+    stack = [root]
+    number = 0
     while stack:
-        node, above = stack.pop()
-        if isinstance(node, kinds):
-            yield Place(node, above)
-        below = (*above, node)
-        stack.extend((child, below) for child in reversed(list(children(node))))
+        node = stack.pop()
+        by_type.setdefault(node.__class__, []).append((number, node))
+        number += 1
+        below = children(node)
+        for child in below:
+            parents[id(child)] = node
+        below.reverse()
+        stack += below
+    return parents, by_type
+
+
+def parents_of(root: cst.CSTNode) -> Parents:
+    """For every node below `root`, by its identity, the node right above it."""
+    return _index(root)[0]
 
 
 def definitions(module: cst.Module) -> Definitions:

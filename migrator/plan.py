@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -146,7 +148,8 @@ def make_plan(
             python.append(entry.path)
             modes[entry.path] = entry.mode
     sources, failures = _candidates(tree, python, chosen)
-    results = _run(tree, sources, jobs, progress)
+    job = _Job(tree, sources, {rule.code: rule for rule in chosen})
+    results = _run(job, jobs, progress)
     failures += [Failure(r.path, r.failure) for r in results if r.failure is not None]
     files = [
         FileChange(r.path, sources[r.path][0], r.after, modes[r.path])
@@ -190,12 +193,20 @@ def _candidates(
     tree: Tree, python: Iterable[str], rules: Sequence[Rule]
 ) -> tuple[Sources, list[Failure]]:
     """Search the bytes of every file for the rules' triggers, so that few have to be parsed."""
-    specs = {r.code: pathspec.GitIgnoreSpec.from_lines(r.paths) for r in rules}
-    triggers = {r.code: re.compile("|".join(r.triggers).encode()) for r in rules if r.triggers}
-    helpers = tuple(r.code for r in rules if r.provides is not None)
     # A site that is migrated already may have lost the rule's trigger, so its file is looked at
-    # whatever it holds.
-    declared = {(r.code, path) for r in rules for site in r.sites for path in site.paths}
+    # whatever it holds; so is every file that a rule names outright.
+    named: dict[str, set[str]] = {}
+    searched = []
+    for rule in rules:
+        for path in {p for site in rule.sites for p in site.paths}.union(
+            p for p in rule.paths if not set(p) & set("*?[!")
+        ):
+            named.setdefault(path, set()).add(rule.code)
+        if rule.triggers and any(set(p) & set("*?[!") for p in rule.paths):
+            trigger = re.compile("|".join(rule.triggers).encode())
+            spec = pathspec.GitIgnoreSpec.from_lines(rule.paths)
+            searched.append((rule.code, trigger, spec))
+    helpers = {r.code for r in rules if r.provides is not None}
     sources: Sources = {}
     failures: list[Failure] = []
     for path in python:
@@ -203,65 +214,91 @@ def _candidates(
         if data is None:
             failures.append(Failure(path, "it cannot be read"))
             continue
-        codes = tuple(
+        codes = named.get(path, set()).union(
             code
-            for code, trigger in triggers.items()
-            if (code, path) in declared or (trigger.search(data) and specs[code].match_file(path))
+            for code, trigger, spec in searched
+            if trigger.search(data) and spec.match_file(path)
         )
         if codes:
-            sources[path] = (data, codes + helpers)
+            sources[path] = (data, tuple(sorted(codes | helpers)))
     return sources, failures
 
 
-_worker_state: tuple[Tree, Sources, Mapping[str, Rule]] | None = None
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a worker process needs; it is there by the fork, nothing is sent."""
+
+    tree: Tree
+    sources: Sources
+    rules: Mapping[str, Rule]
+
+    def run(self, path: str) -> FileResult:
+        data, codes = self.sources[path]
+        return migrate_file(path, data, [self.rules[c] for c in codes], self.tree)
 
 
-def _start_worker(tree: Tree, sources: Sources) -> None:
-    global _worker_state  # noqa: PLW0603 - set once in each process, before its first file
-    _worker_state = (tree, sources, {r.code: r for r in all_rules()})
+_job: _Job | None = None
+
+
+def _start_worker(job: _Job) -> None:
+    global _job  # noqa: PLW0603 - set once in each process, before its first file
+    _job = job
 
 
 def _work(path: str) -> FileResult:
-    assert _worker_state is not None
-    tree, sources, rules = _worker_state
-    data, codes = sources[path]
-    return migrate_file(path, data, [rules[c] for c in sorted(codes)], tree)
+    assert _job is not None
+    return _job.run(path)
 
 
-def _run(tree: Tree, sources: Sources, jobs: int, progress: Progress | None) -> list[FileResult]:
+def _run(job: _Job, jobs: int, progress: Progress | None) -> list[FileResult]:
     # Longest first, so that no process is left with a long file at the end.
-    todo = sorted(sources, key=lambda path: (-len(sources[path][0]), path))
+    todo = sorted(job.sources, key=lambda path: (-len(job.sources[path][0]), path))
     done: dict[str, FileResult] = {}
-
-    def collect(results: Iterable[FileResult]) -> None:
-        for result in results:
+    with _without_garbage_collection():
+        for result in _results(job, todo, jobs):
             done[result.path] = result
             if progress is not None:
                 progress(len(done), len(todo))
-
-    total = sum(len(data) for data, _ in sources.values())
-    if jobs <= 1 or total < PARALLEL_BYTES:
-        _start_worker(tree, sources)
-        collect(map(_work, todo))
-    else:
-        pool = partial(
-            ProcessPoolExecutor,
-            mp_context=multiprocessing.get_context("fork"),
-            initializer=_start_worker,
-            initargs=(tree, sources),
-        )
-        try:
-            with pool(max_workers=min(jobs, len(todo))) as workers:
-                collect(workers.map(_work, todo))
-        except BrokenProcessPool:
-            # A parser died with its process. Find the file: each that is left gets its own.
-            for path in (p for p in todo if p not in done):
-                try:
-                    with pool(max_workers=1) as worker:
-                        collect(worker.map(_work, [path]))
-                except BrokenProcessPool:
-                    collect([FileResult(path, None, failure="its parser died")])
     return [done[path] for path in sorted(done)]
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Syntax trees are large and free of cycles: the collector would only walk over them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
+    """Work through the files, in other processes where that pays."""
+    if jobs <= 1 or sum(len(job.sources[path][0]) for path in todo) < PARALLEL_BYTES:
+        yield from map(job.run, todo)
+        return
+    pool = partial(
+        ProcessPoolExecutor,
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_start_worker,
+        initargs=(job,),
+    )
+    left = dict.fromkeys(todo)
+    try:
+        with pool(max_workers=min(jobs, len(todo))) as workers:
+            for result in workers.map(_work, todo):
+                del left[result.path]
+                yield result
+    except BrokenProcessPool:
+        # A parser died with its process. Find the file: each that is left gets its own.
+        for path in left:
+            try:
+                with pool(max_workers=1) as worker:
+                    yield worker.submit(_work, path).result()
+            except BrokenProcessPool:
+                yield FileResult(path, None, failure="its parser died")
 
 
 def _added(tree: Tree, rule: Rule, path: str) -> tuple[FileChange | None, Record]:

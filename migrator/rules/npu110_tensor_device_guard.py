@@ -51,7 +51,8 @@ class TensorDeviceGuard(Rule):
 
     code = "NPU110"
     safety = Safety.EQUIVALENT
-    triggers = (r"(?<!current_platform)\.is_cuda\b(?!\s*\()",)
+    # The literal comes first: a search that starts with a look-behind is ten times slower.
+    triggers = (r"\.is_cuda\b(?<!current_platform\.is_cuda)(?!\s*\()",)
     sites = (
         Site(
             "apply_repetition_penalties",
