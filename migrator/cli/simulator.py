@@ -68,9 +68,7 @@ def install(env: Path | None) -> None:
 )
 @_ENV
 @click.option("--devices", type=int, metavar="N", help="Number of NPUs (default: 1).")
-@click.option(
-    "--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB (default: 4GiB)."
-)
+@click.option("--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB (default: 4GiB).")
 @click.option("--soc", metavar="NAME", help="Chip, such as Ascend910B1, which is the default.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
 def run(

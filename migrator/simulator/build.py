@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from packaging.version import Version
 
 from migrator.simulator import symbols
 
@@ -55,7 +56,8 @@ print(json.dumps({
 _ASK_TORCH = """
 import json, torch
 from torch.utils import cpp_extension
-print(json.dumps({"include": cpp_extension.include_paths(), "abi": int(torch.compiled_with_cxx11_abi())}))
+abi = int(torch.compiled_with_cxx11_abi())
+print(json.dumps({"include": cpp_extension.include_paths(), "abi": abi}))
 """
 
 
@@ -145,8 +147,10 @@ def environment(env: Path | None) -> Environment:
 
 def mismatch(torch: str, torch_npu: str) -> str | None:
     """Why this torch and torch_npu do not go together, None where they do."""
-    release = tuple(int(part) for part in re.findall(r"\d+", torch.split("+")[0])[:3])
-    wanted = tuple(int(part) for part in re.findall(r"\d+", torch_npu.split("+")[0])[:3])
+    release = tuple(int(part) for part in re.findall(r"\d+", torch.split("+", maxsplit=1)[0])[:3])
+    wanted = tuple(
+        int(part) for part in re.findall(r"\d+", torch_npu.split("+", maxsplit=1)[0])[:3]
+    )
     if release < OLDEST_TORCH:
         return f"torch {torch} is too old: the simulator needs torch 2.8.0 or newer"
     if release != wanted:
@@ -337,8 +341,7 @@ def _fallback_source(names: Sequence[str]) -> str:
             lines.append(f"ASCEND_SIM_API char {name}[256];")
         else:
             lines.append(
-                f"ASCEND_SIM_API long {name}(void) "
-                f'{{ return ascend_sim_unimplemented("{name}"); }}'
+                f'ASCEND_SIM_API long {name}(void) {{ return ascend_sim_unimplemented("{name}"); }}'
             )
     return "\n".join(lines) + "\n"
 

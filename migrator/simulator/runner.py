@@ -110,7 +110,7 @@ def run(build: Build, command: Sequence[str], machine: Machine | None = None) ->
     own_machine = "ASCEND_SIM_MACHINE" not in os.environ
     arguments = command_line(build, command)
     try:
-        child = subprocess.Popen(arguments, env=env)  # noqa: S603 - the user's own command
+        child = subprocess.Popen(arguments, env=env)
     except OSError as error:
         raise SimulatorError(f"cannot run {arguments[0]}: {error.strerror}") from error
 
@@ -134,7 +134,7 @@ def run(build: Build, command: Sequence[str], machine: Machine | None = None) ->
 
 def remove_machine(name: str) -> None:
     """Remove what the processes of a simulated machine left in shared memory."""
-    for path in Path("/dev/shm").glob(f"ascend_sim.{os.getuid()}.{name}.*"):  # noqa: S108
+    for path in Path("/dev/shm").glob(f"ascend_sim.{os.getuid()}.{name}.*"):
         path.unlink(missing_ok=True)
 
 

@@ -32,7 +32,9 @@ _STANDARD = re.compile(r"_ZNK?St|_ZSt")  # libstdc++
 _TORCH = re.compile(r"_ZN[A-Z]*(2at|3c10|4c10d|5torch|6caffe2)|_Z\d+THP")
 # The interpreter itself supplies these to extension modules.
 _PYTHON = re.compile(r"_?Py[A-Z_]")
-_BY_NAME = re.compile(rb"\0((?:acl(?:rt|mdl|sys|prof|op)?|Hccl|Msprof)[A-Z][A-Za-z0-9]{3,60})(?=\0)")
+_BY_NAME = re.compile(
+    rb"\0((?:acl(?:rt|mdl|sys|prof|op)?|Hccl|Msprof)[A-Z][A-Za-z0-9]{3,60})(?=\0)"
+)
 _SOC = re.compile(rb"\0(Ascend\d{3}[A-Za-z0-9_-]{0,12})(?=\0)")
 
 
@@ -148,7 +150,7 @@ def libraries_of(torch_npu: Path) -> list[Path]:
 
 
 def requirements(torch_npu: Path, torch: Path) -> Requirements:
-    """Read what the torch_npu in `torch_npu` needs beyond the torch in `torch` (package directories).
+    """Read what a torch_npu needs beyond torch; both are given as package directories.
 
     Raises `ElfError` where torch_npu holds no library, or one cannot be read.
     """
@@ -167,8 +169,9 @@ def requirements(torch_npu: Path, torch: Path) -> Requirements:
         for path in _torch_libraries(torch):
             undefined -= read_elf(path).defined
     foreign = {name for name in undefined if _TORCH.match(name)}
-    undefined = {name for name in undefined - foreign
-        if not _STANDARD.match(name) and not _in_system(name)}
+    undefined = {
+        name for name in undefined - foreign if not _STANDARD.match(name) and not _in_system(name)
+    }
     by_name: set[str] = set()
     socs: set[str] = set()
     for elf in own:
@@ -185,7 +188,7 @@ def requirements(torch_npu: Path, torch: Path) -> Requirements:
 
 
 def _in_system(symbol: str) -> bool:
-    """Whether the C library and its companions supply `symbol`; some wheels leave its version out."""
+    """Whether the C library or a companion supplies `symbol`; some wheels leave versions out."""
     for name in _SYSTEM_FILES:
         try:
             if hasattr(ctypes.CDLL(name), symbol):
