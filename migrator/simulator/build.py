@@ -147,10 +147,7 @@ def environment(env: Path | None) -> Environment:
 
 def mismatch(torch: str, torch_npu: str) -> str | None:
     """Why this torch and torch_npu do not go together, None where they do."""
-    release = tuple(int(part) for part in re.findall(r"\d+", torch.split("+", maxsplit=1)[0])[:3])
-    wanted = tuple(
-        int(part) for part in re.findall(r"\d+", torch_npu.split("+", maxsplit=1)[0])[:3]
-    )
+    release, wanted = Version(torch).release, Version(torch_npu).release
     if release < OLDEST_TORCH:
         return f"torch {torch} is too old: the simulator needs torch 2.8.0 or newer"
     if release != wanted:
