@@ -247,7 +247,7 @@ class _Marker(CodegenState):
         if id(node) in self.wanted:
             self.inclusive[id(node)] = (self.inclusive[id(node)][0], len(self.tokens))
 
-    def record_syntactic_position(
+    def record_syntactic_position(  # type: ignore[override] # a context manager all the same
         self,
         node: cst.CSTNode,
         *,

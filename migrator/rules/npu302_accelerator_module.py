@@ -6,7 +6,7 @@ from __future__ import annotations
 from migrator.rule import Rule, Safety
 
 
-class DeviceModule(Rule):
+class AcceleratorModule(Rule):
     """Add `vllm/accelerator.py`, which gives `torch.npu` on an NPU and `torch.cuda` elsewhere.
 
     ## What it does

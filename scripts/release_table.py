@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migrate real vLLM releases and write docs/releases.md: a table of release by rule.
+
+For each release: `apply` into a new directory, a second `apply --in-place` that must change
+nothing, `python -W error -m compileall`, and `check`. The command's exit code is 1 if any fails.
+
+    python scripts/release_table.py            # the releases of the table, fetched by name
+    python scripts/release_table.py --all      # every minor and patch release known
+    python scripts/release_table.py 0.11.0     # only these, printed and not written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrator.log import LOG_NAME, Log, read_log
+from migrator.rules import all_rules
+from migrator.sources import fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "releases.md"
+SHOWN = (
+    "0.9.2 0.10.2 0.11.0 0.11.2 0.13.0 0.16.0 0.18.0 0.21.0 0.23.0 0.26.0 0.29.0 0.32.0 0.33.0"
+).split()
+EVERY = (
+    "0.9.2 0.10.0 0.10.1.1 0.10.2 0.11.0 0.11.1 0.11.2 0.12.0 0.13.0 0.14.0 0.14.1 0.16.0 0.17.1 "
+    "0.18.0 0.19.1 0.20.2 0.21.0 0.22.1 0.23.0 0.24.0 0.25.1 0.26.0 0.27.1 0.28.0 0.29.0 0.30.0 "
+    "0.31.0 0.32.0 0.33.0"
+).split()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one release."""
+
+    release: str
+    log: Log | None
+    problems: tuple[str, ...]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "migrator", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def digest(tree: Path) -> str:
+    """One hash over every path, mode and byte of a tree."""
+    total = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            total.update(f"{path.relative_to(tree)}\0{path.stat().st_mode}\0".encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def migrate(release: str, scratch: Path) -> Outcome:
+    """Apply, apply again, compile and check one release."""
+    source, target = fetch(release), scratch / release
+    problems = []
+    first = command("apply", str(source), "-o", str(target))
+    if first.returncode != 0:
+        return Outcome(release, None, (f"apply exits {first.returncode}: {first.stderr[-600:]}",))
+    before = digest(target)
+    second = command("apply", str(target), "--in-place", "--force", "-q")
+    if second.returncode != 0 or digest(target) != before:
+        problems.append(f"a second apply changes the tree (exit {second.returncode})")
+    checked = command("check", str(target), "-q")
+    if checked.returncode != 0:
+        problems.append(f"check exits {checked.returncode}")
+    compiled = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "compileall", "-q", "-f", str(target / "vllm")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if compiled.returncode != 0:
+        problems.append(f"compileall: {compiled.stdout[-400:]}")
+    return Outcome(release, read_log((target / LOG_NAME).read_bytes()), tuple(problems))
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The table in Markdown: sites changed, `–` where the release is known not to have the site."""
+    lines = [
+        "# Releases",
+        "",
+        "Made by `python scripts/release_table.py`: sites that each rule changes in each release.",
+        "For every release `apply` exits 0, a second `apply --in-place` changes nothing, `check` "
+        "finds nothing",
+        "pending and `python -W error -m compileall` passes. `–`: the rule has no site there, for "
+        "a known reason",
+        "(`vllm-npu-migrate explain CODE`).",
+        "",
+        "| Rule | " + " | ".join(outcome.release for outcome in outcomes) + " |",
+        "| --- |" + " ---: |" * len(outcomes),
+    ]
+    for rule in all_rules():
+        cells = []
+        for outcome in outcomes:
+            entry = (
+                next((r for r in outcome.log.rules if r.code == rule.code), None)
+                if (outcome.log)
+                else None
+            )
+            cells.append("failed" if entry is None else str(entry.changed or "–"))
+        lines.append(f"| {rule.code} {rule.name} | " + " | ".join(cells) + " |")
+    files = [str(len(o.log.files)) if o.log else "failed" for o in outcomes]
+    lines.append("| *files added or changed* | " + " | ".join(files) + " |")
+    skipped = [
+        str(sum(e.kind == "skipped" for e in o.log.left_alone)) if o.log else "failed"
+        for o in outcomes
+    ]
+    lines.append("| *sites skipped, with reasons* | " + " | ".join(skipped) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    asked = [a for a in arguments if not a.startswith("-")]
+    releases = asked or (EVERY if "--all" in arguments else SHOWN)
+    outcomes = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for release in releases:
+            outcome = migrate(release, Path(scratch))
+            outcomes.append(outcome)
+            state = "; ".join(outcome.problems) or "ok"
+            print(f"{release}: {state}", file=sys.stderr, flush=True)
+            subprocess.run(["rm", "-rf", str(Path(scratch) / release)], check=True)
+    text = table(outcomes)
+    if asked:
+        print(text, end="")
+    else:
+        TABLE.write_text(text, encoding="utf-8")
+        print(f"wrote {TABLE.relative_to(ROOT)}", file=sys.stderr)
+    return 1 if any(outcome.problems for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
