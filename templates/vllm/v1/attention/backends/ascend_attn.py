@@ -6,9 +6,12 @@ Two sets of operators, chosen once per process by `VLLM_NPU_USE_NNAL`:
 
 * NNAL (Ascend Transformer Boost, `torch_npu._npu_*`): one operator writes the
   cache, one does prefill and one does decode. Chunked prefill, prefix-cache
-  hits and mixed batches go to `npu_fused_infer_attention_score`.
+  hits and mixed batches go to `npu_fused_infer_attention_score`, or to NNAL
+  again where that operator does not take the head size.
 * without NNAL: `npu_scatter_pa_kv_cache` writes the cache, and
   `npu_fused_infer_attention_score` computes every state from it.
+
+A sliding window always goes to `npu_fused_infer_attention_score`.
 
 Keys and values live in separate buffers `[blocks, 128, kv_heads, head_size]`.
 Sequence lengths are host values for all of these operators.
@@ -39,13 +42,30 @@ from vllm.v1.kv_cache_interface import KVCacheLayout
 # npu-migrate: end
 
 # The fused attention operator takes a causal mask of this fixed size and
-# applies it to sequences of any length (sparse_mode 3 and 4).
+# applies it to sequences of any length (sparse_mode 3 and 4). The prefill
+# operator of NNAL takes one as wide as the longest sequence: longer prompts
+# than this go to the fused operator instead of a mask that grows with them.
 MASK_SIZE = 2048
 CAUSAL = 3
 BAND = 4
 
+# Head sizes that it takes with sequences packed one after the other (TND), and
+# the largest one that the prefill operators of NNAL take.
+FUSED_HEAD_SIZES = (64, 128, 192)
+MAX_NNAL_HEAD_SIZE = 256
+
+# Side of the mask that NNAL's operator for a cached prefix takes.
+PREFIX_MASK_SIZE = 128
+
 # What `block_size` means to the operators: tokens of a cache block.
 KERNEL_BLOCK_SIZE = 128
+
+
+@cache
+def _scatter_takes_cache_mode() -> bool:
+    # torch_npu 2.8 has no such argument, and no layout but the fractal one.
+    schema = torch.ops.npu.npu_scatter_pa_kv_cache.default._schema
+    return any(argument.name == "cache_mode" for argument in schema.arguments)
 
 
 @cache
@@ -90,7 +110,7 @@ class AscendAttentionBackend(AttentionBackend):
 
     @classmethod
     def validate_head_size(cls, head_size: int) -> None:
-        _check_head_size(head_size)
+        _check_head_size(head_size, None)
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -138,7 +158,10 @@ class AscendMetadata:
     state: AscendAttentionState
     seq_lens: torch.Tensor
     """[num_reqs] int32, on the host: context lengths with the new tokens."""
+    query_lens: torch.Tensor
+    """[num_reqs] int32, on the host: new tokens."""
     seq_lens_list: list[int]
+    max_seq_len: int
     cum_query_lens: list[int]
     """End of each request's tokens in the batch; the last is num_actual_tokens."""
     block_table: torch.Tensor
@@ -150,8 +173,21 @@ class AscendMetadata:
 
 
 @cache
-def _causal_mask(device: torch.device) -> torch.Tensor:
-    mask = torch.ones(MASK_SIZE, MASK_SIZE, dtype=torch.int8)
+def _causal_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[2048, 2048] with something above the diagonal and 0 elsewhere.
+
+    NNAL adds a float16 mask to the scores as it is. A bfloat16 mask it takes
+    times -10000, and integers are flags: there 1 hides a key.
+    """
+    hidden = float("-inf") if dtype is torch.float16 else 1
+    mask = torch.full((MASK_SIZE, MASK_SIZE), hidden, dtype=dtype)
+    return torch.triu(mask, diagonal=1).to(device)
+
+
+@cache
+def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[128, 128] with 1 above the diagonal: a pattern, whatever the dtype."""
+    mask = torch.ones(PREFIX_MASK_SIZE, PREFIX_MASK_SIZE, dtype=dtype)
     return torch.triu(mask, diagonal=1).to(device)
 
 
@@ -166,7 +202,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         device: torch.device,
     ):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        self.attn_mask = _causal_mask(device)
+        self.attn_mask = _causal_mask(device, torch.int8)
 
     def reorder_batch(self, input_batch, scheduler_output) -> bool:
         return False
@@ -183,7 +219,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         query_lens = ends - starts
         # Graph padding adds requests without tokens at the end of the batch.
         num_reqs = int(torch.count_nonzero(query_lens))
-        query_lens = query_lens[:num_reqs]
+        query_lens = query_lens[:num_reqs].to(torch.int32)
         seq_lens = self._host_seq_lens(common)[:num_reqs].to(torch.int32)
         num_tokens = int(ends[num_reqs - 1]) if num_reqs else 0
 
@@ -197,7 +233,9 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             num_actual_tokens=num_tokens,
             state=state,
             seq_lens=seq_lens,
+            query_lens=query_lens,
             seq_lens_list=seq_lens.tolist(),
+            max_seq_len=int(seq_lens.max()) if num_reqs else 0,
             cum_query_lens=ends[:num_reqs].tolist(),
             block_table=common.block_table_tensor[:num_reqs],
             slot_mapping=common.slot_mapping[:num_tokens].to(torch.int32),
@@ -218,11 +256,19 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         # npu-migrate: end
 
 
-def _check_head_size(head_size: int) -> None:
-    if head_size % 16 or head_size > 512:
+def _check_head_size(head_size: int, sliding_window: int | None) -> None:
+    if head_size in FUSED_HEAD_SIZES:
+        return
+    if sliding_window is not None or not uses_nnal():
+        what = "without NNAL" if sliding_window is None else "with a sliding window"
+        raise NotImplementedError(
+            f"NPU attention {what} needs a head size of "
+            f"{', '.join(map(str, FUSED_HEAD_SIZES))}, not {head_size}."
+        )
+    if head_size % 16 or head_size > MAX_NNAL_HEAD_SIZE:
         raise NotImplementedError(
             "NPU attention needs a head size that is a multiple of 16 and at most "
-            f"512, not {head_size}."
+            f"{MAX_NNAL_HEAD_SIZE}, not {head_size}."
         )
 
 
@@ -257,7 +303,7 @@ class AscendAttentionImpl(AttentionImpl):
             raise NotImplementedError(
                 f"NPU attention does not support {', '.join(unsupported)}."
             )
-        _check_head_size(head_size)
+        _check_head_size(head_size, sliding_window)
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)
@@ -266,6 +312,7 @@ class AscendAttentionImpl(AttentionImpl):
         self.kv_cache_dtype = kv_cache_dtype
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
         self.nnal = uses_nnal()
+        self.takes_fused = head_size in FUSED_HEAD_SIZES
 
     def forward(
         self,
@@ -299,10 +346,11 @@ class AscendAttentionImpl(AttentionImpl):
         num_tokens = attn_metadata.num_actual_tokens
         if num_tokens == 0:
             return output.fill_(0)
-        query, out = query[:num_tokens], output[:num_tokens]
+        query, out = query[:num_tokens].contiguous(), output[:num_tokens]
         key_cache, value_cache = kv_cache
         if key is not None:
-            key, value = key[:num_tokens], value[:num_tokens].contiguous()
+            key = key[:num_tokens].contiguous()
+            value = value[:num_tokens].contiguous()
             if self.kv_sharing_target_layer_name is None:
                 self._write_cache(key, value, key_cache, value_cache, attn_metadata)
 
@@ -321,20 +369,39 @@ class AscendAttentionImpl(AttentionImpl):
                 context_lens=attn_metadata.seq_lens,
                 out=out,
             )
-        elif state is AscendAttentionState.PREFILL_NO_CACHE and key is not None:
+        elif (
+            state is AscendAttentionState.PREFILL_NO_CACHE
+            and key is not None
+            and attn_metadata.max_seq_len <= MASK_SIZE
+        ):
             torch_npu._npu_flash_attention(
                 query=query,
                 key=key,
                 value=value,
-                mask=attn_metadata.attn_mask,
+                mask=_causal_mask(query.device, query.dtype),
                 seq_len=attn_metadata.seq_lens,
                 scale_value=self.scale,
                 num_heads=self.num_heads,
                 num_kv_heads=self.num_kv_heads,
                 out=out,
             )
-        else:
+        elif self.takes_fused:
             self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
+        else:
+            # Decodes in the batch are prefills of one token here.
+            torch_npu._npu_flash_attention_qlens(
+                query=query,
+                key_cache=key_cache,
+                value_cache=value_cache,
+                block_table=attn_metadata.block_table,
+                mask=_prefix_mask(query.device, query.dtype),
+                seq_len=attn_metadata.query_lens,
+                context_lens=attn_metadata.seq_lens,
+                num_kv_heads=self.num_kv_heads,
+                num_heads=self.num_heads,
+                scale_value=self.scale,
+                out=out,
+            )
         return output
 
     def _write_cache(
@@ -353,16 +420,20 @@ class AscendAttentionImpl(AttentionImpl):
                 value_cache=value_cache,
                 slot_indices=attn_metadata.slot_mapping,
             )
-        else:
+        elif _scatter_takes_cache_mode():
             # The default cache mode is a fractal layout, not these buffers'.
             torch_npu.npu_scatter_pa_kv_cache(
-                key.contiguous(),
+                key,
                 value,
                 key_cache,
                 value_cache,
                 attn_metadata.slot_mapping,
                 cache_mode="Norm",
             )
+        else:
+            slots = attn_metadata.slot_mapping.unsqueeze(1)
+            for cache, tokens in ((key_cache, key), (value_cache, value)):
+                torch_npu.npu_scatter_nd_update_(cache.flatten(0, 1), slots, tokens)
 
     def _fused_infer(
         self,
