@@ -7,7 +7,7 @@ to the installed torch_npu and is called once, by the simulator's boot.
 
 from __future__ import annotations
 
-from . import activation, attention, kv_cache, norm, rotary
+from . import activation, attention, kv_cache, moe, norm, rotary, sampling
 from ._registry import (
     REGISTRY,
     MetaMismatchError,
@@ -25,8 +25,10 @@ __all__ = [
     "activation",
     "attention",
     "kv_cache",
+    "moe",
     "norm",
     "problems",
     "register",
     "rotary",
+    "sampling",
 ]

@@ -13,7 +13,6 @@ import ctypes
 import functools
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
@@ -66,8 +65,7 @@ def stream_of(device: torch.device, operator: str) -> int | None:
     runtime = _runtime()
     if not runtime.ascend_sim_streams_busy():
         return None
-    npu: Any = torch.npu  # type: ignore[attr-defined]
-    stream = int(npu.current_stream(device).npu_stream)
+    stream = int(torch.npu.current_stream(device).npu_stream)
     if runtime.ascend_sim_stream_capturing(stream):
         return stream
     code = runtime.ascend_sim_stream_host_access(stream, operator.encode())
@@ -80,7 +78,7 @@ def _extent(tensor: torch.Tensor) -> int:
     if not tensor.numel():
         return 0
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return (last + 1) * tensor.element_size()
+    return int((last + 1) * tensor.element_size())
 
 
 def will_write(stream: int, tensors: Iterable[torch.Tensor]) -> None:

@@ -54,8 +54,8 @@ def npu_clipped_swiglu(
     """``a * sigmoid(alpha * a) * (b + bias)``, a cut at ``limit`` above, b on both sides.
 
     ``interleaved``: a and b are the even and odd elements of the dimensions from ``dim`` on
-    taken as one, else its halves. Rows past the sum of ``group_index`` are zero here; the
-    device leaves them undefined.
+    taken as one, else its halves. Rows past the sum of ``group_index`` are undefined on the
+    device and NaN here.
     """
     axis = _split_dimension(x, dim, "x")
     check.require(x.dim() > 1, "x", "more than one dimension", x.dim())
@@ -72,7 +72,7 @@ def npu_clipped_swiglu(
     gate, up = (rows[:, ::2], rows[:, 1::2]) if interleaved else rows.chunk(2, 1)
     gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
     y = gate * torch.sigmoid(alpha * gate) * (up + bias)
-    y[used:] = 0
+    y[used:] = torch.nan
     size = list(x.shape)
     size[axis] //= 2
     return y.reshape(size).to(x.dtype)

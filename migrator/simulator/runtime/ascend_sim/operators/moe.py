@@ -1,0 +1,814 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixture of experts: gating, routing, grouped matrix products, and the way back.
+
+Rows that the device leaves undefined are NaN here, so that code which reads them shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import _checks as check
+from ._registry import operator
+
+_MOST_EXPERTS = 2048
+_LIST_LENGTH = 128
+
+
+def _undefined(x: torch.Tensor, *size: int) -> torch.Tensor:
+    if x.is_floating_point():
+        return torch.full(size, torch.nan, dtype=x.dtype)
+    return torch.zeros(size, dtype=x.dtype)
+
+
+def _descending(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the ``count`` greatest in the last dimension, the lower index first in a tie."""
+    return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :count]
+
+
+def _gate(x: torch.Tensor, finished: torch.Tensor | None, k: int) -> torch.Tensor:
+    check.rank("x", x, 2, 3)
+    check.dtype("x", x, *check.FLOAT_DTYPES)
+    check.require(0 < k <= min(1024, x.shape[-1]), "k", f"1 to {min(1024, x.shape[-1])}", k)
+    if finished is not None:
+        check.dtype("finished", finished, torch.bool)
+        check.shape("finished", finished, *x.shape[:-1])
+    return x.float().softmax(-1)
+
+
+def _finish(index: torch.Tensor, finished: torch.Tensor | None, experts: int) -> torch.Tensor:
+    if finished is not None:
+        index = index.masked_fill(finished.unsqueeze(-1), experts)
+    return index.int()
+
+
+@operator(
+    "npu::npu_moe_gating_top_k_softmax",
+    {
+        "2.8.0": "npu_moe_gating_top_k_softmax(Tensor x, Tensor? finished=None, int k=1)"
+        " -> (Tensor, Tensor, Tensor)",
+    },
+    checks="x 2-D or 3-D, float16, bfloat16 or float32; finished bool, the shape of x without "
+    "its last dimension; k at most 1024 and the number of experts",
+    source="torch_npu.npu_moe_gating_top_k_softmax",
+)
+def npu_moe_gating_top_k_softmax(
+    x: torch.Tensor, finished: torch.Tensor | None = None, k: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k greatest of softmax(x), not renormalised.
+
+    Returns the values (dtype of x), the experts (int32; the number of experts where
+    ``finished``), and row_idx (int32): j * rows + i for choice j of row i.
+    """
+    weights = _gate(x, finished, k)
+    index = _descending(weights, k)
+    values = weights.gather(-1, index).to(x.dtype)
+    rows = index.shape[:-1].numel()
+    row = torch.arange(rows * k, dtype=torch.int32).view(k, rows).T.reshape(index.shape)
+    return values, _finish(index, finished, x.shape[-1]), row.contiguous()
+
+
+@operator(
+    "npu::npu_moe_gating_top_k_softmax_v2",
+    {
+        "2.9.0": "npu_moe_gating_top_k_softmax_v2(Tensor x, *, int k=1, Tensor? finished=None,"
+        " int? renorm=0, bool? output_softmax=False) -> (Tensor, Tensor, Tensor)",
+    },
+    checks="as npu_moe_gating_top_k_softmax; renorm 0 or 1; x 2-D with output_softmax",
+    source="torch_npu.npu_moe_gating_top_k_softmax_v2",
+)
+def npu_moe_gating_top_k_softmax_v2(
+    x: torch.Tensor,
+    *,
+    k: int = 1,
+    finished: torch.Tensor | None = None,
+    renorm: int | None = 0,
+    output_softmax: bool | None = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """renorm 0: the k greatest of softmax(x); 1: softmax over the k greatest of x.
+
+    Returns values, experts, and softmax(x) in float32 if asked for with renorm 0, else an empty
+    tensor.
+    """
+    check.require(renorm in (None, 0, 1), "renorm", "0 or 1", renorm)
+    weights = _gate(x, finished, k)
+    whole = torch.empty(0)
+    if renorm == 1:
+        index = _descending(x.float(), k)
+        values = x.float().gather(-1, index).softmax(-1)
+    else:
+        index = _descending(weights, k)
+        values = weights.gather(-1, index)
+        if output_softmax:
+            # The wheel's meta kernel gives a 3-D x a 2-D result.
+            check.rank("x", x, 2)
+            whole = weights
+    return values.to(x.dtype), _finish(index, finished, x.shape[-1]), whole
+
+
+@operator(
+    "npu::npu_moe_gating_top_k",
+    {
+        "2.8.0": "npu_moe_gating_top_k(Tensor x, int k, *, Tensor? bias=None, int k_group=1,"
+        " int group_count=1, int group_select_mode=0, int renorm=0, int norm_type=0,"
+        " bool out_flag=False, float routed_scaling_factor=1.0, float eps=1e-20)"
+        " -> (Tensor, Tensor, Tensor)",
+        "2.13.0": "npu_moe_gating_top_k(Tensor x, int k, *, Tensor? bias=None,"
+        " Tensor? input_ids=None, Tensor? tid2eid=None, int k_group=1, int group_count=1,"
+        " int group_select_mode=0, int renorm=0, int norm_type=0, bool out_flag=False,"
+        " float routed_scaling_factor=1.0, float eps=1e-20) -> (Tensor, Tensor, Tensor)",
+    },
+    checks="x 2-D, float16, bfloat16 or float32, at most 2048 experts; bias 1-D, one per expert, "
+    "of the dtype of x; group_count divides the experts into groups of more than 2 (where there "
+    "is more than one group); 1 <= k_group <= group_count; k at most the experts of k_group "
+    "groups; renorm 0",
+    source="torch_npu.npu_moe_gating_top_k",
+    refused={"input_ids": "hashed routing", "tid2eid": "hashed routing"},
+)
+def npu_moe_gating_top_k(
+    x: torch.Tensor,
+    k: int,
+    *,
+    bias: torch.Tensor | None = None,
+    k_group: int = 1,
+    group_count: int = 1,
+    group_select_mode: int = 0,
+    renorm: int = 0,
+    norm_type: int = 0,
+    out_flag: bool = False,
+    routed_scaling_factor: float = 1.0,
+    eps: float = 1e-20,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Top k of softmax(x) (norm_type 0) or sigmoid(x) (1), after a choice of expert groups.
+
+    Groups and experts are chosen by the norm plus ``bias``; a group scores its greatest expert
+    (group_select_mode 0) or the sum of its two greatest (1). The values are the norm without
+    bias, divided by their sum plus ``eps`` for sigmoid, times ``routed_scaling_factor``. Returns
+    values (dtype of x), experts (int32), and the norm in float32 (NaN without ``out_flag``).
+    """
+    check.rank("x", x, 2)
+    check.dtype("x", x, *check.FLOAT_DTYPES)
+    rows, experts = x.shape
+    check.require(0 < experts <= _MOST_EXPERTS, "x", f"1 to {_MOST_EXPERTS} experts", experts)
+    if bias is not None:
+        check.same_dtype("bias", bias, "x", x)
+        check.shape("bias", bias, experts)
+    check.require(
+        group_count > 0
+        and experts % group_count == 0
+        and (group_count == 1 or experts // group_count > 2),
+        "group_count",
+        f"a divisor of the {experts} experts, with more than 2 experts in a group",
+        group_count,
+    )
+    check.require(0 < k_group <= group_count, "k_group", f"1 to {group_count}", k_group)
+    most = k_group * experts // group_count
+    check.require(0 < k <= most, "k", f"1 to {most}, the experts of {k_group} groups", k)
+    check.require(group_select_mode in (0, 1), "group_select_mode", "0 or 1", group_select_mode)
+    check.require(renorm == 0, "renorm", "0", renorm)
+    check.require(norm_type in (0, 1), "norm_type", "0 or 1", norm_type)
+    scores = x.float().softmax(-1) if norm_type == 0 else x.float().sigmoid()
+    choice = scores if bias is None else scores + bias.float()
+    if group_count > 1:
+        grouped = choice.view(rows, group_count, -1)
+        best = grouped.amax(-1) if group_select_mode == 0 else grouped.topk(2, -1).values.sum(-1)
+        kept = torch.zeros(rows, group_count, dtype=torch.bool)
+        kept.scatter_(1, _descending(best, k_group), True)
+        choice = grouped.masked_fill(~kept.unsqueeze(-1), -torch.inf).view(rows, experts)
+    index = _descending(choice, k)
+    values = scores.gather(1, index)
+    if norm_type == 1:
+        values = values / (values.sum(-1, keepdim=True) + eps)
+    values = (values * routed_scaling_factor).to(x.dtype)
+    return values, index.int(), scores if out_flag else _undefined(scores, rows, experts)
+
+
+@operator(
+    "npu::npu_moe_init_routing",
+    {
+        "2.8.0": "npu_moe_init_routing(Tensor x, Tensor row_idx, Tensor expert_idx,"
+        " int active_num) -> (Tensor, Tensor, Tensor)",
+    },
+    checks="x 2-D [rows, size], float16, bfloat16 or float32; row_idx and expert_idx int32 "
+    "[rows, k]; row_idx holds each of 0 to rows * k - 1 once",
+    source="torch_npu.npu_moe_init_routing",
+)
+def npu_moe_init_routing(
+    x: torch.Tensor, row_idx: torch.Tensor, expert_idx: torch.Tensor, active_num: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Copies of the rows of x, sorted by expert.
+
+    ``row_idx`` is what npu_moe_gating_top_k_softmax gives: choice j of row i is j * rows + i.
+    Returns expanded_x [min(rows, active_num) * k, size], expanded_row_idx [rows * k], int32
+    (the copy that holds choice row_idx), and the sorted experts, int32.
+    """
+    check.rank("x", x, 2)
+    check.dtype("x", x, *check.FLOAT_DTYPES)
+    rows = x.shape[0]
+    check.shape("expert_idx", expert_idx, rows, None)
+    check.shape("row_idx", row_idx, *expert_idx.shape)
+    check.dtype("expert_idx", expert_idx, torch.int32)
+    check.dtype("row_idx", row_idx, torch.int32)
+    k = expert_idx.shape[1]
+    choices = row_idx.flatten().long()
+    check.require(
+        bool(torch.equal(choices.sort().values, torch.arange(rows * k))),
+        "row_idx",
+        f"each of 0 to {rows * k - 1} once",
+        "other values",
+    )
+    check.require(active_num >= 0, "active_num", "0 or more", active_num)
+    order = torch.sort(expert_idx.flatten(), stable=True)
+    source = choices[order.indices]
+    expanded_row_idx = torch.empty(rows * k, dtype=torch.int32)
+    expanded_row_idx[source] = torch.arange(rows * k, dtype=torch.int32)
+    active = min(active_num, rows) * k
+    return x[source[:active] % max(rows, 1)], expanded_row_idx, order.values
+
+
+_ABSENT = object()
+
+
+@operator(
+    "npu::npu_moe_init_routing_v2",
+    {
+        "2.8.0": "npu_moe_init_routing_v2(Tensor x, Tensor expert_idx, *, Tensor? scale=None,"
+        " Tensor? offset=None, int active_num=-1, int expert_capacity=-1, int expert_num=-1,"
+        " int drop_pad_mode=0, int expert_tokens_num_type=0, bool expert_tokens_num_flag=False,"
+        " int quant_mode=0, int[2] active_expert_range=[], int row_idx_type=0)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+        "2.9.0": "npu_moe_init_routing_v2(Tensor x, Tensor expert_idx, *, Tensor? scale=None,"
+        " Tensor? offset=None, int active_num=-1, int expert_capacity=-1, int expert_num=-1,"
+        " int drop_pad_mode=0, int expert_tokens_num_type=0, bool expert_tokens_num_flag=False,"
+        " int quant_mode=-1, int[2] active_expert_range=[], int row_idx_type=0,"
+        " int? x_dtype=None) -> (Tensor, Tensor, Tensor, Tensor)",
+    },
+    checks="x 2-D [rows, size], float16, bfloat16, float32 or int8; expert_idx int32 [rows, k], "
+    "below expert_num; quant_mode -1 (not the default of torch_npu 2.8), drop_pad_mode 0, "
+    "expert_tokens_num_flag True; active_expert_range [start, end] within expert_num, which "
+    "torch_npu 2.8 asks for; scale float32 [rows]",
+    source="torch_npu.npu_moe_init_routing_v2",
+    refused={"offset": "quantised routing", "expert_capacity": "dropping and padding"},
+)
+def npu_moe_init_routing_v2(
+    x: torch.Tensor,
+    expert_idx: torch.Tensor,
+    *,
+    scale: torch.Tensor | None = None,
+    active_num: int = -1,
+    expert_num: int = -1,
+    drop_pad_mode: int = 0,
+    expert_tokens_num_type: int = 0,
+    expert_tokens_num_flag: bool = False,
+    quant_mode: int = -1,
+    active_expert_range: Sequence[int] = (),
+    row_idx_type: int = 0,
+    x_dtype: object = _ABSENT,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Copies of the rows of x, sorted by expert; choice c of row i is entry i * k + c.
+
+    Only experts in ``active_expert_range`` count. Returns
+
+    * expanded_x [rows * k, size]: the copies, one group after the other, then undefined rows;
+    * expanded_row_idx [rows * k], int32: with row_idx_type 0 the copy that holds an entry, -1
+      for none; with 1 the entry that a copy holds (-1 after the last);
+    * the number of copies per expert of the range, int64: running sum (type 0), counts (1), or
+      [expert_num, 2] pairs of expert and count without empty ones, ended by zeros (2);
+    * scale of each copy, float32 [rows * k].
+    """
+    check.rank("x", x, 2)
+    check.dtype("x", x, *check.FLOAT_DTYPES, torch.int8)
+    rows = x.shape[0]
+    check.dtype("expert_idx", expert_idx, torch.int32)
+    check.shape("expert_idx", expert_idx, rows, None)
+    k = expert_idx.shape[1]
+    check.require(x_dtype in (None, _ABSENT), "x_dtype", "None", x_dtype)
+    check.require(quant_mode == -1, "quant_mode", "-1 (no quantisation)", quant_mode)
+    check.require(drop_pad_mode == 0, "drop_pad_mode", "0", drop_pad_mode)
+    check.require(expert_tokens_num_flag, "expert_tokens_num_flag", "True", expert_tokens_num_flag)
+    check.require(
+        expert_tokens_num_type in (0, 1, 2),
+        "expert_tokens_num_type",
+        "0, 1 or 2",
+        expert_tokens_num_type,
+    )
+    check.require(row_idx_type in (0, 1), "row_idx_type", "0 or 1", row_idx_type)
+    limit = 5120 if expert_tokens_num_type == 2 else 10240
+    check.require(0 < expert_num <= limit, "expert_num", f"1 to {limit}", expert_num)
+    span = [int(n) for n in active_expert_range]
+    if x_dtype is _ABSENT or span:
+        check.require(
+            len(span) == 2 and 0 <= span[0] < span[1] <= expert_num,
+            "active_expert_range",
+            f"[start, end) within the {expert_num} experts",
+            span,
+        )
+    start, end = span or (0, expert_num)
+    check.index_range("expert_idx", expert_idx, 0, expert_num)
+    entries = rows * k
+    check.require(
+        active_num <= 0 or active_num >= entries,
+        "active_num",
+        f"-1, 0 or at least rows * k = {entries}, because the simulator drops no tokens",
+        active_num,
+    )
+    experts = expert_idx.flatten().long()
+    active = (experts >= start) & (experts < end)
+    order = torch.sort(torch.where(active, experts, expert_num), stable=True).indices
+    count = int(active.sum())
+    source = order[:count]
+    expanded_x = _undefined(x, entries, x.shape[1])
+    expanded_x[:count] = x[source // max(k, 1)]
+    expanded_row_idx = torch.full((entries,), -1, dtype=torch.int32)
+    if row_idx_type == 0:
+        expanded_row_idx[source] = torch.arange(count, dtype=torch.int32)
+    else:
+        expanded_row_idx[:count] = source.int()
+    tokens = torch.bincount(experts[active], minlength=expert_num)[start:end]
+    if expert_tokens_num_type == 0:
+        tokens = tokens.cumsum(0)
+    elif expert_tokens_num_type == 2:
+        used = tokens.nonzero().flatten()
+        pairs = torch.zeros(expert_num, 2, dtype=torch.int64)
+        pairs[: used.numel()] = torch.stack((used + start, tokens[used]), 1)
+        tokens = pairs
+    expanded_scale = torch.full((entries,), torch.nan)
+    if scale is not None:
+        check.dtype("scale", scale, torch.float32)
+        check.shape("scale", scale, rows)
+        expanded_scale[:count] = scale[source // max(k, 1)]
+    return expanded_x, expanded_row_idx, tokens, expanded_scale
+
+
+@operator(
+    "npu::npu_moe_compute_expert_tokens",
+    {
+        "2.8.0": "npu_moe_compute_expert_tokens(Tensor sorted_expert_for_source_row,"
+        " int num_expert) -> Tensor",
+    },
+    checks="sorted_expert_for_source_row 1-D int32, sorted, in [0, num_expert); num_expert 1 to "
+    "2048",
+    source="torch_npu.npu_moe_compute_expert_tokens",
+)
+def npu_moe_compute_expert_tokens(
+    sorted_expert_for_source_row: torch.Tensor, num_expert: int
+) -> torch.Tensor:
+    """Running number of rows up to and with each expert, int32 [num_expert]."""
+    name = "sorted_expert_for_source_row"
+    rows = sorted_expert_for_source_row
+    check.dtype(name, rows, torch.int32)
+    check.rank(name, rows, 1)
+    check.require(
+        0 < num_expert <= _MOST_EXPERTS, "num_expert", f"1 to {_MOST_EXPERTS}", num_expert
+    )
+    check.index_range(name, rows, 0, num_expert)
+    check.require(bool((rows[1:] >= rows[:-1]).all()), name, "sorted values", "others")
+    return torch.searchsorted(
+        rows, torch.arange(num_expert, dtype=torch.int32), right=True, out_int32=True
+    )
+
+
+@operator(
+    "npu::npu_moe_finalize_routing",
+    {
+        "2.8.0": "npu_moe_finalize_routing(Tensor expanded_permuted_rows, Tensor? skip1,"
+        " Tensor? skip2, Tensor? bias, Tensor? scales, Tensor expanded_src_to_dst_row,"
+        " Tensor? export_for_source_row, int? drop_pad_mode=0) -> Tensor",
+        "2.13.0": "npu_moe_finalize_routing(Tensor expanded_permuted_rows, Tensor? skip1,"
+        " Tensor? skip2, Tensor? bias, Tensor? scales, Tensor expanded_src_to_dst_row,"
+        " Tensor? export_for_source_row, int? drop_pad_mode=0, int? k=1) -> Tensor",
+    },
+    checks="expanded_permuted_rows 2-D [rows * k, size], float16, bfloat16 or float32; skip1, "
+    "skip2 [rows, size] (skip2 only with skip1), bias [experts, size], scales [rows, k], all of "
+    "that dtype; expanded_src_to_dst_row int32 [rows * k] in range; export_for_source_row int32 "
+    "[rows, k], needed with bias; drop_pad_mode 0 or 2",
+    source="torch_npu.npu_moe_finalize_routing",
+)
+def npu_moe_finalize_routing(
+    expanded_permuted_rows: torch.Tensor,
+    skip1: torch.Tensor | None,
+    skip2: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    scales: torch.Tensor | None,
+    expanded_src_to_dst_row: torch.Tensor,
+    export_for_source_row: torch.Tensor | None,
+    drop_pad_mode: int | None = 0,
+    k: int | None = 1,
+) -> torch.Tensor:
+    """Sum over the k choices of a row: scale * (expert's row + expert's bias), plus the skips.
+
+    Choice c of row i is entry c * rows + i of expanded_src_to_dst_row in drop_pad_mode 0, entry
+    i * k + c in mode 2.
+    """
+    name = "expanded_permuted_rows"
+    source = expanded_permuted_rows
+    check.require(
+        drop_pad_mode in (0, 2),
+        "drop_pad_mode",
+        "0 or 2, because the simulator has no reference for dropping and padding",
+        drop_pad_mode,
+    )
+    check.rank(name, source, 2)
+    check.dtype(name, source, *check.FLOAT_DTYPES)
+    where = expanded_src_to_dst_row
+    check.dtype("expanded_src_to_dst_row", where, torch.int32)
+    check.rank("expanded_src_to_dst_row", where, 1)
+    entries = where.numel()
+    if scales is not None:
+        check.rank("scales", scales, 2)
+        k = scales.shape[1]
+    k = k or 1
+    check.require(
+        entries % k == 0, "expanded_src_to_dst_row", f"a multiple of k = {k} entries", entries
+    )
+    rows, size = entries // k, source.shape[1]
+    check.index_range("expanded_src_to_dst_row", where, 0, source.shape[0])
+    entry = torch.arange(entries)
+    entry = entry.view(k, rows).T if drop_pad_mode == 0 else entry.view(rows, k)
+    chosen = source[where.long()[entry]].float()
+    if bias is not None:
+        check.same_dtype("bias", bias, name, source)
+        check.shape("bias", bias, None, size)
+        if export_for_source_row is None:
+            raise check.OperandError("export_for_source_row", "a tensor, with bias", None)
+        check.dtype("export_for_source_row", export_for_source_row, torch.int32)
+        check.shape("export_for_source_row", export_for_source_row, rows, k)
+        check.index_range("export_for_source_row", export_for_source_row, 0, bias.shape[0])
+        chosen = chosen + bias[export_for_source_row.long()].float()
+    if scales is not None:
+        check.same_dtype("scales", scales, name, source)
+        check.shape("scales", scales, rows, k)
+        chosen = chosen * scales.float().unsqueeze(-1)
+    total = chosen.sum(1)
+    check.require(
+        skip2 is None or skip1 is not None, "skip2", "None where skip1 is None", "a tensor"
+    )
+    for label, skip in (("skip1", skip1), ("skip2", skip2)):
+        if skip is not None:
+            check.same_dtype(label, skip, name, source)
+            check.shape(label, skip, rows, size)
+            total = total + skip.float()
+    return total.to(source.dtype)
+
+
+@operator(
+    "npu::npu_moe_token_permute",
+    {
+        "2.8.0": "npu_moe_token_permute(Tensor tokens, Tensor indices,"
+        " int? num_out_tokens=None, bool padded_mode=False) -> (Tensor, Tensor)",
+    },
+    checks="tokens 2-D [rows, size], float16, bfloat16 or float32; indices int32 or int64, [rows] "
+    "or [rows, k], k at most 512; padded_mode False",
+    source="torch_npu.npu_moe_token_permute",
+)
+def npu_moe_token_permute(
+    tokens: torch.Tensor,
+    indices: torch.Tensor,
+    num_out_tokens: int | None = None,
+    padded_mode: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of the tokens sorted by expert, and where each entry of ``indices`` went, int32.
+
+    ``num_out_tokens``: 0 or None keeps all copies, n > 0 the first n, n < 0 all but the last -n.
+    """
+    check.rank("tokens", tokens, 2)
+    check.dtype("tokens", tokens, *check.FLOAT_DTYPES)
+    check.dtype("indices", indices, *check.INDEX_DTYPES)
+    check.rank("indices", indices, 1, 2)
+    check.require(
+        indices.shape[0] == tokens.shape[0],
+        "indices",
+        f"{tokens.shape[0]} rows",
+        tuple(indices.shape),
+    )
+    k = indices.shape[1] if indices.dim() == 2 else 1
+    check.require(0 < k <= 512, "indices", "at most 512 experts for a token", k)
+    check.require(not padded_mode, "padded_mode", "False", padded_mode)
+    order = torch.sort(indices.flatten(), stable=True).indices
+    place = torch.empty(order.numel(), dtype=torch.int32)
+    place[order] = torch.arange(order.numel(), dtype=torch.int32)
+    count = num_out_tokens or 0
+    kept = min(count, order.numel()) if count > 0 else order.numel() + count
+    check.require(kept >= 0, "num_out_tokens", f"at least {-order.numel()}", count)
+    return tokens[order[:kept] // k], place
+
+
+_UNPERMUTE_CHECKS = (
+    "permuted_tokens 2-D, float16, bfloat16 or float32; sorted_indices 1-D int32 or int64, not "
+    "negative, a multiple of the k of probs; probs [rows, k], float16, bfloat16 or float32; "
+    "padded_mode False"
+)
+
+
+def _unpermute(
+    permuted_tokens: torch.Tensor,
+    sorted_indices: torch.Tensor,
+    probs: torch.Tensor | None,
+    padded_mode: bool,
+) -> torch.Tensor:
+    check.rank("permuted_tokens", permuted_tokens, 2)
+    check.dtype("permuted_tokens", permuted_tokens, *check.FLOAT_DTYPES)
+    check.dtype("sorted_indices", sorted_indices, *check.INDEX_DTYPES)
+    check.rank("sorted_indices", sorted_indices, 1)
+    check.require(not padded_mode, "padded_mode", "False", padded_mode)
+    entries, kept = sorted_indices.numel(), permuted_tokens.shape[0]
+    check.index_range("sorted_indices", sorted_indices, 0, max(entries, kept))
+    k = 1
+    if probs is not None:
+        check.rank("probs", probs, 2)
+        check.dtype("probs", probs, *check.FLOAT_DTYPES)
+        k = probs.shape[1]
+        check.shape("probs", probs, entries // max(k, 1), k)
+        check.require(
+            entries % k == 0, "sorted_indices", f"a multiple of {k} entries, as probs", entries
+        )
+    padded = torch.cat(
+        (permuted_tokens.float(), torch.zeros(max(entries - kept, 0), permuted_tokens.shape[1]))
+    )
+    chosen = padded[sorted_indices.long()].view(entries // k, k, -1)
+    if probs is not None:
+        chosen = chosen * probs.float().unsqueeze(-1)
+    return chosen.sum(1).to(permuted_tokens.dtype)
+
+
+@operator(
+    "npu::npu_moe_token_unpermute",
+    {
+        "2.8.0": "npu_moe_token_unpermute(Tensor permuted_tokens, Tensor sorted_indices,"
+        " Tensor? probs=None, bool padded_mode=False, int[]? restore_shape=None) -> Tensor",
+    },
+    checks=_UNPERMUTE_CHECKS,
+    source="torch_npu.npu_moe_token_unpermute",
+)
+def npu_moe_token_unpermute(
+    permuted_tokens: torch.Tensor,
+    sorted_indices: torch.Tensor,
+    probs: torch.Tensor | None = None,
+    padded_mode: bool = False,
+    restore_shape: Sequence[int] | None = None,  # noqa: ARG001 - read in padded mode only
+) -> torch.Tensor:
+    """Row i: sum over c of probs[i, c] * permuted_tokens[sorted_indices[i * k + c]].
+
+    An index past the end stands for a dropped copy and adds nothing.
+    """
+    return _unpermute(permuted_tokens, sorted_indices, probs, padded_mode)
+
+
+@operator(
+    "npu::_npu_moe_token_unpermute",
+    {
+        "2.13.0": "_npu_moe_token_unpermute(Tensor permuted_tokens, Tensor sorted_indices,"
+        " Tensor? probs=None, bool padded_mode=False, int[]? restore_shape=None)"
+        " -> (Tensor unpermuted_tokens, Tensor permuted_tokens_for_backward)",
+    },
+    checks=_UNPERMUTE_CHECKS,
+    source="what torch_npu.npu_moe_token_unpermute calls from torch_npu 2.13 on",
+)
+def _npu_moe_token_unpermute(
+    permuted_tokens: torch.Tensor,
+    sorted_indices: torch.Tensor,
+    probs: torch.Tensor | None = None,
+    padded_mode: bool = False,
+    restore_shape: Sequence[int] | None = None,  # noqa: ARG001 - read in padded mode only
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`npu_moe_token_unpermute`, and the first operand itself."""
+    return _unpermute(permuted_tokens, sorted_indices, probs, padded_mode), permuted_tokens
+
+
+# --------------------------------------------------------------------------------------------
+# npu_grouped_matmul
+
+
+def _bias_of(
+    bias: Sequence[torch.Tensor] | None, x: torch.Tensor, groups: int, n: int
+) -> list[torch.Tensor] | None:
+    """Per group a bias [n] in float32."""
+    if not bias:
+        return None
+    wanted = {torch.bfloat16: torch.float32}.get(x.dtype, x.dtype)
+    for tensor in bias:
+        check.dtype("bias", tensor, wanted)
+    if len(bias) == 1 and bias[0].dim() == 2:
+        check.shape("bias", bias[0], groups, n)
+        return list(bias[0].float())
+    check.require(len(bias) == groups, "bias", f"{groups} tensors", len(bias))
+    for tensor in bias:
+        check.shape("bias", tensor, n)
+    return [tensor.float() for tensor in bias]
+
+
+def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product = x.float() @ weight.float()
+    return product if bias is None else product + bias
+
+
+def _group_sizes(
+    group_list: Sequence[int] | torch.Tensor, kind: int, groups: int
+) -> list[tuple[int, int]]:
+    """Pairs of group and number of rows, in the order of the rows."""
+    if isinstance(group_list, torch.Tensor):
+        check.dtype("group_list", group_list, torch.int64)
+        if kind == 2:
+            check.shape("group_list", group_list, groups, 2)
+            return [(int(g), int(n)) for g, n in group_list.tolist()]
+        check.shape("group_list", group_list, groups)
+        values = group_list.tolist()
+        check.require(
+            kind == 0 or groups > 1, "group_list", "more than one group in type 1", groups
+        )
+    else:
+        values = [int(n) for n in group_list]
+        check.require(len(values) == groups, "group_list", f"{groups} entries", values)
+        check.require(kind == 0, "group_list_type", "0 with a list", kind)
+    if kind == 0:
+        ends = check.lengths("group_list", values, cumulative=True)
+        return [(g, b - a) for g, (a, b) in enumerate(zip([0, *ends], ends, strict=False))]
+    return list(enumerate(check.lengths("group_list", values)))
+
+
+def _grouped_matmul(
+    x: Sequence[torch.Tensor],
+    weight: Sequence[torch.Tensor],
+    bias: Sequence[torch.Tensor] | None,
+    group_list: Sequence[int] | torch.Tensor | None,
+    split_item: int | None,
+    group_type: int | None,
+    group_list_type: int | None,
+) -> list[torch.Tensor]:
+    split, kind = split_item or 0, group_list_type or 0
+    check.require(0 < len(x) <= _LIST_LENGTH, "x", f"1 to {_LIST_LENGTH} tensors", len(x))
+    check.require(
+        0 < len(weight) <= _LIST_LENGTH, "weight", f"1 to {_LIST_LENGTH} tensors", len(weight)
+    )
+    for tensor in (*x, *weight):
+        check.dtype("x", tensor, *check.FLOAT_DTYPES)
+        check.same_dtype("weight", tensor, "x", x[0])
+    for tensor in x:
+        check.contiguous("x", tensor)
+    for tensor in weight:
+        check.require(
+            tensor.is_contiguous() or tensor.mT.is_contiguous(),
+            "weight",
+            "a contiguous tensor, or the transpose of one",
+            f"strides {tensor.stride()} for shape {tuple(tensor.shape)}",
+        )
+        check.require(
+            tensor.shape[-1] <= 65535, "weight", "a last dimension up to 65535", tensor.shape[-1]
+        )
+    if group_type in (None, -1):
+        if group_type is None:
+            check.require(
+                not isinstance(group_list, torch.Tensor), "group_type", "-1, 0 or 2", None
+            )
+        check.require(
+            group_list is None or not len(group_list),
+            "group_list",
+            "None where group_type is -1",
+            "one",
+        )
+        check.require(split in (0, 1), "split_item", "0 or 1 where group_type is -1", split)
+        check.require(len(weight) == len(x), "weight", f"{len(x)} tensors, as x", len(weight))
+        results = []
+        for i, (a, w) in enumerate(zip(x, weight, strict=True)):
+            check.rank("x", a, *range(2, 7))
+            check.shape("weight", w, a.shape[-1], None)
+            own = None
+            if bias:
+                own = _bias_of([bias[i]], a, 1, w.shape[1])
+            results.append(_multiply(a, w, own[0] if own else None).to(a.dtype))
+        return results
+    check.require(
+        group_type == 0,
+        "group_type",
+        "-1 or 0, because the simulator has no reference for groups along k",
+        group_type,
+    )
+    check.require(
+        split in (2, 3) and len(x) == 1,
+        "split_item",
+        "2 or 3 with one x where group_type is 0",
+        f"{split} with {len(x)}",
+    )
+    check.require(kind in (0, 1, 2), "group_list_type", "0, 1 or 2", kind)
+    rows = x[0]
+    check.rank("x", rows, 2)
+    if len(weight) == 1:
+        check.shape("weight", weight[0], None, rows.shape[1], None)
+        matrices = list(weight[0])
+    else:
+        n = weight[0].shape[-1]
+        for w in weight:
+            check.shape("weight", w, rows.shape[1], n)
+        matrices = list(weight)
+    if group_list is None:
+        raise check.OperandError("group_list", "one, where group_type is 0", None)
+    sizes = _group_sizes(group_list, kind, len(matrices))
+    total = sum(n for _, n in sizes)
+    check.require(
+        total <= rows.shape[0], "group_list", f"at most {rows.shape[0]} rows, as x", total
+    )
+    n = matrices[0].shape[1]
+    biases = _bias_of(bias, rows, len(matrices), n)
+    out = _undefined(rows, rows.shape[0], n)
+    at = 0
+    for group, count in sizes:
+        if not count:
+            continue
+        check.require(0 <= group < len(matrices), "group_list", "groups in range", group)
+        mine = biases[group] if biases else None
+        part = rows[at : at + count]
+        out[at : at + count] = _multiply(part, matrices[group], mine).to(rows.dtype)
+        at += count
+    return [out]
+
+
+_GMM_CHECKS = (
+    "x and weight of one dtype (float16, bfloat16, float32), x contiguous, weight contiguous or "
+    "the transpose of it; group_type 0 with split_item 2 or 3, one x [rows, k] and weights "
+    "[groups, k, n] or groups of [k, n]; or group_type -1 with split_item 0 or 1 and as many x "
+    "as weights; bias float32 for bfloat16, else of the dtype of x; group_list int64 on the "
+    "device, one entry per group: running sums (group_list_type 0), counts (1), or pairs (2)"
+)
+_GMM_REFUSED = {
+    "scale": "quantised products",
+    "offset": "quantised products",
+    "antiquant_scale": "quantised products",
+    "antiquant_offset": "quantised products",
+    "per_token_scale": "quantised products",
+    "activation_input": "fused activations",
+    "activation_quant_scale": "fused activations",
+    "activation_quant_offset": "fused activations",
+    "act_type": "fused activations",
+    "output_dtype": "another output dtype",
+    "x_dtype": "packed dtypes",
+    "weight_dtype": "packed dtypes",
+    "scale_dtype": "packed dtypes",
+    "per_token_scale_dtype": "packed dtypes",
+}
+_GMM_TENSORS = (
+    "Tensor[] x, Tensor[] weight, *, Tensor[]? bias=None, Tensor[]? scale=None,"
+    " Tensor[]? offset=None, Tensor[]? antiquant_scale=None, Tensor[]? antiquant_offset=None,"
+    " Tensor[]? per_token_scale=None,"
+)
+_GMM_OPTIONS = (
+    " Tensor[]? activation_input=None, Tensor[]? activation_quant_scale=None,"
+    " Tensor[]? activation_quant_offset=None, int? split_item=0, int? group_type=None,"
+    " int? group_list_type=0, int? act_type=0,"
+)
+
+
+@operator(
+    "npu::npu_grouped_matmul",
+    {
+        "2.8.0": f"npu_grouped_matmul({_GMM_TENSORS} Tensor? group_list=None,{_GMM_OPTIONS}"
+        " int[]? tuning_config=None, ScalarType? output_dtype=None) -> Tensor[]",
+        "2.9.0": f"npu_grouped_matmul({_GMM_TENSORS} Tensor? group_list=None,{_GMM_OPTIONS}"
+        " int[]? tuning_config=None, int? output_dtype=None, int? x_dtype=None,"
+        " int? weight_dtype=None, int? scale_dtype=None, int? per_token_scale_dtype=None)"
+        " -> Tensor[]",
+    },
+    checks=_GMM_CHECKS,
+    source="torch_npu.npu_grouped_matmul",
+    refused=_GMM_REFUSED,
+)
+def npu_grouped_matmul(
+    x: Sequence[torch.Tensor],
+    weight: Sequence[torch.Tensor],
+    *,
+    bias: Sequence[torch.Tensor] | None = None,
+    group_list: torch.Tensor | None = None,
+    split_item: int | None = 0,
+    group_type: int | None = None,
+    group_list_type: int | None = 0,
+) -> list[torch.Tensor]:
+    """Each group of rows times the matrix of its group, plus its bias.
+
+    Rows past the last group are undefined.
+    """
+    return _grouped_matmul(x, weight, bias, group_list, split_item, group_type, group_list_type)
+
+
+@operator(
+    "npu::npu_grouped_matmul.List",
+    {
+        "2.8.0": f"npu_grouped_matmul.List({_GMM_TENSORS} int[]? group_list=None,{_GMM_OPTIONS}"
+        " ScalarType? output_dtype=None) -> Tensor[]",
+    },
+    checks=_GMM_CHECKS + "; here group_list is a list of running sums",
+    source="torch_npu.npu_grouped_matmul",
+    refused=_GMM_REFUSED,
+)
+def npu_grouped_matmul_list(
+    x: Sequence[torch.Tensor],
+    weight: Sequence[torch.Tensor],
+    *,
+    bias: Sequence[torch.Tensor] | None = None,
+    group_list: Sequence[int] | None = None,
+    split_item: int | None = 0,
+    group_type: int | None = None,
+    group_list_type: int | None = 0,
+) -> list[torch.Tensor]:
+    """As :func:`npu_grouped_matmul`, with the running sums as a host list."""
+    return _grouped_matmul(x, weight, bias, group_list, split_item, group_type, group_list_type)
