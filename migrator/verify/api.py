@@ -64,9 +64,10 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The name is not in the wheel; `near` are names that it may have been meant to be."""
+    """The name is not in the wheel; `near` are names in `owner` that may have been meant."""
 
     path: str
+    owner: str
     near: tuple[str, ...]
 
 
@@ -125,7 +126,7 @@ class NpuApi:
         if parts[:2] == ["torch_npu", "atb"] and len(parts) > 2 and self.exposed_atb:
             if parts[2] in self.exposed_atb:
                 return self._operator(path, "atb", parts[2], parts[3:])
-            return Absent(path, tuple(nearest(parts[2], sorted(self.exposed_atb))))
+            return Absent(path, "torch_npu.atb", tuple(nearest(parts[2], sorted(self.exposed_atb))))
         if parts[0] == "torch_npu" and parts[1] in self.exposed:
             namespace = "atb" if parts[1] in self.operators.get("atb", {}) else "npu"
             if parts[1] in self.operators.get("npu", {}):
@@ -141,7 +142,8 @@ class NpuApi:
             listed = self.exposed if namespace == "npu" else self.exposed | self.exposed_atb
             if name in listed and (namespace == "npu" or name not in self.operators.get("npu", {})):
                 return Exists(path)
-            return Absent(path, tuple(nearest(name, [*known, *listed])))
+            near = nearest(name, sorted({*known, *listed}))
+            return Absent(path, f"torch.ops.{namespace}", tuple(near))
         if not rest:
             return Operator(path, tuple(schemas))
         overload = "" if rest[0] == "default" else rest[0]
@@ -150,7 +152,8 @@ class NpuApi:
             return Operator(path, chosen) if len(rest) == 1 else Untold(path)
         if rest[0].startswith("__") or rest[0] in _PACKET_ATTRIBUTES:
             return Exists(path)
-        return Absent(path, tuple(s.overload or "default" for s in schemas))
+        owner = path.rsplit(".", len(rest))[0]
+        return Absent(path, owner, tuple(s.overload or "default" for s in schemas))
 
     def _python(self, path: str, parts: list[str]) -> Answer:
         owner = ".".join(parts[:-1])
@@ -188,7 +191,12 @@ class NpuApi:
             names = [*resolved.known, *self.contents.patched.get(resolved.where, ())]
             if resolved.where == "torch_npu":
                 names.extend([*self.contents.exposed, *self.contents.lazy, *self.contents.dtypes])
-            return Absent(path, tuple(nearest(resolved.name, sorted(set(names)))))
+            near = nearest(resolved.name, sorted(set(names)))
+            return Absent(path, resolved.where, tuple(near))
+        # Bound by an import from the C extension, say: there, but its source is not.
+        holder = self.package.resolve(".".join(parts[:-1]))
+        if isinstance(holder, Module) and parts[-1] in holder.bindings:
+            return Exists(path)
         return Untold(path)
 
     def _is_method(self, parts: list[str]) -> bool:

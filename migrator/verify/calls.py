@@ -153,7 +153,7 @@ class CallChecker:
                     self._absent(module, node, answer)
 
     def _absent(self, module: Module, node: ast.AST, answer: Absent) -> None:
-        near = [self.api.answer(f"{answer.path.rpartition('.')[0]}.{n}") for n in answer.near]
+        near = [self.api.answer(f"{answer.owner}.{n}") for n in answer.near]
         texts = [a.expected for a in near if isinstance(a, Operator | Callable)]
         hint = ""
         if answer.near:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 import tomllib
 import warnings
+from collections.abc import Iterator
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -39,19 +39,50 @@ def _check(file: ChangedFile, oldest: tuple[int, int] | None) -> list[Finding]:
         if file.introduced(warning.lineno):
             text = f"{warning.category.__name__}: {warning.message}"
             findings.append(Finding(file.path, warning.lineno, 1, "V302", text))
-    if oldest is not None and oldest < sys.version_info[:2]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ast.parse(file.source, file.path, feature_version=oldest)
-        except SyntaxError as error:
-            if file.introduced(error.lineno or 1):
-                version = ".".join(map(str, oldest))
-                message = f"{error.msg}: the release runs on Python {version} too"
-                findings.append(
-                    Finding(file.path, error.lineno or 1, error.offset or 1, "V303", message)
-                )
+    if oldest is not None and file.module is not None:
+        for node, needed, what in _newer_syntax(file.module.tree):
+            line, end = getattr(node, "lineno", 1), getattr(node, "end_lineno", None)
+            if needed > oldest and file.introduced(line, end):
+                shown = [".".join(map(str, v)) for v in (needed, oldest)]
+                message = f"{what} needs Python {shown[0]}; the release runs on {shown[1]} too"
+                column = getattr(node, "col_offset", 0) + 1
+                findings.append(Finding(file.path, line, column, "V303", message))
     return findings
+
+
+def _newer_syntax(tree: ast.Module) -> Iterator[tuple[ast.AST, tuple[int, int], str]]:
+    """Syntax with the Python that brought it: what an older one refuses to compile or import."""
+    lazy = any(
+        isinstance(s, ast.ImportFrom)
+        and s.module == "__future__"
+        and s.names[0].name == "annotations"
+        for s in tree.body
+    )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Match):
+            yield node, (3, 10), "`match`"
+        elif isinstance(node, ast.TryStar):
+            yield node, (3, 11), "`except*`"
+        elif getattr(node, "type_params", None) or type(node).__name__ == "TypeAlias":
+            yield node, (3, 12), "a type parameter"
+        elif not lazy:
+            for annotation in _evaluated_annotations(node):
+                if any(
+                    isinstance(n, ast.BinOp) and isinstance(n.op, ast.BitOr)
+                    for n in ast.walk(annotation)
+                ):
+                    yield annotation, (3, 10), "`X | Y` as a type"
+
+
+def _evaluated_annotations(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        spec = node.args
+        every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+        found = [a.annotation for a in every if a is not None and a.annotation is not None]
+        return [*found, node.returns] if node.returns is not None else found
+    if isinstance(node, ast.Module | ast.ClassDef):
+        return [s.annotation for s in node.body if isinstance(s, ast.AnnAssign)]
+    return []
 
 
 def oldest_python(tree: Tree) -> tuple[int, int] | None:

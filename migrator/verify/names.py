@@ -25,7 +25,7 @@ from migrator.verify.modules import (
     keeps_signature,
 )
 from migrator.verify.report import Finding
-from migrator.verify.scopes import BUILTINS, Scope, Use, dotted
+from migrator.verify.scopes import BUILTINS, Binding, Scope, Use, dotted
 from migrator.verify.signature import Signature, bind, did_you_mean, of_function
 from migrator.verify.tree import ChangedFile, Tree
 
@@ -84,6 +84,10 @@ class NameChecker:
                         "V101",
                         f"undefined name `{name}`" + did_you_mean(name, known),
                     )
+            elif _used_too_early(use, *found):
+                self._report(
+                    file, use.node, "V101", f"`{name}` is used on import, before it is bound"
+                )
             elif (
                 not use.annotation
                 and not use.type_checking
@@ -418,6 +422,20 @@ def _bound_method(node: ast.AST | None, *, on_class: bool = False) -> list[Signa
     if decorated_with(node, "staticmethod") or (on_class and plain):
         return [signature]
     return [signature.without_first()]
+
+
+def _used_too_early(use: Use, owner: Scope, bindings: list[Binding]) -> bool:
+    """Whether code that runs straight through uses a name that is only bound further down."""
+    scope: Scope | None = use.scope
+    while scope is not None and scope is not owner:
+        if scope.kind == "function":
+            return False
+        scope = scope.parent
+    if use.annotation or use.type_checking or owner.kind == "comprehension":
+        return False
+    if use.node.id in BUILTINS or owner.kind == "function":
+        return False
+    return all(getattr(b.node, "lineno", 0) > use.node.lineno for b in bindings)
 
 
 def _visible(scope: Scope | None) -> set[str]:

@@ -74,7 +74,8 @@ class Schema:
 
 BASE_TYPES = frozenset(
     "Tensor Scalar int SymInt float SymFloat bool SymBool str complex ScalarType Device "
-    "DeviceIndex Layout MemoryFormat Generator Stream Storage Dimname ConstQuantizerInfo QScheme Any NoneType "
+    "DeviceIndex "
+    "Layout MemoryFormat Generator Stream Storage Dimname ConstQuantizerInfo QScheme Any NoneType "
     "None".split()
 )
 """Types that a schema may name without further structure."""
