@@ -123,7 +123,12 @@ class Module:
                     self.scopes.parents.get(node), ast.Raise
                 ):
                     inner = [n for a in node.args for n in ast.walk(a)]
-                    if any(isinstance(n, ast.Name) and n.id == name for n in inner):
+                    if any(
+                        isinstance(n, ast.Name)
+                        and n.id == name
+                        and not isinstance(self.scopes.parents.get(n), ast.Subscript)
+                        for n in inner
+                    ):
                         return False
             if not raises:
                 return False
@@ -380,7 +385,7 @@ class Package:
         for star in module.scopes.module.stars:
             source = self.module(star) if self.owns(star) else None
             if source is not None and source is not module:
-                yield from source.bindings
+                yield from source.exported or source.bindings
 
     def expression(self, module: Module, scope: Scope, node: ast.expr) -> Resolved:
         """What an expression of names and attributes means in `scope` of `module`."""
