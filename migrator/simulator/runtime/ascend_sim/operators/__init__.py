@@ -7,7 +7,7 @@ to the installed torch_npu and is called once, by the simulator's boot.
 
 from __future__ import annotations
 
-from . import activation, attention, kv_cache, moe, norm, rotary, sampling
+from . import activation, attention, formats, kv_cache, linear, moe, norm, rotary, sampling
 from ._registry import (
     REGISTRY,
     MetaMismatchError,
@@ -24,7 +24,9 @@ __all__ = [
     "SchemaMismatchError",
     "activation",
     "attention",
+    "formats",
     "kv_cache",
+    "linear",
     "moe",
     "norm",
     "problems",

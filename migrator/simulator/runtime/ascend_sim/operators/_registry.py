@@ -65,7 +65,13 @@ class Operator:
     source: str
     meta: str
     """Why the wheel's meta kernel is not compared; empty where it is."""
+    writes: frozenset[str]
+    """Arguments that it writes though the schema does not say so."""
+    on_device: bool
+    """Whether the function takes the device tensors themselves, not host views of them."""
     parameters: tuple[str, ...] = field(default=())
+    open_ended: bool = False
+    """Whether the function takes further arguments by keyword."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the reference; RuntimeError names the operator and the argument."""
@@ -101,12 +107,15 @@ def operator(
     host: Sequence[str] = (),
     refused: Mapping[str, str] | None = None,
     meta: str = "",
+    writes: Sequence[str] = (),
+    on_device: bool = False,
 ) -> Callable[[Callable[..., Any]], Operator]:
     """Declare a reference operator; see :class:`Operator` for the parameters."""
 
     def declare(function: Callable[..., Any]) -> Operator:
         if name in REGISTRY:
             raise ValueError(f"{name} is declared twice")
+        signature = inspect.signature(function).parameters
         made = Operator(
             name=name,
             schemas=dict(schemas),
@@ -116,7 +125,10 @@ def operator(
             checks=checks,
             source=source,
             meta=meta,
-            parameters=tuple(inspect.signature(function).parameters),
+            writes=frozenset(writes),
+            on_device=on_device,
+            parameters=tuple(signature),
+            open_ended=any(p.kind is p.VAR_KEYWORD for p in signature.values()),
         )
         REGISTRY[name] = made
         return made
@@ -226,10 +238,18 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
         + (f".{overload._schema.overload_name}" if overload._schema.overload_name else ""),
         "Meta",
     )
-    accepted = [name for name in names if name in op.parameters]
-    left = [name for name in names if name not in op.parameters]
+    accepted = [
+        name
+        for name in names
+        if name in op.parameters or (op.open_ended and name not in op.refused)
+    ]
+    left = [name for name in names if name not in accepted]
 
-    written = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    written = [
+        a.name
+        for a in arguments
+        if a.name in op.writes or (a.alias_info is not None and a.alias_info.is_write)
+    ]
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         call = dict(defaults)
@@ -248,6 +268,9 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
         except OperandError as error:
             raise RuntimeError(f"{op.name}: {error} (simulated Ascend)") from None
 
+        if op.on_device:
+            # It is made of operators, which record themselves in a graph.
+            return op(**{name: call[name] for name in accepted})
         origin: dict[int, torch.Tensor] = {}
 
         def view(tensor: torch.Tensor) -> torch.Tensor:

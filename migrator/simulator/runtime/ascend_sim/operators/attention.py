@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -976,4 +977,483 @@ def npu_fused_infer_attention_score(
         sparse_mode=sparse_mode,
         block_size=block_size,
         lse_flag=softmax_lse_flag,
+    )
+
+
+_FIA_OUT_CHECKS = (
+    "as npu_fused_infer_attention_score; out two device tensors: the result, of the dtype of "
+    "query and its own shape, and the log-sum-exp, float32, of its own shape if softmax_lse_flag"
+)
+
+
+def _write_out(
+    out: Sequence[torch.Tensor], found: tuple[torch.Tensor, torch.Tensor], flag: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    check.require(len(out) == 2, "out", "two tensors, the result and the log-sum-exp", len(out))
+    result, lse = found
+    check.same_dtype("out", out[0], "query", result)
+    check.require(
+        out[0].numel() == result.numel(), "out", f"shape {tuple(result.shape)}", out[0].shape
+    )
+    check.contiguous("out", out[0])
+    out[0].view(result.shape).copy_(result)
+    if flag:
+        check.dtype("out", out[1], torch.float32)
+        check.require(
+            out[1].numel() == lse.numel(), "out", f"shape {tuple(lse.shape)}", out[1].shape
+        )
+        check.contiguous("out", out[1])
+        out[1].view(lse.shape).copy_(lse)
+    return out[0], out[1]
+
+
+@operator(
+    "npu::npu_fused_infer_attention_score.out",
+    {
+        "2.8.0": f"npu_fused_infer_attention_score.out({_FIA_ARGUMENTS}, Tensor? workspace=None,"
+        " Tensor[] out) -> (Tensor, Tensor)",
+    },
+    checks=_FIA_OUT_CHECKS,
+    source="torch_npu.npu_fused_infer_attention_score.out",
+    refused=_FIA_REFUSED,
+    writes=("out",),
+)
+def npu_fused_infer_attention_score_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    out: Sequence[torch.Tensor],
+    workspace: torch.Tensor | None = None,  # noqa: ARG001
+    softmax_lse_flag: bool = False,
+    **arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`npu_fused_infer_attention_score`, into ``out``, which it returns."""
+    found = npu_fused_infer_attention_score.function(
+        query, key, value, softmax_lse_flag=softmax_lse_flag, **arguments
+    )
+    return _write_out(out, found, softmax_lse_flag)
+
+
+@operator(
+    "npu::_npu_fused_infer_attention_score_get_max_workspace",
+    {
+        "2.8.0": f"_npu_fused_infer_attention_score_get_max_workspace({_FIA_ARGUMENTS}) -> Tensor",
+    },
+    checks="none of its own",
+    source="torch_npu._npu_fused_infer_attention_score_get_max_workspace",
+    meta="the size of a workspace is the device's own",
+)
+def _npu_fused_infer_attention_score_get_max_workspace(
+    query: torch.Tensor,  # noqa: ARG001
+    key: torch.Tensor,  # noqa: ARG001
+    value: torch.Tensor,  # noqa: ARG001
+) -> torch.Tensor:
+    """A workspace for npu_fused_infer_attention_score.out, uint8; its size here means nothing."""
+    return torch.zeros(512, dtype=torch.uint8)
+
+
+def _v2_arguments(later: bool, more: str = "") -> str:
+    """The arguments of version 2; ``later``: from torch_npu 2.9 on."""
+    scale_p = " Tensor? quant_scale_p=None," if later else ""
+    out_dtype = ", int? out_dtype=None" if later else ""
+    dtypes = ", ".join(
+        f"int? {name}_dtype=None"
+        for name in (
+            "query",
+            "key",
+            "value",
+            "query_rope",
+            "key_rope",
+            "key_shared_prefix",
+            "value_shared_prefix",
+            "dequant_scale_query",
+            "dequant_scale_key",
+            "dequant_scale_value",
+            "dequant_scale_key_rope",
+        )
+    )
+    return (
+        "Tensor query, Tensor key, Tensor value, *, Tensor? query_rope=None,"
+        " Tensor? key_rope=None, Tensor? pse_shift=None, Tensor? atten_mask=None,"
+        " SymInt[]? actual_seq_qlen=None, SymInt[]? actual_seq_kvlen=None,"
+        " Tensor? block_table=None, Tensor? dequant_scale_query=None,"
+        " Tensor? dequant_scale_key=None, Tensor? dequant_offset_key=None,"
+        " Tensor? dequant_scale_value=None, Tensor? dequant_offset_value=None,"
+        " Tensor? dequant_scale_key_rope=None, Tensor? quant_scale_out=None,"
+        f" Tensor? quant_offset_out=None,{scale_p} Tensor? learnable_sink=None,"
+        " int num_query_heads=1, int num_key_value_heads=0, float softmax_scale=1.0,"
+        " int pre_tokens=2147483647, int next_tokens=2147483647, str input_layout='BSH',"
+        " int sparse_mode=0, int block_size=0, int query_quant_mode=0, int key_quant_mode=0,"
+        f" int value_quant_mode=0, int inner_precise=0, bool return_softmax_lse=False, {dtypes}"
+        f"{out_dtype}{more}"
+    )
+
+
+_V2_REFUSED = {
+    **dict.fromkeys(
+        (
+            "dequant_scale_query",
+            "dequant_scale_key",
+            "dequant_offset_key",
+            "dequant_scale_value",
+            "dequant_offset_value",
+            "dequant_scale_key_rope",
+            "quant_scale_out",
+            "quant_offset_out",
+            "quant_scale_p",
+            "query_quant_mode",
+            "key_quant_mode",
+            "value_quant_mode",
+            "query_dtype",
+            "key_dtype",
+            "value_dtype",
+            "query_rope_dtype",
+            "key_rope_dtype",
+            "key_shared_prefix_dtype",
+            "value_shared_prefix_dtype",
+            "dequant_scale_query_dtype",
+            "dequant_scale_key_dtype",
+            "dequant_scale_value_dtype",
+            "dequant_scale_key_rope_dtype",
+            "out_dtype",
+        ),
+        "quantised attention",
+    ),
+    "pse_shift": "a position bias",
+    "query_rope": "multi-head latent attention",
+    "key_rope": "multi-head latent attention",
+}
+_V2_CHECKS = (
+    "as npu_fused_infer_attention_score; learnable_sink bfloat16 [heads], packed layouts only, "
+    "without return_softmax_lse"
+)
+
+
+@operator(
+    "npu::npu_fused_infer_attention_score_v2",
+    {
+        "2.8.0": f"npu_fused_infer_attention_score_v2({_v2_arguments(False)}) -> (Tensor, Tensor)",
+        "2.9.0": f"npu_fused_infer_attention_score_v2({_v2_arguments(True)}) -> (Tensor, Tensor)",
+    },
+    checks=_V2_CHECKS,
+    source="torch_npu.npu_fused_infer_attention_score_v2",
+    refused=_V2_REFUSED,
+)
+def npu_fused_infer_attention_score_v2(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    atten_mask: torch.Tensor | None = None,
+    actual_seq_qlen: Sequence[int] | None = None,
+    actual_seq_kvlen: Sequence[int] | None = None,
+    block_table: torch.Tensor | None = None,
+    learnable_sink: torch.Tensor | None = None,
+    num_query_heads: int = 1,
+    num_key_value_heads: int = 0,
+    softmax_scale: float = 1.0,
+    pre_tokens: int = UNLIMITED,
+    next_tokens: int = UNLIMITED,
+    input_layout: str = "BSH",
+    sparse_mode: int = 0,
+    block_size: int = 0,
+    inner_precise: int = 0,
+    return_softmax_lse: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`npu_fused_infer_attention_score` under other names, and with ``learnable_sink``.
+
+    The sink is one more logit for each head, which takes weight and adds no value.
+    """
+    check.require(inner_precise in (0, 1, 2, 3), "inner_precise", "0, 1, 2 or 3", inner_precise)
+    return _fused_infer(
+        query,
+        key,
+        value,
+        atten_mask=atten_mask,
+        q_lengths=actual_seq_qlen,
+        kv_lengths=actual_seq_kvlen,
+        block_table=block_table,
+        num_heads=num_query_heads,
+        scale=softmax_scale,
+        pre_tokens=pre_tokens,
+        next_tokens=next_tokens,
+        input_layout=input_layout,
+        num_key_value_heads=num_key_value_heads,
+        sparse_mode=sparse_mode,
+        block_size=block_size,
+        lse_flag=return_softmax_lse,
+        sink=learnable_sink,
+        names=_Names("actual_seq_qlen", "actual_seq_kvlen"),
+    )
+
+
+_WORKSPACE = ", Tensor? workspace=None, Tensor[] out"
+
+
+@operator(
+    "npu::npu_fused_infer_attention_score_v2.out",
+    {
+        "2.8.0": f"npu_fused_infer_attention_score_v2.out({_v2_arguments(False, _WORKSPACE)})"
+        " -> (Tensor, Tensor)",
+        "2.9.0": f"npu_fused_infer_attention_score_v2.out({_v2_arguments(True, _WORKSPACE)})"
+        " -> (Tensor, Tensor)",
+    },
+    checks=_FIA_OUT_CHECKS,
+    source="torch_npu.npu_fused_infer_attention_score_v2.out",
+    refused=_V2_REFUSED,
+    writes=("out",),
+)
+def npu_fused_infer_attention_score_v2_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    out: Sequence[torch.Tensor],
+    workspace: torch.Tensor | None = None,  # noqa: ARG001
+    return_softmax_lse: bool = False,
+    **arguments: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`npu_fused_infer_attention_score_v2`, into ``out``, which it returns."""
+    found = npu_fused_infer_attention_score_v2.function(
+        query, key, value, return_softmax_lse=return_softmax_lse, **arguments
+    )
+    return _write_out(out, found, return_softmax_lse)
+
+
+@operator(
+    "npu::_npu_fused_infer_attention_score_v2_get_max_workspace",
+    {
+        "2.8.0": "_npu_fused_infer_attention_score_v2_get_max_workspace("
+        f"{_v2_arguments(False)}) -> Tensor",
+        "2.9.0": "_npu_fused_infer_attention_score_v2_get_max_workspace("
+        f"{_v2_arguments(True)}) -> Tensor",
+    },
+    checks="none of its own",
+    source="torch_npu._npu_fused_infer_attention_score_v2_get_max_workspace",
+    meta="the size of a workspace is the device's own",
+)
+def _npu_fused_infer_attention_score_v2_get_max_workspace(
+    query: torch.Tensor,  # noqa: ARG001
+    key: torch.Tensor,  # noqa: ARG001
+    value: torch.Tensor,  # noqa: ARG001
+) -> torch.Tensor:
+    """A workspace for npu_fused_infer_attention_score_v2.out, uint8; its size means nothing."""
+    return torch.zeros(512, dtype=torch.uint8)
+
+
+# --------------------------------------------------------------------------------------------
+# npu_fusion_attention
+
+
+_FUSION_LAYOUTS = ("BSH", "SBH", "BSND", "BNSD", "TND")
+
+
+def _fusion_rows(layout: str, name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """[batch, tokens, heads, size] of a tensor in a batched layout."""
+    if layout == "SBH":
+        check.rank(name, tensor, 3)
+        return _rows("BSH", name, tensor.transpose(0, 1), heads)
+    return _rows(layout, name, tensor, heads)
+
+
+@operator(
+    "npu::npu_fusion_attention",
+    {
+        version: "npu_fusion_attention(Tensor query, Tensor key, Tensor value, int head_num,"
+        " str input_layout, Tensor? pse=None, Tensor? padding_mask=None,"
+        " Tensor? atten_mask=None, float scale=1., float keep_prob=1.,"
+        " int pre_tockens=2147483647, int next_tockens=2147483647, int inner_precise=0,"
+        " int[]? prefix=None, int[]? actual_seq_qlen=None, int[]? actual_seq_kvlen=None,"
+        " int sparse_mode=0, bool gen_mask_parallel=True, bool sync=False,"
+        f" str softmax_layout='', Tensor? sink=None{more})"
+        " -> (Tensor, Tensor, Tensor, Tensor, int, int, int)"
+        for version, more in (
+            ("2.8.0", ""),
+            ("2.9.0", ", Tensor? dropout_mask=None, int seed=0, int offset=0"),
+        )
+    },
+    checks="query, key, value of one dtype (float16, bfloat16, float32); layouts BSH, SBH, BSND, "
+    "BNSD, TND; head size at most 768; atten_mask bool or uint8: [B or 1, N or 1, Sq, Skv] or [Sq, "
+    "Skv] in sparse modes 0 and 1, 2048 x 2048 and 1 above the diagonal in modes 2, 3, 4; packed "
+    "lengths cumulative, the last equal to the tokens; keep_prob 1",
+    source="torch_npu.npu_fusion_attention, the forward direction",
+    refused={
+        "pse": "a position bias",
+        "padding_mask": "a padding mask",
+        "prefix": "prefix masks",
+        "sink": "a sink",
+        "softmax_layout": "another layout of the softmax results",
+        "dropout_mask": "dropout",
+    },
+)
+def npu_fusion_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    head_num: int,
+    input_layout: str,
+    atten_mask: torch.Tensor | None = None,
+    scale: float = 1.0,
+    keep_prob: float = 1.0,
+    pre_tockens: int = UNLIMITED,
+    next_tockens: int = UNLIMITED,
+    actual_seq_qlen: Sequence[int] | None = None,
+    actual_seq_kvlen: Sequence[int] | None = None,
+    sparse_mode: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, int, int]:
+    """Attention for training and encoders; sparse modes as npu_fused_infer_attention_score.
+
+    ``head_num`` counts the query heads; those of key and value follow from their sizes. Returns
+    the result in the layout of the query, the greatest logit and the sum of exponentials of each
+    row, float32, [B, N, S, 8] or [T, N, 8] with eight equal values, an empty tensor, and seed,
+    offset and number of the dropout mask, all 0.
+    """
+    layout, heads = input_layout, head_num
+    check.require(layout in _FUSION_LAYOUTS, "input_layout", f"one of {_FUSION_LAYOUTS}", layout)
+    check.require(heads > 0, "head_num", "more than 0", heads)
+    check.require(
+        keep_prob == 1.0, "keep_prob", "1, because the simulator drops nothing", keep_prob
+    )
+    check.dtype("query", query, *check.FLOAT_DTYPES)
+    for name, tensor in (("key", key), ("value", value)):
+        check.same_dtype(name, tensor, "query", query)
+    packed = layout == "TND"
+    if packed:
+        q, k, v, batch = _fusion_packed(query, key, value, heads, actual_seq_qlen, actual_seq_kvlen)
+    else:
+        rows = _fusion_rows(layout, "query", query, heads)
+        size = rows.shape[-1]
+        if layout in ("BSH", "SBH"):
+            check.rank("key", key, 3)
+            kv_heads = key.shape[2] // max(size, 1)
+        else:
+            check.rank("key", key, 4)
+            kv_heads = key.shape[2 if layout == "BSND" else 1]
+        keys = _fusion_rows(layout, "key", key, max(kv_heads, 1))
+        values = _fusion_rows(layout, "value", value, max(kv_heads, 1))
+        batch = rows.shape[0]
+        check.shape("key", keys, batch, None, kv_heads, size)
+        check.shape("value", values, *keys.shape[:3], None)
+        q, k, v = list(rows), list(keys), list(values)
+    for a, b in zip(q, k, strict=True):
+        check.require(0 < a.shape[2] <= 768, "query", "a head size of at most 768", a.shape[2])
+        check.require(
+            heads % max(b.shape[1], 1) == 0, "key", f"heads that divide {heads}", b.shape[1]
+        )
+    hidden = _fusion_hidden(q, k, atten_mask, sparse_mode, pre_tockens, next_tockens, packed)
+    results, peaks, sums = [], [], []
+    for a, b, c, h in zip(q, k, v, hidden, strict=True):
+        result, _ = attend(a, b, c, scale, hidden=h)
+        peak, total = _softmax_parts(a, b, scale, h)
+        results.append(result.to(query.dtype))
+        peaks.append(peak)
+        sums.append(total)
+    if packed:
+        out = torch.cat(results)
+        statistics = [torch.cat(part).unsqueeze(-1).repeat(1, 1, 8) for part in (peaks, sums)]
+    else:
+        full = torch.stack(results)
+        out = {
+            "BSH": lambda: full.flatten(2),
+            "SBH": lambda: full.flatten(2).transpose(0, 1).contiguous(),
+            "BSND": lambda: full,
+            "BNSD": lambda: full.transpose(1, 2).contiguous(),
+        }[layout]()
+        statistics = [
+            torch.stack(part).transpose(1, 2).unsqueeze(-1).repeat(1, 1, 1, 8)
+            for part in (peaks, sums)
+        ]
+    return out, statistics[0], statistics[1], query.new_empty(0), 0, 0, 0
+
+
+def _softmax_parts(
+    query: torch.Tensor, key: torch.Tensor, scale: float, hidden: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greatest logit and sum of exponentials below it, [q, heads] each."""
+    heads = query.shape[1]
+    k = key.float().repeat_interleave(heads // key.shape[1], 1)
+    logits = torch.einsum("qhd,khd->qhk", query.float(), k) * scale
+    if hidden is not None:
+        seen = hidden if hidden.dim() == 2 else hidden.transpose(0, 1)
+        logits = logits.masked_fill(seen.unsqueeze(1) if hidden.dim() == 2 else seen, -torch.inf)
+    peak = logits.amax(-1)
+    return peak, torch.exp(logits - peak.clamp(min=-3e38).unsqueeze(-1)).sum(-1)
+
+
+def _fusion_packed(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    heads: int,
+    q_lengths: Sequence[int] | None,
+    kv_lengths: Sequence[int] | None,
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], int]:
+    check.shape("query", query, None, heads, None)
+    check.shape("key", key, None, None, query.shape[2])
+    check.shape("value", value, *key.shape[:2], None)
+    parts = []
+    for name, values, tensors in (
+        ("actual_seq_qlen", q_lengths, (query,)),
+        ("actual_seq_kvlen", kv_lengths, (key, value)),
+    ):
+        if values is None:
+            raise check.OperandError(name, "lengths, in layout TND", None)
+        ends = check.lengths(name, values, cumulative=True)
+        check.require(
+            bool(ends) and ends[-1] == tensors[0].shape[0],
+            name,
+            f"cumulative lengths whose last is {tensors[0].shape[0]}",
+            ends,
+        )
+        bounds = list(zip([0, *ends], ends, strict=False))
+        parts.extend([tensor[a:b] for a, b in bounds] for tensor in tensors)
+    check.require(
+        len(parts[0]) == len(parts[1]), "actual_seq_kvlen", f"{len(parts[0])} sequences", parts[1]
+    )
+    return parts[0], parts[1], parts[2], len(parts[0])
+
+
+def _fusion_hidden(
+    q: Sequence[torch.Tensor],
+    k: Sequence[torch.Tensor],
+    mask: torch.Tensor | None,
+    mode: int,
+    before: int,
+    after: int,
+    packed: bool,
+) -> list[torch.Tensor | None]:
+    if mask is not None:
+        check.dtype("atten_mask", mask, torch.bool, torch.uint8)
+    if mode in (0, 1) and mask is not None:
+        check.rank("atten_mask", mask, 2, 4)
+        check.require(
+            not packed or mask.dim() == 2, "atten_mask", "2 dimensions in layout TND", mask.dim()
+        )
+        q_len, kv_len = max(a.shape[0] for a in q), max(b.shape[0] for b in k)
+        full = mask.view(1, 1, *mask.shape) if mask.dim() == 2 else mask
+        check.require(
+            full.shape[0] in (1, len(q))
+            and full.shape[1] in (1, q[0].shape[1])
+            and (full.shape[2], full.shape[3]) == (q_len, kv_len),
+            "atten_mask",
+            f"({len(q)} or 1, {q[0].shape[1]} or 1, {q_len}, {kv_len}) or ({q_len}, {kv_len})",
+            tuple(mask.shape),
+        )
+        found: list[torch.Tensor | None] = []
+        for i, (a, b) in enumerate(zip(q, k, strict=True)):
+            own = full[i if full.shape[0] > 1 else 0, :, : a.shape[0], : b.shape[0]] != 0
+            if mode == 0:
+                own = own | _band(a.shape[0], b.shape[0], 0, before, after)
+            found.append(own.expand(a.shape[1], -1, -1))
+        return found
+    return _hidden(
+        [a.shape[0] for a in q],
+        [b.shape[0] for b in k],
+        mask,
+        mode,
+        before,
+        after,
+        single=False,
+        packed=False,
     )

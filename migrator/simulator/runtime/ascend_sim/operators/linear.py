@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""npu_linear and the casts of dtype."""
+
+from __future__ import annotations
+
+import torch
+
+from . import _checks as check
+from ._registry import operator
+
+# Numbers of c10::ScalarType, which torch_npu takes for a dtype from 2.9 on.
+_SCALAR_TYPES = {
+    0: torch.uint8,
+    1: torch.int8,
+    2: torch.int16,
+    3: torch.int32,
+    4: torch.int64,
+    5: torch.float16,
+    6: torch.float32,
+    11: torch.bool,
+    15: torch.bfloat16,
+}
+
+
+@operator(
+    "npu::npu_linear",
+    {"2.8.0": "npu_linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor"},
+    checks="input [rows, k] and weight [n, k] of one dtype (float16, bfloat16, float32); bias [n]",
+    source="torch_npu.npu_linear",
+)
+def npu_linear(
+    input: torch.Tensor,  # noqa: A002
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``input @ weight.T + bias``."""
+    check.rank("input", input, 2)
+    check.dtype("input", input, *check.FLOAT_DTYPES)
+    check.same_dtype("weight", weight, "input", input)
+    check.shape("weight", weight, None, input.shape[1])
+    product = input.float() @ weight.float().T
+    if bias is not None:
+        check.dtype("bias", bias, input.dtype, torch.float32)
+        check.shape("bias", bias, weight.shape[0])
+        product = product + bias.float()
+    return product.to(input.dtype)
+
+
+def _scalar_type(dtype: int | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    check.require(dtype in _SCALAR_TYPES, "dtype", f"one of {sorted(_SCALAR_TYPES)}", dtype)
+    return _SCALAR_TYPES[dtype]
+
+
+@operator(
+    "npu::npu_dtype_cast",
+    {
+        "2.8.0": "npu_dtype_cast(Tensor input, ScalarType dtype) -> Tensor",
+        "2.9.0": "npu_dtype_cast(Tensor input, int dtype, int? input_dtype=None) -> Tensor",
+    },
+    checks="a dtype of torch, or its number, without float64",
+    source="torch_npu.npu_dtype_cast",
+    refused={"input_dtype": "packed dtypes"},
+)
+def npu_dtype_cast(input: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:  # noqa: A002
+    """``input`` in another dtype; the number of a dtype is that of c10::ScalarType."""
+    return _cast(input, dtype)
+
+
+@operator(
+    "npu::_npu_dtype_cast",
+    {"2.8.0": "_npu_dtype_cast(Tensor input, ScalarType dtype) -> Tensor"},
+    checks="as npu_dtype_cast",
+    source="torch_npu._npu_dtype_cast",
+)
+def _npu_dtype_cast(input: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:  # noqa: A002
+    """As :func:`npu_dtype_cast`."""
+    return _cast(input, dtype)
+
+
+def _cast(tensor: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:
+    result = torch.empty_like(tensor, dtype=_scalar_type(dtype))
+    result.copy_(tensor)
+    return result
+
+
+@operator(
+    "npu::one_",
+    {"2.8.0": "one_(Tensor(a!) input) -> Tensor(a!)"},
+    checks="none",
+    source="torch_npu.one_",
+)
+def one_(input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+    """Fill with 1."""
+    input.fill_(1)
+    return input
