@@ -216,6 +216,12 @@ def memory_files() -> list[str]:
     return links
 
 
+def shared_memory_names() -> list[str]:
+    """What lies in /dev/shm with our name; "ascend_sim." begins those of the ACL runtime."""
+    names = os.listdir("/dev/shm")
+    return [name for name in names if "hccl" in name and not name.startswith("ascend_sim.")]
+
+
 # ---- cases: run by every rank; what they return is compared by the test ----------------------
 
 
@@ -472,7 +478,7 @@ def case_no_traces(rank: int, size: int, key: str) -> Any:
     after = len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count("\n")
     assert after[0] == before[0], (before, after)
     assert after[1] < before[1] + 10, (before, after)
-    return [name for name in os.listdir("/dev/shm") if "hccl" in name]
+    return shared_memory_names()
 
 
 def case_sub_communicators(rank: int, size: int, key: str) -> Any:
@@ -668,6 +674,38 @@ def case_wrong_arguments(rank: int, size: int, key: str) -> Any:
     return results
 
 
+def case_spoilt_group(rank: int, size: int, key: str) -> Any:
+    """A call of a group fails, and its end is never reached: nothing after is lost in silence."""
+    spoilt = init(exchange(f"{key}.0", rank), size, rank)
+    whole = init(exchange(f"{key}.1", rank), size, rank)
+    x = Device(np.ones(8, np.float32))
+
+    def reduce(comm: Any, pointer: Any) -> Callable[[], None]:
+        return lambda: call("HcclAllReduce", pointer, x.pointer, u64(8), 4, SUM, comm, None)
+
+    call("HcclGroupStart")
+    results = [failure(reduce(spoilt, None)), failure(reduce(whole, x.pointer))]
+    results.append(failure(lambda: call("HcclGroupEnd")))
+    assert (x.read() == 1).all()
+    reduce(whole, x.pointer)()
+    assert (x.read() == size).all()
+    return [found["code"] for found in results]
+
+
+def case_destroyed_while_waiting(rank: int, size: int, key: str) -> Any:
+    """A thread waits in a collective; another destroys the communicator, as exit handlers do."""
+    comm = Comm(init(exchange(key, rank), size, rank), rank, size)
+    comm.barrier()
+    if rank == 0:
+        time.sleep(1)
+        return None
+    timer = threading.Timer(0.2, comm.destroy)
+    timer.start()
+    found = failure(comm.barrier)
+    timer.join()
+    return found
+
+
 def case_same_device(rank: int, size: int, key: str) -> Any:
     set_device(0)
     return failure(lambda: init(exchange(key, rank), size, rank))
@@ -711,6 +749,7 @@ def case_absent(rank: int, size: int, key: str) -> Any:
     comm.barrier()
     if rank < size - 1:
         return failure(comm.barrier)
+    time.sleep(0.4)  # so that the others find out first
     return failure(lambda: comm.recv(4, 0))
 
 

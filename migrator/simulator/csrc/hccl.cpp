@@ -23,6 +23,7 @@
 #include <map>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "ascend_sim.h"
 #include "hccl_comm.h"
@@ -110,6 +111,7 @@ struct GroupItem {
 
 struct Group {
   int depth = 0;
+  HcclResult failure = HCCL_SUCCESS;  // of a call in it
   std::vector<GroupItem> items;
 };
 
@@ -143,11 +145,19 @@ HcclResult submit_together(std::vector<GroupItem> items) {
   return submit(stream, writes, [shared] { return run_together(*shared); });
 }
 
+// While a group is open its calls wait for its end. One that cannot be made spoils the
+// group: an exception between start and end leaves it open, and later calls would
+// otherwise wait in it for ever without a word.
+HcclResult join_group(GroupItem item) {
+  if (group.failure != HCCL_SUCCESS)
+    return report(group.failure, "HCCL: a call of the open HcclGroupStart failed before");
+  group.failure = item.comm->usable(item.transfer);
+  if (group.failure == HCCL_SUCCESS) group.items.push_back(std::move(item));
+  return group.failure;
+}
+
 HcclResult issue(GroupItem item) {
-  if (group.depth > 0) {
-    group.items.push_back(std::move(item));
-    return HCCL_SUCCESS;
-  }
+  if (group.depth > 0) return join_group(std::move(item));
   if (item.transfer.op != Op::kNone) {
     std::vector<GroupItem> items;
     items.push_back(std::move(item));
@@ -174,6 +184,7 @@ struct Checker {
       result = comm->fail(code, format("HCCL: rank %u of communicator '%s' called %s: %s",
                                        comm->rank(), comm->name().c_str(), call.text().c_str(),
                                        what.c_str()));
+    if (group.depth > 0) group.failure = result;
   }
 
   Checker &type() {
@@ -740,6 +751,9 @@ HCCL_API HcclResult HcclGroupEnd(void) {
   if (--group.depth > 0) return HCCL_SUCCESS;
   std::vector<GroupItem> items;
   items.swap(group.items);
+  const HcclResult failure = std::exchange(group.failure, HCCL_SUCCESS);
+  if (failure != HCCL_SUCCESS)
+    return report(failure, "HCCL: a call between HcclGroupStart and HcclGroupEnd failed");
   return submit_together(std::move(items));
 }
 
@@ -985,9 +999,9 @@ HCCL_API HcclResult HcclBatchSendRecv(HcclSendRecvItem *items, uint32_t n, HcclC
         items[i].count, items[i].dataType, items[i].remoteRank, stream, &together[i]);
     if (checked != HCCL_SUCCESS) return checked;
   }
-  if (group.depth > 0) {
-    std::move(together.begin(), together.end(), std::back_inserter(group.items));
-    return HCCL_SUCCESS;
-  }
-  return submit_together(std::move(together));
+  if (group.depth == 0) return submit_together(std::move(together));
+  for (GroupItem &item : together)
+    if (const HcclResult joined = join_group(std::move(item)); joined != HCCL_SUCCESS)
+      return joined;
+  return HCCL_SUCCESS;
 }

@@ -424,8 +424,7 @@ Comm::~Comm() {
 
 void Comm::leave() {
   // A child made by fork() shares the memory, but is not the rank.
-  if (!is_member_ || owner_ != getpid()) return;
-  is_member_ = false;
+  if (owner_ != getpid() || !is_member_.exchange(false)) return;
   slot(rank_).state.store(kLeft);
   notify_everyone();
 }
@@ -542,6 +541,7 @@ HcclResult Comm::wait_until(std::atomic<uint32_t> *event, const Ready &ready,
     const uint32_t seen = event->load();
     if (ready()) return HCCL_SUCCESS;
     if (has_failed()) return shared_failure();
+    if (!is_member_) return usable(call);
     if (patience.time_to_check()) {
       for (uint32_t r = 0; r < n_ranks_; r++) {
         if (!missing(r)) continue;
@@ -1026,11 +1026,11 @@ void Comm::progress() {
     step_queue(sends_[peer]);
     step_queue(recvs_[peer]);
   }
-  if (!has_failed()) return;
+  if (!has_failed() && is_member_) return;
   for (auto *queues : {&sends_, &recvs_})
     for (std::deque<TransferPtr> &queue : *queues) {
       for (const TransferPtr &t : queue) {
-        t->result = shared_failure();
+        t->result = usable(t->call);
         t->done = true;
       }
       queue.clear();

@@ -116,8 +116,11 @@ class Comm {
   int device() const { return device_; }
   const std::string &name() const { return name_; }
 
-  // Tells the other ranks that this one has left.
+  // Tells the other ranks that this one has left; ends what its threads wait for.
   void leave();
+
+  // Success, or why `call` cannot be made.
+  HcclResult usable(const Call &call);
 
   // Ends the communicator for every rank, with this reason, and returns `code`.
   HcclResult fail(HcclResult code, const std::string &message);
@@ -173,7 +176,6 @@ class Comm {
 
   using Ready = std::function<bool()>;
 
-  HcclResult usable(const Call &call);
   HcclResult shared_failure();
   bool has_failed() const;
   std::string rank_text(uint32_t rank) const;
@@ -212,7 +214,7 @@ class Comm {
   uint64_t mapped_ = 0;
   Segment *segment_ = nullptr;
   const SegmentAddress *root_ = nullptr;  // while joining
-  bool is_member_ = false;  // has joined and not left
+  std::atomic<bool> is_member_{false};  // has joined and not left
 
   std::mutex collective_mutex_;
   uint64_t arrivals_ = 0;
