@@ -137,6 +137,7 @@ def make_plan(
         The plan; the same for the same tree and rules, whatever `jobs` is.
     """
     chosen = tuple(rules if rules is not None else all_rules())
+    named_outright = {path for rule in chosen for path in rule.paths}
     python: list[str] = []
     modes: dict[str, int] = {}
     links_out: list[str] = []
@@ -144,7 +145,9 @@ def make_plan(
         if entry.link is not None:
             if _leads_out(entry.path, entry.link):
                 links_out.append(entry.path)
-        elif entry.path.startswith(PACKAGE) and entry.path.endswith(".py"):
+        elif entry.path.endswith(".py") and (
+            entry.path.startswith(PACKAGE) or entry.path in named_outright
+        ):
             python.append(entry.path)
             modes[entry.path] = entry.mode
     sources, failures = _candidates(tree, python, chosen)

@@ -8,6 +8,7 @@ attribute or a file of the tree, never at its version: backports and forks answe
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 
 from migrator.tree import Tree
@@ -90,3 +91,20 @@ PROBES: dict[str, Probe] = {
     )
 }
 """Every probe by the name that templates call it."""
+
+
+def torch_npu_requirement(tree: Tree) -> str:
+    """The torch_npu that fits the torch which the tree pins for CUDA: the same X.Y, any patch.
+
+    torch_npu pins its torch itself. Not every patch release of torch has a torch_npu.
+    """
+    for path in ("requirements/cuda.txt", "requirements/build.txt", "requirements/build/cuda.txt"):
+        text = (tree.read(path) or b"").decode("utf-8", "replace")
+        pin = re.search(r"^torch\s*==\s*(\d+)\.(\d+)", text, re.MULTILINE)
+        if pin is not None:
+            return f"torch_npu ~= {pin[1]}.{pin[2]}.0"
+    return "torch_npu"
+
+
+VALUES: dict[str, Callable[[Tree], str]] = {torch_npu_requirement.__name__: torch_npu_requirement}
+"""What is read off a tree and written into a template, by the name that templates call it."""

@@ -9,6 +9,9 @@ another tree in two ways, both decided by what the tree itself contains:
 * Variants. Whole statements (or lines of a file that is not Python) between
   `# npu-migrate: when PROBE`, an optional `# npu-migrate: otherwise` and `# npu-migrate: end` stay
   or go, by a function of `migrator.probes`. Both sides are real code.
+
+In a file that is not Python, a line `# npu-migrate: value NAME` becomes a line that a function of
+`migrator.probes` reads off the tree, such as a requirement.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from migrator.errors import MigrateError
-from migrator.probes import PROBES
+from migrator.probes import PROBES, VALUES
 from migrator.tree import Tree
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -35,7 +38,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 }
 """Modules that define a name in one release or another, the newest first."""
 
-_DIRECTIVE = re.compile(r"^\s*#\s*npu-migrate:\s*(when|otherwise|end)\b[ \t]*(\S*)[ \t]*$")
+_DIRECTIVE = re.compile(r"^\s*#\s*npu-migrate:\s*(when|otherwise|end|value)\b[ \t]*(\S*)[ \t]*$")
 _IMPORT = re.compile(r"^(?P<indent>[ \t]*)from (?P<module>vllm[\w.]*) import ", re.M)
 
 
@@ -119,7 +122,12 @@ def _choose(text: str, tree: Tree) -> str:
                 kept.append(line)
             continue
         verb, name = directive.groups()
-        if verb == "when" and state is None:
+        if verb == "value":
+            if name not in VALUES:
+                raise TemplateError(f"template line {number}: there is no value called {name!r}")
+            if selected:
+                kept.append(f"{VALUES[name](tree)}\n")
+        elif verb == "when" and state is None:
             if name not in PROBES:
                 raise TemplateError(f"template line {number}: there is no probe called {name!r}")
             state, selected = "when", PROBES[name](tree)
