@@ -157,30 +157,35 @@ def register() -> None:
     An operator which the wheel does not have is passed over: no program can call it.
     """
     for op in REGISTRY.values():
-        namespace, _, rest = op.name.partition("::")
-        try:
-            overload = op.overload
-        except AttributeError:
-            continue
-        schema = overload._schema
-        library = _libraries.get(namespace)
-        if library is None:
-            make: Any = torch.library.Library
-            library = _libraries[namespace] = make(namespace, "IMPL")
-        if known_schema(op, schema):
-            kernel = _kernel(op, overload)
-        else:
-            ours = "\n  ".join(op.schemas.values())
-            message = (
-                f"{op.name}: the schema of this torch_npu is not one that the simulator's "
-                f"reference was written for.\n  torch_npu: {schema}\n  simulator:\n  {ours}"
-            )
-            _problems[op.name] = message
-            kernel = _refusal(message)
-        with warnings.catch_warnings():
-            # torch warns that torch_npu's own kernel, which would call CANN, is replaced.
-            warnings.simplefilter("ignore")
-            library.impl(rest, kernel, "PrivateUse1")
+        bind(op)
+
+
+def bind(op: Operator) -> None:
+    """Put one reference operator behind the device key of the wheel's operator."""
+    namespace, _, rest = op.name.partition("::")
+    try:
+        overload = op.overload
+    except AttributeError:
+        return
+    schema = overload._schema
+    library = _libraries.get(namespace)
+    if library is None:
+        make: Any = torch.library.Library
+        library = _libraries[namespace] = make(namespace, "IMPL")
+    if known_schema(op, schema):
+        kernel = _kernel(op, overload)
+    else:
+        ours = "\n  ".join(op.schemas.values())
+        message = (
+            f"{op.name}: the schema of this torch_npu is not one that the simulator's "
+            f"reference was written for.\n  torch_npu: {schema}\n  simulator:\n  {ours}"
+        )
+        _problems[op.name] = message
+        kernel = _refusal(message)
+    with warnings.catch_warnings():
+        # torch warns that torch_npu's own kernel, which would call CANN, is replaced.
+        warnings.simplefilter("ignore")
+        library.impl(rest, kernel, "PrivateUse1")
 
 
 def _refusal(message: str) -> Callable[..., Any]:

@@ -1392,7 +1392,7 @@ def _fusion_packed(
     check.shape("query", query, None, heads, None)
     check.shape("key", key, None, None, query.shape[2])
     check.shape("value", value, *key.shape[:2], None)
-    parts = []
+    parts: list[list[torch.Tensor]] = []
     for name, values, tensors in (
         ("actual_seq_qlen", q_lengths, (query,)),
         ("actual_seq_kvlen", kv_lengths, (key, value)),

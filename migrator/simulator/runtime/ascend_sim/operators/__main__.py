@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Print docs/npu-operators.md."""
+
+from __future__ import annotations
+
+import sys
+
+import torch  # noqa: F401 - loads torch_npu, and so declares the operators
+
+from ._document import document
+
+sys.stdout.write(document())

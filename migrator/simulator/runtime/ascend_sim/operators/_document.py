@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/npu-operators.md, from the registry."""
+
+from __future__ import annotations
+
+from ._checks import RELAX_VARIABLE, RELAXATIONS
+from ._registry import META_VARIABLE, REGISTRY, Operator
+
+_HEAD = f"""\
+# Reference NPU operators
+
+<!-- Made by `vllm-npu-migrate simulator run -- python -m ascend_sim.operators`. -->
+
+These operators of torch_npu compute on the simulated Ascend. Each is written in plain PyTorch with
+float32 accumulation and one rounding at the end, bound to the schema of the installed wheel, and
+checks its operands as the device's documentation has them. A violation is a `RuntimeError` that
+names operator, argument, what the device takes and what it got.
+
+- An operator whose schema in the wheel is none of the known ones raises an error that shows both,
+  when it is called; `ascend_sim.operators.problems()` lists all of them.
+- The wheel's own meta kernel, where there is one, is called on the same operands and must agree in
+  shape and dtype. `{META_VARIABLE}=0` turns this off.
+- A tensor on the wrong side (host or device) is refused. Host operands are named in the table.
+- In a captured graph an operator runs again at every replay, on the same memory. Host operands
+  (lists and host tensors) keep the values that they had at capture.
+- Rows that the device leaves undefined are NaN, so that code which reads them shows.
+- An argument that asks for something without a reference (quantisation, for one) is refused.
+
+What agreement here does not show: the device's rounding, speed, alignment or asynchrony.
+
+`{RELAX_VARIABLE}` lets calls pass that the device refuses, for comparisons with a float32
+reference on tiny models. It is a comma-separated list of:
+
+"""
+
+
+def document() -> str:
+    """The page as Markdown."""
+    lines = [_HEAD]
+    lines += [f"- `{name}`: {text};\n" for name, text in RELAXATIONS.items()]
+    text = "".join(lines).rstrip(";\n") + ".\n"
+    families: dict[str, list[Operator]] = {}
+    for op in REGISTRY.values():
+        families.setdefault(op.function.__module__.rpartition(".")[2], []).append(op)
+    for family, operators in sorted(families.items()):
+        text += f"\n## {family}\n"
+        for op in sorted(operators, key=lambda op: op.name):
+            text += _entry(op)
+    return text
+
+
+def _entry(op: Operator) -> str:
+    lines = [f"\n### `{op.name}`\n"]
+    lines.append(f"Source: {op.source}.\n")
+    lines.append("| torch_npu from | schema |\n| --- | --- |")
+    for version, schema in op.schemas.items():
+        lines.append(f"| {version} | `{schema}` |")
+    facts = [f"- Operands: {op.checks}."]
+    if op.host:
+        facts.append("- Host tensors: " + ", ".join(f"`{name}`" for name in sorted(op.host)) + ".")
+    if op.refused:
+        facts.append("- Only at their defaults: " + _grouped(op.refused) + ".")
+    if op.meta:
+        facts.append(f"- Not compared with the meta kernel: {op.meta}.")
+    return "\n".join(lines) + "\n\n" + "\n".join(facts) + "\n"
+
+
+def _grouped(refused: object) -> str:
+    assert isinstance(refused, dict)
+    reasons: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        reasons.setdefault(reason, []).append(f"`{name}`")
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
