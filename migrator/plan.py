@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -246,6 +247,8 @@ _job: _Job | None = None
 def _start_worker(job: _Job) -> None:
     global _job  # noqa: PLW0603 - set once in each process, before its first file
     _job = job
+    # An interrupt on a terminal goes to all processes; the first one says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _work(path: str) -> FileResult:
@@ -289,11 +292,11 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
         initargs=(job,),
     )
     left = dict.fromkeys(todo)
+    workers = pool(max_workers=min(jobs, len(todo)))
     try:
-        with pool(max_workers=min(jobs, len(todo))) as workers:
-            for result in workers.map(_work, todo):
-                del left[result.path]
-                yield result
+        for result in workers.map(_work, todo):
+            del left[result.path]
+            yield result
     except BrokenProcessPool:
         # A parser died with its process. Find the file: each that is left gets its own.
         for path in left:
@@ -302,6 +305,8 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
                     yield worker.submit(_work, path).result()
             except BrokenProcessPool:
                 yield FileResult(path, None, failure="its parser died")
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 def _added(tree: Tree, rule: Rule, path: str) -> tuple[FileChange | None, Record]:
