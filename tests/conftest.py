@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests share: the small tree, real releases, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from migrator import sources
+from migrator.plan import Plan, make_plan
+from migrator.tree import DiskTree
+from tests import trees
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line came to."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+
+RunCli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def mini_tree(tmp_path: Path) -> Path:
+    """A copy of the small tree to do with as one likes."""
+    return trees.copy_mini(tmp_path / "mini")
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCli:
+    """Run the command line in this process: `run_cli("apply", tree, cwd=…, env=…)`.
+
+    It runs below the test's directory, where no pyproject.toml is found, and without a terminal.
+    """
+    from migrator.cli import main
+
+    def run(
+        *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> Outcome:
+        monkeypatch.chdir(cwd or tmp_path)
+        variables: dict[str, str | None] = {"NO_COLOR": None, "FORCE_COLOR": None, **(env or {})}
+        done = CliRunner().invoke(main, [str(a) for a in arguments], env=variables)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Outcome(done.exit_code, done.stdout_bytes, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> RunCli:
+    """The same as `run_cli` in a process of its own, for what a process alone can show."""
+
+    def run(
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> Outcome:
+        variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        done = subprocess.run(
+            [*prefix, *cli_command(*arguments)],
+            cwd=cwd or tmp_path,
+            env=variables | (env or {}),
+            capture_output=True,
+            timeout=120,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr.decode())
+
+    return run
+
+
+def cli_command(*arguments: str | Path) -> list[str]:
+    """The command line, run by this interpreter."""
+    program = "from migrator.cli import main; main()"
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def release() -> Callable[[str], Path]:
+    """The unpacked source of a real release, fetched by name into the user's cache."""
+    return sources.fetch
+
+
+_plans: dict[str, Plan] = {}
+
+
+@pytest.fixture(scope="session")
+def release_plan(release: Callable[[str], Path]) -> Iterator[Callable[[str], Plan]]:
+    """The plan of all rules for a real release, made once."""
+
+    def plan(version: str) -> Plan:
+        if version not in _plans:
+            _plans[version] = make_plan(DiskTree(release(version)), jobs=2)
+        return _plans[version]
+
+    yield plan
+    _plans.clear()

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees for the tests: the small one in fixtures/, files with odd bytes, and what a tree holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+MINI = FIXTURES / "mini_vllm"
+SELECT = "NPU0,NPU1,NPU302"
+"""The rules whose sites the small tree has: the edits of the first log, and one added file."""
+
+GUARD = """\
+# SPDX-License-Identifier: Apache-2.0
+import torch
+
+
+def on_device(x: torch.Tensor) -> bool:
+    return x.is_cuda  # {remark}
+"""
+OOT = """\
+import torch
+
+from vllm.model_executor.custom_op import CustomOp
+
+
+class SiluAndMul(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        return self.op(x)
+
+
+class GeluAndMul(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        return self.op(x)
+
+
+class QuickGELU(CustomOp):
+    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
+        return self.op(x)
+"""
+
+ODD_FILES: Mapping[str, bytes] = {
+    "vllm/latin.py": b"# -*- coding: latin-1 -*-\n" + GUARD.format(remark="é ß").encode("latin-1"),
+    "vllm/windows.py": b"\xef\xbb\xbf"
+    + GUARD.format(remark="ü").replace("\n", "\r\n").encode("utf-8"),
+    "vllm/no_end.py": GUARD.format(remark="the end").encode().rstrip(b"\n"),
+    "vllm/mixed.py": GUARD.format(remark="mixed").encode().replace(b"torch\n", b"torch\r\n"),
+    "vllm/feeds.py": GUARD.format(remark="feed").encode().replace(b"\n\n\n", b"\n\x0c\n\n"),
+    "vllm/tabs.py": GUARD.format(remark="tab").encode().replace(b"    ", b"\t"),
+    "vllm/signs.py": GUARD.format(remark="π 😀 \u2028").encode(),
+    # A file in which statements are put, not only an expression changed.
+    "vllm/model_executor/layers/activation.py": b"\xef\xbb\xbf"
+    + OOT.replace("\n", "\r\n").encode(),
+}
+"""Files whose bytes are not just UTF-8 lines; the rules change every one of them."""
+
+
+def copy_mini(target: Path, extra: Mapping[str, bytes] | None = None) -> Path:
+    """A copy of the small tree, with further files or other bytes for those it has."""
+    shutil.copytree(MINI, target)
+    for path, data in (extra or {}).items():
+        place = target / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    return target
+
+
+def snapshot(root: Path) -> dict[str, tuple[int, bytes | str]]:
+    """Path → (permission bits, bytes or link target) of every file below `root` but git's own."""
+    found: dict[str, tuple[int, bytes | str]] = {}
+    for directory, names, files in os.walk(root):
+        names[:] = [n for n in names if n not in (".git", "__pycache__")]
+        for name in [*files, *(n for n in names if (Path(directory) / n).is_symlink())]:
+            place = Path(directory) / name
+            path = place.relative_to(root).as_posix()
+            if place.is_symlink():
+                found[path] = (0o777, os.readlink(place))
+            elif place.is_file():
+                found[path] = (stat.S_IMODE(place.stat().st_mode), place.read_bytes())
+    return found
+
+
+def git(root: Path, *arguments: str, stdin: bytes | None = None) -> str:
+    """Run git in `root`, without the user's settings; the test fails where git does."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, input=stdin, env=git_environment(), capture_output=True
+    )
+    assert done.returncode == 0, f"git {arguments}: {done.stderr.decode()}"
+    return done.stdout.decode()
+
+
+def git_environment() -> dict[str, str]:
+    """Variables that keep git to itself: no user or system settings, a name to commit under."""
+    return {
+        "PATH": os.environ["PATH"],
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
+
+
+def commit_all(root: Path) -> None:
+    """Make `root` a git checkout whose tree is clean."""
+    git(root, "init", "-q")
+    git(root, "add", "-A", "-f")
+    git(root, "-c", "core.autocrlf=false", "commit", "-q", "-m", "all")
