@@ -97,7 +97,8 @@ def run(
         raise _Failure(str(error)) from error
     if code < 0:
         # End as the program did, so that a shell sees the same.
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     raise SystemExit(code)
 

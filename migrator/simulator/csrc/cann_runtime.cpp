@@ -385,10 +385,16 @@ const std::pair<char *const, Range> *range_of(const void *p) {
 }
 
 thread_local int current_device = -1;
+// Device of a thread that sets none; aclInit's configuration may name one.
+std::atomic<int> default_device{-1};
 std::atomic<bool> device_used[kMaxDevices];
 int contexts[kMaxDevices];  // their addresses are the context handles
 
 int need_device(int *device) {
+  if (current_device < 0 && default_device >= 0 && valid_device(default_device)) {
+    current_device = default_device;
+    device_used[current_device] = true;
+  }
   if (current_device < 0) return ascend_sim_error(ACL_ERROR_RT_CONTEXT_NULL, "no device is set on this thread");
   *device = current_device;
   return ACL_SUCCESS;
@@ -504,10 +510,10 @@ struct Model {
   std::vector<Saved> saved;
 
   void restore() {
-    for (auto it = saved.rbegin(); it != saved.rend(); ++it) {
+    for (auto it = saved.rbegin(); it != saved.rend(); ++it)
       if (it->old) memcpy(it->at, it->old.get(), it->bytes);
-      else memset(it->at, 0xff, it->bytes);
-    }
+    for (const Saved &s : saved)
+      if (!s.old) memset(s.at, 0xff, s.bytes);
     saved.clear();
   }
 };
@@ -869,8 +875,19 @@ int ascend_sim_stream_host_access(void *stream, const char *what) {
 
 // ---- start-up, versions, errors ---------------------------------------------------------
 
-ACL_API int aclInit(const char *) {
-  if (config().error.empty()) return ACL_SUCCESS;
+// The configuration is a JSON file; of it only "default_device": "N" means something here.
+ACL_API int aclInit(const char *path) {
+  if (config().error.empty()) {
+    FILE *f = path && *path ? fopen(path, "r") : nullptr;
+    if (!f) return ACL_SUCCESS;
+    char text[4096];
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    const char *p = strstr(text, "\"default_device\"");
+    int device = 0;
+    if (p && sscanf(p + strlen("\"default_device\""), " : \"%d", &device) == 1) default_device = device;
+    return ACL_SUCCESS;
+  }
   fprintf(stderr, "ascend simulator: %s\n", config().error.c_str());
   return ascend_sim_error(ACL_ERROR_RT_PARAM_INVALID, "%s", config().error.c_str());
 }

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the checks of one file inside a simulated process and prints what came of each.
+
+Run as `driver.py FILE [NAME ...]`; the last line of stdout is a JSON object: the name of each
+check → null, or the traceback of its failure. The file's own directory is importable.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import traceback
+from pathlib import Path
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    wanted = set(sys.argv[2:])
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    outcome: dict[str, str | None] = {}
+    for name, check in list(vars(module).items()):
+        if not name.startswith("check_") or (wanted and name not in wanted):
+            continue
+        try:
+            check()
+        except Exception:
+            outcome[name] = traceback.format_exc()
+        else:
+            outcome[name] = None
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-npu-migrate simulator`: what it runs, passes on and complains of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from migrator.cli.simulator import command
+from migrator.simulator import build, runner
+from tests.simulator.conftest import Simulator
+
+ENTRY = "from migrator.cli import main; main()"
+
+
+def tool(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", ENTRY, "simulator", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def run_in(simulator: Simulator, options: Sequence[str], *program: str) -> tuple[int, str, str]:
+    env = ["--env", str(simulator.build.environment.python.parent.parent)]
+    with tool("run", *env, *options, "--", *program) as process:
+        out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.mark.simulator
+def test_the_documented_line(simulator: Simulator) -> None:
+    line = (
+        "import torch, torch_npu; "
+        "print(torch.npu.get_device_name(0), (torch.ones(2, device='npu')+1).cpu())"
+    )
+    code, out, err = run_in(simulator, [], "python", "-c", line)
+    assert (code, out) == (0, "Ascend910B1 tensor([2., 2.])\n"), err
+    assert "verrid" not in err  # no word about kernels whose place was taken
+
+
+@pytest.mark.simulator
+def test_torch_alone_finds_the_device(simulator: Simulator) -> None:
+    code, out, err = run_in(
+        simulator,
+        ["--devices", "8", "--memory", "1.5GiB", "--soc", "Ascend910_9391"],
+        "python",
+        "-c",
+        "import torch, sys; n = torch.npu.device_count(); x = torch.ones(1, device=f'npu:{n - 1}');"
+        "print(n, x.device, torch.npu.get_device_name(), torch.npu.mem_get_info(3)); sys.exit(7)",
+    )
+    assert code == 7
+    assert out == "8 npu:7 Ascend910_9391 (1610612736, 1610612736)\n", err
+
+
+@pytest.mark.simulator
+def test_children_inherit_the_simulator(simulator: Simulator, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        """
+import os, subprocess, sys
+import torch, torch.multiprocessing as mp
+
+def work(rank, queue):
+    torch.npu.set_device(rank)
+    queue.put((rank, torch.full((2,), float(rank), device="npu").sum().item(), str(torch.ones(1, device="npu").device)))
+
+if __name__ == "__main__":
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=work, args=(rank, queue)) for rank in range(2)]
+    for p in processes: p.start()
+    print(sorted(queue.get(timeout=60) for _ in processes))
+    for p in processes: p.join()
+    print(subprocess.check_output([sys.executable, "-c", "import torch; print(torch.npu.device_count())"], text=True).strip())
+    # A forked child that uses the CPU only, as data loaders do.
+    data = torch.utils.data.DataLoader(torch.arange(6.0), batch_size=2, num_workers=1)
+    print([b.to("npu").sum().item() for b in data])
+"""
+    )
+    code, out, err = run_in(simulator, ["--devices", "2"], "python", str(script))
+    assert code == 0, err
+    assert out.splitlines() == [
+        "[(0, 0.0, 'npu:0'), (1, 2.0, 'npu:1')]",
+        "2",
+        "[1.0, 5.0, 9.0]",
+    ]
+
+
+@pytest.mark.simulator
+def test_a_device_tensor_goes_to_another_process(simulator: Simulator, tmp_path: Path) -> None:
+    script = tmp_path / "share.py"
+    script.write_text(
+        """
+import torch, torch.multiprocessing as mp
+
+def work(inbox, outbox):
+    x = inbox.get(timeout=60)
+    x += 1
+    outbox.put(x.tolist())
+    inbox.get(timeout=60)
+    del x
+
+if __name__ == "__main__":
+    context = mp.get_context("spawn")
+    inbox, outbox = context.Queue(), context.Queue()
+    child = context.Process(target=work, args=(inbox, outbox))
+    child.start()
+    x = torch.arange(3.0, device="npu")
+    inbox.put(x)
+    print(outbox.get(timeout=60))
+    inbox.put(None)
+    child.join()
+    print(x.tolist())
+"""
+    )
+    code, out, err = run_in(simulator, [], "python", str(script))
+    assert code == 0, err
+    assert out == "[1.0, 2.0, 3.0]\n[1.0, 2.0, 3.0]\n"
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_signals_reach_the_program(simulator: Simulator, name: str) -> None:
+    source = f"""
+import signal, sys, time
+def leave(number, frame):
+    print("got", number, flush=True)
+    sys.exit(9)
+signal.signal(signal.{name}, leave)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    env = ["--env", str(simulator.build.environment.python.parent.parent)]
+    with tool("run", *env, "--", "python", "-c", source, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        number = getattr(signal, name)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (9, f"got {int(number)}\n"), err
+
+
+@pytest.mark.simulator
+def test_death_by_a_signal_is_passed_on(simulator: Simulator) -> None:
+    code, _, _ = run_in(simulator, [], "python", "-c", "import os; os.kill(os.getpid(), 9)")
+    assert code == -9
+
+
+@pytest.mark.simulator
+def test_nothing_is_left_in_shared_memory(simulator: Simulator) -> None:
+    before = set(os.listdir("/dev/shm"))
+    run_in(
+        simulator,
+        [],
+        "python",
+        "-c",
+        "import torch, os; x = torch.ones(1, device='npu'); os._exit(0)",
+    )
+    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("ascend_sim")}
+    assert not {name for name in left if ".run" in name and _owner_is_dead(name)}
+
+
+def _owner_is_dead(name: str) -> bool:
+    pid = name.split(".run")[1].split("-")[0]
+    return not Path("/proc", pid).exists()
+
+
+@pytest.mark.simulator
+def test_without_the_variable_nothing_happens(simulator: Simulator) -> None:
+    variables = {**os.environ, "PYTHONPATH": str(build.RUNTIME)}
+    variables.pop("ASCEND_SIM", None)
+    done = subprocess.run(
+        [
+            str(simulator.build.environment.python),
+            "-c",
+            "import sys; print('ascend_sim' in sys.modules, [f for f in sys.meta_path if 'ascend' in str(f)])",
+        ],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False []\n"
+
+
+@pytest.mark.simulator
+def test_the_environments_own_sitecustomize_runs(simulator: Simulator, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.mine = 'ran'\n")
+    done = simulator.run(
+        "import torch; print(mine, torch.npu.is_available())",
+        env={"PYTHONPATH": os.pathsep.join([str(build.RUNTIME), str(tmp_path)])},
+    )
+    assert done.stdout == "ran True\n"
+
+
+@pytest.mark.simulator
+def test_the_doctor_finds_what_is_there(simulator: Simulator) -> None:
+    env = str(simulator.build.environment.python.parent.parent)
+    result = CliRunner().invoke(command, ["doctor", "--env", env])
+    assert result.exit_code == 0, result.output
+    assert "MISSING" not in result.output
+    assert str(simulator.build.directory) in result.output
+
+
+@pytest.mark.simulator
+def test_wrong_machines_are_refused(simulator: Simulator) -> None:
+    env = ["--env", str(simulator.build.environment.python.parent.parent)]
+    cases = {
+        ("--devices", "0"): "0 devices: the simulator has 1 to 64",
+        ("--devices", "65"): "1 to 64",
+        ("--memory", "lots"): "'lots' is not an amount of memory",
+        ("--memory", "12"): "12 bytes of memory are too few",
+        ("--soc", "Ascend1"): "knows no chip Ascend1; it knows",
+    }
+    for options, message in cases.items():
+        result = CliRunner().invoke(command, ["run", *env, *options, "--", "python", "-V"])
+        assert result.exit_code == 2
+        assert message in result.output
+    for name, value in (("ASCEND_SIM_DEVICES", "many"), ("ASCEND_SIM_MEMORY", "1k")):
+        done = simulator.run(
+            "import torch; torch.ones(1, device='npu')", env={name: value}, code=None
+        )
+        assert done.returncode != 0
+        assert f"{name}='{value}' is not a number" in done.stderr
+    result = CliRunner().invoke(command, ["run", *env, "--", "no-such-program"])
+    assert result.exit_code == 2
+    assert "cannot run no-such-program: No such file or directory" in result.output
+
+
+def test_an_environment_without_torch_is_named(tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    result = CliRunner().invoke(command, ["install", "--env", str(tmp_path / "bare")])
+    assert result.exit_code == 2
+    assert "torch is not installed in" in result.output
+    result = CliRunner().invoke(command, ["doctor", "--env", str(tmp_path / "bare")])
+    assert result.exit_code == 1
+    assert "MISSING  torch: not installed" in result.output
+    result = CliRunner().invoke(command, ["install", "--env", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "is no Python environment" in result.output
+
+
+def test_a_missing_compiler_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    simulator: Simulator = request.getfixturevalue("simulator")
+    monkeypatch.setenv("ASCEND_SIM_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(build.SimulatorError, match="gcc is missing"):
+        build.build(simulator.build.environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1024", 1024), ("8GiB", 8 << 30), ("8g", 8 << 30), ("1.5 MB", 1_500_000), ("3k", 3072)],
+)
+def test_amounts_of_memory(text: str, size: int) -> None:
+    assert runner.parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "8 bananas", "1e9"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(ValueError, match="not an amount of memory"):
+        runner.parse_memory(text)
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_two_builds_at_once(simulator: Simulator, tmp_path: Path) -> None:
+    env = str(simulator.build.environment.python.parent.parent)
+    variables = {**os.environ, "ASCEND_SIM_CACHE": str(tmp_path)}
+    started = [tool("install", "--env", env, env=variables) for _ in range(2)]
+    for process in started:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    assert len(list(tmp_path.iterdir())) == 1
+    started_at = time.monotonic()
+    with tool("install", "--env", env, env=variables) as again:
+        assert again.wait(timeout=60) == 0
+    assert time.monotonic() - started_at < 20  # from the cache

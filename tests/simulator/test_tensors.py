@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors, autograd, random numbers and streams on simulated NPUs."""
+
+from __future__ import annotations
+
+import pytest
+
+from migrator.simulator.runner import Machine
+from tests.simulator.conftest import Simulator, checks
+
+pytestmark = pytest.mark.simulator
+
+
+@pytest.mark.parametrize("check", checks("checks_tensors.py"))
+def test_tensors(simulator: Simulator, check: str) -> None:
+    simulator.outcome("checks_tensors.py", check, Machine(devices=2))
