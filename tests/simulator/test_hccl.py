@@ -54,6 +54,7 @@ class Session:
     reports: dict[tuple[str, int], dict[str, Any]]
     codes: list[int]
     output: list[str]
+    ends: list[float]
     in_shared_memory: list[str]
 
     def results(self, case: str, ranks: Sequence[int] = range(RANKS)) -> list[Any]:
@@ -78,9 +79,11 @@ def run_ranks(simulator: Simulator, commands: Sequence[Sequence[str]], **env: st
     machine = runner.Machine(devices=RANKS)
     processes = [simulator.start(command, machine, env) for command in commands]
     output = [""] * len(processes)
+    ends = [0.0] * len(processes)
 
     def collect(number: int, process: subprocess.Popen[str]) -> None:
         out, err = process.communicate()
+        ends[number] = time.time()
         output[number] = f"{out}\n{err}"
 
     threads = [threading.Thread(target=collect, args=pair) for pair in enumerate(processes)]
@@ -108,7 +111,7 @@ def run_ranks(simulator: Simulator, commands: Sequence[Sequence[str]], **env: st
     names = [path.name for path in Path("/dev/shm").iterdir()]
     left = [n for n in names if n.startswith(f"ascend_sim.{os.getuid()}.{name}.") or "hccl" in n]
     left = [n for n in left if name in n or not n.startswith("ascend_sim.")]
-    return Session(reports, [process.returncode for process in processes], output, left)
+    return Session(reports, [process.returncode for process in processes], output, ends, left)
 
 
 def run_library(simulator: Simulator, directory: Path, cases: list[str], **env: str) -> Session:
@@ -274,9 +277,14 @@ def test_process_group(group: Session, case: str) -> None:
 
 
 def test_killed_rank_ends_the_others_with_an_error(group: Session) -> None:
-    assert group.codes == [0] * (RANKS - 1) + [-signal.SIGKILL]
-    for seconds in group.results("killed", range(RANKS - 1)):
+    living = range(RANKS - 1)
+    for seconds in group.results("killed", living):
         assert seconds < 10
+    # What does not catch the error ends by it, and soon.
+    assert group.codes == [1] * (RANKS - 1) + [-signal.SIGKILL]
+    for rank, begin in enumerate(group.results("ending", living)):
+        assert " died " in group.output[rank].rpartition("Traceback")[2]
+        assert group.ends[rank] - begin < 20
 
 
 def test_spawned_ranks(simulator: Simulator) -> None:
