@@ -149,7 +149,7 @@ class NpuApi:
         overload = "" if rest[0] == "default" else rest[0]
         chosen = tuple(s for s in schemas if s.overload == overload)
         if chosen:
-            return Operator(path, chosen) if len(rest) == 1 else Untold(path)
+            return Operator(path, chosen) if len(rest) == 1 else Exists(path)
         if rest[0].startswith("__") or rest[0] in _PACKET_ATTRIBUTES:
             return Exists(path)
         owner = path.rsplit(".", len(rest))[0]

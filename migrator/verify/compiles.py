@@ -9,6 +9,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 
+import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from migrator.verify.report import Finding
@@ -40,13 +41,18 @@ def _check(file: ChangedFile, oldest: tuple[int, int] | None) -> list[Finding]:
             text = f"{warning.category.__name__}: {warning.message}"
             findings.append(Finding(file.path, warning.lineno, 1, "V302", text))
     if oldest is not None and file.module is not None:
+        seen: dict[str, list[Finding]] = {}
         for node, needed, what in _newer_syntax(file.module.tree):
             line, end = getattr(node, "lineno", 1), getattr(node, "end_lineno", None)
             if needed > oldest and file.introduced(line, end):
                 shown = [".".join(map(str, v)) for v in (needed, oldest)]
                 message = f"{what} needs Python {shown[0]}; the release runs on {shown[1]} too"
                 column = getattr(node, "col_offset", 0) + 1
-                findings.append(Finding(file.path, line, column, "V303", message))
+                seen.setdefault(what, []).append(Finding(file.path, line, column, "V303", message))
+        for same in seen.values():  # one a file: where there is one there are many
+            first, *others = sorted(same)
+            more = f", and in {len(others)} more places" if others else ""
+            findings.append(msgspec.structs.replace(first, message=first.message + more))
     return findings
 
 

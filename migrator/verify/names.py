@@ -88,6 +88,13 @@ class NameChecker:
                 self._report(
                     file, use.node, "V101", f"`{name}` is used on import, before it is bound"
                 )
+            elif _imported_in_other_branch(module, use, *found):
+                self._report(
+                    file,
+                    use.node,
+                    "V101",
+                    f"`{name}` is imported in a branch that need not have run here",
+                )
             elif (
                 not use.annotation
                 and not use.type_checking
@@ -436,6 +443,53 @@ def _used_too_early(use: Use, owner: Scope, bindings: list[Binding]) -> bool:
     if use.node.id in BUILTINS or owner.kind == "function":
         return False
     return all(getattr(b.node, "lineno", 0) > use.node.lineno for b in bindings)
+
+
+def _imported_in_other_branch(
+    module: Module, use: Use, owner: Scope, bindings: list[Binding]
+) -> bool:
+    """Whether the one import that binds a name is in an `if` branch that the use is not under.
+
+    A use under a condition of its own is left alone: it may be the same condition again.
+    """
+    if len(bindings) != 1 or bindings[0].kind != "import" or owner is not use.scope:
+        return False
+    if use.annotation or bindings[0].type_checking or use.node.id in BUILTINS:
+        return False
+    importing = _branches(module, bindings[0].node)
+    using = _branches(module, use.node)
+    for position, (statement, branch) in enumerate(importing):
+        if position < len(using) and using[position] == (statement, branch):
+            continue
+        if position < len(using) and using[position][0] is statement:
+            return True  # the other branch of the same `if`
+        if len(using) > position:
+            return False
+        other = statement.orelse if branch == "body" else statement.body
+        return not (other and isinstance(other[-1], _LEAVES))
+    return False
+
+
+_LEAVES = ast.Return | ast.Raise | ast.Continue | ast.Break
+
+
+def _branches(module: Module, node: ast.AST) -> list[tuple[ast.If, str]]:
+    """The branches of `if` statements that `node` is in, within its function, outermost first."""
+    found: list[tuple[ast.If, str]] = []
+    child = node
+    for parent in module.scopes.ancestors(node):
+        if isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and any(
+            child is s
+            for s in parent.body  # decorators and bases run where the statement stands
+        ):
+            break
+        if isinstance(parent, ast.If):
+            if any(child is s for s in parent.body):
+                found.append((parent, "body"))
+            elif any(child is s for s in parent.orelse):
+                found.append((parent, "orelse"))
+        child = parent
+    return found[::-1]
 
 
 def _visible(scope: Scope | None) -> set[str]:

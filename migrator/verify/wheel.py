@@ -10,6 +10,7 @@ import ast
 import hashlib
 import os
 import re
+import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterable
@@ -161,14 +162,15 @@ def fetch(choice: Choice, cache: Path) -> Path:
         return cached
     import unearth
 
+    # Without an index of its own the finder takes the default one; the others come on top of it.
     finder = unearth.PackageFinder(
-        index_urls=_urls("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"),
-        find_links=[p for p in _urls("PIP_FIND_LINKS") if "://" in p or os.path.exists(p)]
-        if os.environ.get("PIP_INDEX_URL")
-        else [],
-        ignore_compatibility=True,
-        only_binary=[":all:"],
+        index_urls=_urls("PIP_INDEX_URL"), ignore_compatibility=True, only_binary=[":all:"]
     )
+    for url in _urls("PIP_EXTRA_INDEX_URL"):
+        finder.add_index_url(url)
+    for place in _urls("PIP_FIND_LINKS"):
+        if "://" in place or os.path.exists(place):
+            finder.add_find_links(place)
     try:
         packages = list(finder.find_all_packages("torch_npu"))
     except Exception as error:  # unearth and its HTTP client raise many kinds
@@ -196,11 +198,10 @@ def fetch(choice: Choice, cache: Path) -> Path:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        downloaded = Path(finder.download(link, cache / f".{os.getpid()}.partial"))
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            Path(finder.download(link, folder)).replace(target)
     except Exception as error:
         raise WheelError(f"cannot download {link.filename}: {error}") from error
-    downloaded.replace(target)
-    downloaded.parent.rmdir()
     return target
 
 
@@ -233,8 +234,8 @@ def _same_minor(requirement: Requirement) -> Requirement:
     return Requirement(f"torch_npu=={release[0]}.{release[1]}.*")
 
 
-def _urls(*names: str) -> list[str]:
-    return [url for name in names for url in os.environ.get(name, "").split()]
+def _urls(name: str) -> list[str]:
+    return os.environ.get(name, "").split()
 
 
 # -- reading it
