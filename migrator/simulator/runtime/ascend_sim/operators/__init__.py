@@ -7,12 +7,27 @@ to the installed torch_npu and is called once, by the simulator's boot.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._registry import REGISTRY, MetaMismatchError, Operator, SchemaMismatchError, problems
 
+FAMILIES = (
+    "activation",
+    "attention",
+    "formats",
+    "kv_cache",
+    "linear",
+    "moe",
+    "norm",
+    "rotary",
+    "sampling",
+)
+"""Modules of this package that declare operators."""
+
 __all__ = [
+    "FAMILIES",
     "REGISTRY",
     "MetaMismatchError",
     "Operator",
@@ -24,16 +39,9 @@ __all__ = [
 
 def register() -> None:
     """Bind every reference operator to the installed torch_npu. Call it once."""
+    for family in FAMILIES:
+        importlib.import_module(f".{family}", __name__)
     from . import _registry
-    from . import activation as _activation  # noqa: F401 - declares its operators, as the others do
-    from . import attention as _attention  # noqa: F401
-    from . import formats as _formats  # noqa: F401
-    from . import kv_cache as _kv_cache  # noqa: F401
-    from . import linear as _linear  # noqa: F401
-    from . import moe as _moe  # noqa: F401
-    from . import norm as _norm  # noqa: F401
-    from . import rotary as _rotary  # noqa: F401
-    from . import sampling as _sampling  # noqa: F401
 
     _registry.register()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-import torch  # noqa: F401 - loads torch_npu, and so declares the operators
+import torch_npu  # noqa: F401 - its import declares the operators
 
 from ._document import document
 
