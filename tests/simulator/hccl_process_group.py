@@ -349,6 +349,8 @@ def case_coalesced(group: Any) -> Any:
     dist.all_reduce_coalesced(tensors, group=group)
     for x in tensors:
         same(x, combined(every(torch.float32, x.numel(), size), "sum"))
+    if not group._get_backend(torch.device("npu")).supports_coalescing:
+        return "torch_npu 2.8.0 has no groups of collectives"
     inputs = [npu(sample(torch.float32, n, rank)) for n in (8, 72)]
     outputs = [npu(torch.zeros(size * n)) for n in (8, 72)]
     with dist._coalescing_manager(
@@ -365,6 +367,7 @@ def case_coalesced(group: Any) -> Any:
             dist.all_reduce(x, group=group)
     for x in tensors:
         same(x, combined(every(torch.float32, x.numel(), size), "sum"))
+    return "grouped"
 
 
 def case_asynchronous(group: Any) -> Any:
