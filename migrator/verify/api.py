@@ -160,7 +160,7 @@ class NpuApi:
         if parts[-1] in self.contents.patched.get(owner, ()):
             return Exists(path)
         if parts[0] == "torch_npu" and parts[1] == "_C":
-            return Untold(path) if len(parts) > 2 else Exists(path, is_module=True)
+            return self._bound_in_c(path, parts[2:])
         if parts[0] == "torch_npu" and parts[1] in self.contents.lazy:
             target = ".".join([self.contents.lazy[parts[1]], *parts[2:]])
             return self._python(path, target.split("."))
@@ -198,6 +198,16 @@ class NpuApi:
         if isinstance(holder, Module) and parts[-1] in holder.bindings:
             return Exists(path)
         return Untold(path)
+
+    def _bound_in_c(self, path: str, rest: list[str]) -> Answer:
+        if not rest:
+            return Exists(path, is_module=True)
+        name = rest[0]
+        if not name.startswith("_") or name.startswith("__"):
+            return Untold(path)
+        if name in self.contents.private:
+            return Exists(path) if len(rest) == 1 else Untold(path)
+        return Absent(path, "torch_npu._C", tuple(nearest(name, self.contents.private)))
 
     def _is_method(self, parts: list[str]) -> bool:
         holder = self.package.resolve(".".join(parts[:-1]))

@@ -27,7 +27,7 @@ from migrator.verify import schema
 
 T = TypeVar("T")
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Raised when what is extracted changes, so that older caches are left alone."""
 
 ATB_LIBRARY = "torch_npu/lib/libop_plugin_atb.so"
@@ -44,6 +44,7 @@ class Contents(msgspec.Struct):
     `operators` maps a namespace of torch.ops to schema texts. `exposed` and `exposed_atb` are the
     operator names that torch_npu and torch_npu.atb re-export. `patched` maps a module to names
     that other modules set on it; `lazy` maps names of torch_npu to where they are loaded from.
+    `private` are the libraries' strings that may name something in torch_npu._C.
     """
 
     format: int
@@ -56,6 +57,7 @@ class Contents(msgspec.Struct):
     patched: dict[str, list[str]]
     lazy: dict[str, str]
     dtypes: list[str]
+    private: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +278,7 @@ def read_contents(path: Path, cache: Path | None) -> Contents:
 def _extract(archive: zipfile.ZipFile, file: str, digest: str) -> Contents:
     names = archive.namelist()
     library = archive.read(LIBRARY)
+    bound = [library, *(archive.read(n) for n in names if re.fullmatch(r"torch_npu/_C\..*so", n))]
     operators: dict[str, set[str]] = {"npu": set(), "atb": set()}
     for namespace, content in (
         ("npu", library),
@@ -321,6 +324,7 @@ def _extract(archive: zipfile.ZipFile, file: str, digest: str) -> Contents:
         {module: sorted(found) for module, found in patched.items()},
         lazy,
         sorted({m.decode() for m in _DTYPE.findall(library)}),
+        sorted({m.decode() for blob in bound for m in _PRIVATE.findall(blob)}),
     )
 
 
@@ -339,6 +343,9 @@ _GLOBALS = re.compile(rb"globals_dict\[[\"'](\w+)[\"']\]\s*=")
 _DTYPE = re.compile(
     rb"(?<=\0)((?:u?int|float|bfloat|hifloat|complex)\d+(?:_(?!t\0)\w+)?|bool|string)(?=\0)"
 )
+
+# pybind11 takes the names that it binds as C strings. All 182 private ones of 2.13.0 are here.
+_PRIVATE = re.compile(rb"(?<=\0)(_(?![_Z])\w{2,70})(?=\0)")
 
 
 def _python_operators(content: bytes) -> list[tuple[str, str]]:

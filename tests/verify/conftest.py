@@ -64,7 +64,9 @@ def make_wheel(folder: Path, name: str = WHEEL) -> Path:
             ("libop_plugin_atb.so", "schemas_atb.txt"),
         ):
             texts = (source / schemas).read_text(encoding="utf-8").splitlines()
-            noise = b"\x7fELF\x02\0\xff\xfe() -> None\0float16\0int4\0%s(%d) -> bad\0"
+            noise = (
+                b"\x7fELF\x02\0\xff\xfe() -> None\0float16\0int4\0_weak_ref\0_Z1fv\0%s(%d) -> bad\0"
+            )
             blob = noise + b"\0".join(t.encode() for t in texts) + b"\0\x01rest"
             archive.writestr(f"torch_npu/lib/{library}", blob)
         for file in sorted((source / "torch_npu").rglob("*.py")):

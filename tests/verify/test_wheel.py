@@ -151,7 +151,11 @@ def api(wheel: Path) -> NpuApi:
         ("torch_npu.int4", Exists, None),
         ("torch_npu.int5", Absent, ("int4",)),
         ("torch_npu.Format", Exists, None),
+        ("torch_npu._C", Exists, None),
         ("torch_npu._C.anything", Untold, None),
+        ("torch_npu._C._weak_ref", Exists, None),
+        ("torch_npu._C._weak_refs", Absent, ("_weak_ref",)),
+        ("torch_npu._C._weak_ref.attribute", Untold, None),
         ("torch.npu.mem_get_info", Callable, "mem_get_info(device=None)"),
         ("torch_npu.npu.mem_get_info", Callable, "mem_get_info(device=None)"),
         ("torch.npu.erase_memory", Absent, ()),
@@ -230,7 +234,14 @@ def test_a_real_wheel_gives_the_functions_of_torch_npu(real: NpuApi) -> None:
         assert isinstance(real.answer(f"torch.npu.{name}"), Callable), name
     for name in ("NPUGraph", "Event", "Stream", "FloatStorage", "amp", "streams"):
         assert isinstance(real.answer(f"torch.npu.{name}"), Exists), name
-    for path in ("torch.npu.no_such", "torch_npu.npu_no_such", "torch.ops.npu.npu_no_such"):
+    for name in ("_weak_ref_tensor", "_npu_synchronize", "_distributed_c10d"):
+        assert isinstance(real.answer(f"torch_npu._C.{name}"), Exists), name
+    for path in (
+        "torch.npu.no_such",
+        "torch_npu.npu_no_such",
+        "torch.ops.npu.npu_no_such",
+        "torch_npu._C._no_such",
+    ):
         assert isinstance(real.answer(path), Absent), path
 
 
