@@ -11,6 +11,7 @@ import ast
 import contextlib
 import dataclasses
 import itertools
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from migrator.tree import Tree
 
 SNIPPET = 160
 """Longest excerpt of source, in characters, that a record carries."""
+DEPTH = 1000
+"""Operators or names that may follow each other; LibCST's parser dies of about 5,000."""
+_WORDS = re.compile(rb"\b(?:and|or)\b")
+_DOTS = re.compile(rb"(?:\.[\s\\]*\w+[\s\\]*){%d}" % DEPTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,11 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
         return FileResult(path, None, failure=f"LibCST cannot parse it: {_first_line(error)}")
     try:
         findings = _findings(File(path, module, tree), rules)
+        if not findings:
+            return FileResult(path, None)
+        old = _Source(module, {id(finding.node) for _, finding in findings})
     except RecursionError:
         return FileResult(path, None, failure="it is nested too deeply to be searched")
-    if not findings:
-        return FileResult(path, None)
-    old = _Source(module, {id(finding.node) for _, finding in findings})
     if old.data != data:
         return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
     edits = [edit for _, finding in findings for edit in finding.edits]
@@ -105,7 +110,9 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
         failure = unparsable(path, new.data)
         if failure is not None:
             raise EditError(f"the rewritten file does not parse: {failure}")
-    except (EditError, RecursionError) as error:
+        if any(id(image) not in new.spans for nodes in images.values() for image in nodes):
+            raise EditError("an edit lies inside a node that another edit replaces")
+    except (EditError, RecursionError, cst.CSTValidationError, cst.ParserSyntaxError) as error:
         codes = ", ".join(sorted({rule.code for rule, finding in findings if finding.edits}))
         return FileResult(path, None, failure=f"{_first_line(error)} (rules {codes})")
     return FileResult(path, new.data, _records(path, findings, old, new, images))
@@ -120,12 +127,28 @@ def unparsable(path: str, data: bytes) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(data, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+            parsed = compile(data, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        if _kills_libcst(data, parsed):
+            return f"it nests more than {DEPTH} operators or names, too deep for LibCST"
     except SyntaxError as error:
         return f"not valid Python: line {error.lineno or 0}: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
         return f"Python cannot parse it: {_first_line(error)}"
     return None
+
+
+def _kills_libcst(data: bytes, parsed: ast.AST) -> bool:
+    """Does the file have what is flat to Python, and to LibCST nested to any depth?
+
+    These are `a or b or …` and `import a.b.…`. The syntax tree is searched only where the bytes
+    can hold that many.
+    """
+    words = data.count(b"or") + data.count(b"and")
+    if words > DEPTH and len(_WORDS.findall(data)) > DEPTH:
+        operators = (node for node in ast.walk(parsed) if isinstance(node, ast.BoolOp))
+        if any(len(node.values) > DEPTH for node in operators):
+            return True
+    return _DOTS.search(data) is not None
 
 
 def _first_line(error: BaseException) -> str:
