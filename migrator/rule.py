@@ -240,6 +240,8 @@ class Rule:
 
 def statements(code: str, module: cst.Module) -> Sequence[cst.BaseStatement]:
     """Parse source text at indentation zero into statements that take `module`'s conventions."""
+    # The ends of lines inside of a string are text that LibCST would not change.
+    code = code.replace("\n", module.default_newline)
     parsed = cst.parse_module(code, config=module.config_for_parsing)
     first, *rest = parsed.body
     # Comments above the first statement are the parsed module's header, not the statement's.
