@@ -55,6 +55,7 @@ def npu_branch(
     *,
     tensor: str,
     known: Collection[str],
+    optional: Collection[str] = (),
     body: str,
     reason: str,
     needs: Collection[str] = (TORCH_NPU,),
@@ -66,7 +67,8 @@ def npu_branch(
         file: the module.
         name: the function's qualified name, which is the site's name as well.
         tensor: the parameter whose device decides.
-        known: parameters for which `body` is right; one more, and a person has to look.
+        known: parameters for which `body` is right; one more or one less, and a person has to look.
+        optional: those of them that some releases do not have.
         body: statements of the branch, at indentation zero; they end with a `return`.
         reason: why, for the log.
         needs: what the branch needs imported.
@@ -79,7 +81,9 @@ def npu_branch(
         yield migrated(name, function, needs)
         return
     names = parameter_names(function)
-    if tensor not in names:
+    lacking = [n for n in known if n not in names and n not in optional]
+    if lacking:
+        yield manual(name, function, f"it lacks parameters that the NPU branch uses: {lacking}")
         return
     unknown = [n for n in names if n not in known]
     if unknown:

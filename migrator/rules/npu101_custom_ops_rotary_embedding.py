@@ -24,7 +24,7 @@ HELPER = '''\
 def _rotary_embedding_npu(
     positions: torch.Tensor,
     query: torch.Tensor,
-    key: {optional},
+    key{optional},
     head_size: int,
     cos_sin_cache: torch.Tensor,
     is_neox: bool,
@@ -154,7 +154,7 @@ def rotary_embedding(
 
 
 '''
-            + HELPER.replace("{optional}", "torch.Tensor | None"),
+            + HELPER.replace("{optional}", ": torch.Tensor | None"),
         ),
     )
 
@@ -165,16 +165,18 @@ def rotary_embedding(
             names = parameter_names(function)
             extra = [n for n in ("rope_dim_offset", "inverse") if n in names]
             arguments = ", ".join([*KNOWN[:6], *(f"{n}={n}" for n in extra)])
-            key = next(p for p in [*parameters(function)] if p.name.value == "key")
+            types = {p.name.value: annotation_text(p.annotation) for p in parameters(function)}
+            key = f": {types['key']}" if types.get("key") else ""
             yield from npu_branch(
                 file,
                 "rotary_embedding",
                 tensor="query",
                 known=KNOWN,
+                optional=KNOWN[6:],
                 body=f"_rotary_embedding_npu(\n    {_wrap(arguments)}\n)\nreturn\n",
                 reason="torch.ops._C.rotary_embedding is not built for NPU; "
                 "torch_npu._npu_rotary_embedding does the same on contiguous whole heads",
-                helper=HELPER.replace("{optional}", annotation_text(key.annotation)),
+                helper=HELPER.replace("{optional}", key),
             )
         yield from npu_branch(
             file,
