@@ -38,6 +38,19 @@ def call(name: str, *args: Any, **kwargs: Any) -> Any:
     return operators.REGISTRY[name].overload(*args, **kwargs)
 
 
+def takes(name: str, argument: str) -> bool:
+    """Whether this wheel's operator has an argument; older wheels lack some."""
+    return any(a.name == argument for a in operators.REGISTRY[name].overload._schema.arguments)
+
+
+def exists(name: str) -> bool:
+    """Whether this wheel has an operator at all."""
+    try:
+        return bool(operators.REGISTRY[name].overload)
+    except AttributeError:
+        return False
+
+
 def rand(rng: random.Random, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
     return torch.randn(shape, generator=generator).to(dtype)
@@ -200,6 +213,34 @@ def check_swiglu() -> None:
         close(y, want.movedim(0, dim).tolist(), size=float(want.abs().max()))
 
 
+def _gelu(x: float, tanh: bool) -> float:
+    if tanh:
+        return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return x * 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+def check_geglu() -> None:
+    for rng, dtype in sweep(8):
+        rows, half, left = rng.randint(1, 4), rng.randint(1, 5), rng.random() < 0.5
+        tanh = rng.random() < 0.5
+        x = rand(rng, rows, 2 * half, dtype=dtype) * 3
+        y, alone = call("npu::npu_geglu", npu(x), -1, int(tanh), left)
+        gates, want = [], []
+        for row in wide(x):
+            a, b = row[:half], row[half:]
+            gate = [_gelu(v, tanh) for v in (a if left else b)]
+            gates.append(gate)
+            want.append([g * v for g, v in zip(gate, b if left else a, strict=True)])
+        close(alone, gates, size=16)
+        close(y, want, size=100)
+    default, _ = torch_npu.npu_geglu(npu(x))
+    close(
+        default,
+        [_gelu(b, True) * a for r in wide(x) for a, b in zip(r[:half], r[half:], strict=True)],
+        size=100,
+    )
+
+
 def check_clipped_swiglu() -> None:
     for rng, dtype in sweep(6):
         rows, width = rng.randint(1, 5), rng.randint(1, 5) * 2
@@ -232,16 +273,13 @@ def check_pointwise() -> None:
         "npu::npu_fast_gelu": lambda v: v * sigmoid(1.702 * v),
         "npu::fast_gelu": lambda v: v * sigmoid(1.702 * v),
         "npu::npu_silu": lambda v: v * sigmoid(v),
-        "npu::npu_gelu": lambda v: v * 0.5 * math.erfc(-v / math.sqrt(2)),
+        "npu::npu_gelu": lambda v: _gelu(v, False),
     }
     for rng, dtype in sweep(4):
         x = rand(rng, rng.randint(1, 4), rng.randint(1, 9), dtype=dtype) * 4
         for name, formula in formulas.items():
             close(call(name, npu(x)), [formula(v) for v in wide(x.flatten())], size=16)
-        tanh = [
-            0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
-            for v in wide(x.flatten())
-        ]
+        tanh = [_gelu(v, True) for v in wide(x.flatten())]
         close(call("npu::npu_gelu", npu(x), approximate="tanh"), tanh, size=16)
         own = npu(x)
         before = own.data_ptr()
@@ -359,6 +397,8 @@ def check_rotary_mul() -> None:
             for h in range(n)
         ]
         close(y, want, size=8)
+    if not takes("npu::npu_rotary_mul", "rotate"):
+        return
     # A matrix in place of the mode.
     x = rand(random.Random(3), 1, 2, 1, 4)
     r1, r2 = rand(random.Random(4), 1, 2, 1, 4), rand(random.Random(5), 1, 2, 1, 4)
@@ -393,6 +433,9 @@ def check_mrope() -> None:
         size = dim + rng.choice([0, 32])
         sections = rng.choice([None, [4, 6, 6], [8, 4, 4]])
         neox, woven = rng.random() < 0.5, bool(sections) and rng.random() < 0.5
+        mode = {"cache_mode": "interleave" if woven else "default"}
+        if not takes("npu::npu_mrope", "cache_mode"):
+            mode, woven = {}, False
         cache = _angles(rng, 16, dim, dtype)
         rows = 3 if sections else 1
         positions = torch.tensor([[rng.randrange(16) for _ in range(tokens)] for _ in range(rows)])
@@ -406,7 +449,7 @@ def check_mrope() -> None:
             size,
             mrope_section=sections,
             rotary_mode="half" if neox else "interleave",
-            cache_mode="interleave" if woven else "default",
+            **mode,
         )
         table = wide(cache)
         for got, given in zip(out, (query, key), strict=True):
@@ -529,6 +572,8 @@ def check_scatter_pa_kv_cache() -> None:
                 for e in range(flat.numel()):
                     cache[slot // block, e // last, slot % block, e % last] = flat[e]
         assert all(torch.equal(a.cpu(), b) for a, b in zip(got, nz, strict=True))
+        if not takes("npu::npu_scatter_pa_kv_cache", "cache_mode"):
+            continue
         plain = [torch.zeros(blocks, block, heads, n, dtype=dtype) for n in (32, 64)]
         got = [npu(t) for t in plain]
         torch_npu.npu_scatter_pa_kv_cache(npu(key), npu(value), *got, where, cache_mode="Norm")
@@ -587,10 +632,11 @@ def check_cache_refusals() -> None:
     scatter = torch_npu.npu_scatter_pa_kv_cache
     with refused("npu_scatter_pa_kv_cache", "'key_cache'", "'PA_NZ'", "'Norm'"):
         scatter(key, key, cache, cache.clone(), slots)
-    with refused("npu_scatter_pa_kv_cache", "'slot_mapping'", "[0, 32)", "-1"):
-        scatter(key, key, cache, cache.clone(), slots - 1, cache_mode="Norm")
     with refused("npu_scatter_pa_kv_cache", "'seq_lens'", "no reference for compressed caches"):
-        scatter(key, key, cache, cache.clone(), slots, cache_mode="Norm", seq_lens=slots)
+        scatter(key, key, cache, cache.clone(), slots, seq_lens=slots)
+    nz = npu(torch.zeros(2, 2, 16, 16, dtype=torch.float16))
+    with refused("npu_scatter_pa_kv_cache", "'slot_mapping'", "[0, 32)", "-1"):
+        scatter(key, key, nz, nz.clone(), slots - 1)
     with refused("npu_scatter_nd_update_", "'indices'", "[0, 2)", "2"):
         torch_npu.npu_scatter_nd_update_(
             npu(torch.ones(2, 3)), npu(torch.tensor([[2]])), npu(torch.ones(1, 3))
@@ -1255,6 +1301,8 @@ def check_gating_top_k_softmax() -> None:
         assert index.tolist() == hidden
         assert index.dtype == row.dtype == torch.int32
         assert row.tolist() == [[c * rows + i for c in range(k)] for i in range(rows)]
+        if not exists("npu::npu_moe_gating_top_k_softmax_v2"):
+            continue
         y2, index2, whole = call(
             "npu::npu_moe_gating_top_k_softmax_v2", npu(x), k=k, finished=given, output_softmax=True
         )
@@ -1447,6 +1495,8 @@ def check_permute_and_unpermute() -> None:
         close(less, [wide(x)[n // k] for n in order[: kept or None]])
         probs = rand(rng, rows, k, dtype=dtype)
         for name in ("npu::npu_moe_token_unpermute", "npu::_npu_moe_token_unpermute"):
+            if not exists(name):
+                continue
             back = call(name, out, place, npu(probs))
             if name.startswith("npu::_"):
                 assert back[1].data_ptr() == out.data_ptr()
@@ -1808,6 +1858,52 @@ def check_graphs() -> None:
     with refused("slot_indices"):
         bad.replay()
         torch.npu.synchronize()
+
+
+def check_task_groups() -> None:
+    """A decode captured with one set of host lengths is updated to another before a replay."""
+    rng = random.Random(4)
+    kc, vc, table, keys, values = paged(rng, [5, 20], 16, 2, 64, torch.float16)
+    q = rand(rng, 2, 4, 64, dtype=torch.float16)
+    query, out, fused = npu(q), npu(torch.zeros_like(q)), npu(torch.zeros_like(q))
+    unused = npu(torch.zeros(1))
+    caches, blocks, triangle = (npu(kc), npu(vc)), npu(table[:, :2].contiguous()), npu(TRIANGLE)
+
+    def decode(lengths: list[int]) -> None:
+        torch_npu._npu_paged_attention(
+            query=query, key_cache=caches[0], value_cache=caches[1], num_kv_heads=2, num_heads=4,
+            scale_value=0.1, block_table=blocks, out=out,
+            context_lens=torch.tensor(lengths, dtype=torch.int32),
+        )  # fmt: skip
+
+    def decode_fused(lengths: list[int]) -> None:
+        torch_npu.npu_fused_infer_attention_score.out(
+            query, caches[0].flatten(2), caches[1].flatten(2), atten_mask=triangle,
+            actual_seq_lengths=[1, 2], actual_seq_lengths_kv=lengths, block_table=blocks,
+            num_heads=4, num_key_value_heads=2, scale=0.1, input_layout="TND", sparse_mode=3,
+            block_size=16, out=[fused, unused],
+        )  # fmt: skip
+
+    for body, result in ((decode, out), (decode_fused, fused)):
+        stream, update, graph = torch.npu.Stream(), torch.npu.Stream(), torch.npu.NPUGraph()
+        with torch.npu.graph(graph, stream=stream):
+            torch.npu.graph_task_group_begin(stream)
+            body([2, 3])
+            handle = torch.npu.graph_task_group_end(stream)
+        assert not result.any()
+        for lengths in ([2, 3], [5, 20], [1, 17]):
+            with torch.npu.stream(update):
+                torch.npu.graph_task_update_begin(update, handle)
+                body(lengths)
+                torch.npu.graph_task_update_end(update)
+            graph.replay()
+            torch.npu.synchronize()
+            want = []
+            for i, n in enumerate(lengths):
+                want += attention(q[i : i + 1], keys[i][:n], values[i][:n], 0.1, lambda i, j: True)[
+                    0
+                ]
+            close(result, want, terms=64 + 20, size=4)
 
 
 # ---- the registry ------------------------------------------------------------------------------
