@@ -78,6 +78,35 @@ def npu_clipped_swiglu(
     return y.reshape(size).to(x.dtype)
 
 
+@operator(
+    "npu::npu_geglu",
+    {
+        "2.8.0": "npu_geglu(Tensor input, int dim=-1, int approximate=1,"
+        " bool activate_left=False) -> (Tensor, Tensor)",
+    },
+    checks="float16, bfloat16 or float32, 1 to 8 dimensions, an even size in dimension dim; "
+    "approximate 0 or 1",
+    source="torch_npu.npu_geglu",
+)
+def npu_geglu(
+    input: torch.Tensor,  # noqa: A002
+    dim: int = -1,
+    approximate: int = 1,
+    activate_left: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``a * gelu(b)`` for the halves a, b of ``input``, or ``gelu(a) * b`` with ``activate_left``.
+
+    ``approximate`` 1 (the default) is GELU by the tanh formula, 0 the exact one. The second
+    result is the GELU alone.
+    """
+    axis = _split_dimension(input, dim, "input")
+    check.require(approximate in (0, 1), "approximate", "0 or 1", approximate)
+    left, right = input.float().chunk(2, axis)
+    gate, other = (left, right) if activate_left else (right, left)
+    gelu = F.gelu(gate, approximate="tanh" if approximate else "none")
+    return (gelu * other).to(input.dtype), gelu.to(input.dtype)
+
+
 def _pointwise(x: torch.Tensor) -> torch.Tensor:
     check.dtype("input", x, *check.FLOAT_DTYPES)
     check.rank("input", x, *range(9))
