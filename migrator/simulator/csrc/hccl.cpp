@@ -120,7 +120,7 @@ thread_local Group group;
 // All of them as if at once: first every send that can be buffered, so that no order
 // of sends and receives among the ranks deadlocks.
 HcclResult run_together(const std::vector<GroupItem> &items) {
-  std::vector<std::pair<CommPtr, Comm::TransferPtr>> transfers;
+  Comm::Transfers transfers;
   for (const GroupItem &item : items)
     if (item.transfer.op != Op::kNone)
       transfers.emplace_back(item.comm,
@@ -188,7 +188,8 @@ struct Checker {
   }
 
   Checker &type() {
-    if (type_bytes(call.type) == 0) fail(HCCL_E_PARA, format("there is no data type %u", call.type));
+    if (type_bytes(call.type) == 0)
+      fail(HCCL_E_PARA, format("there is no data type %u", call.type));
     return *this;
   }
 
@@ -221,7 +222,8 @@ struct Checker {
     if (!p)
       fail(HCCL_E_PTR, format("the %s buffer is null", name));
     else if (!ascend_sim_is_device_ptr(p))
-      fail(HCCL_E_PARA, format("the %s buffer %p is host memory; HCCL takes device memory", name, p));
+      fail(HCCL_E_PARA,
+           format("the %s buffer %p is host memory; HCCL takes device memory", name, p));
     else if (ascend_sim_ptr_device(p) != comm->device())
       fail(HCCL_E_PARA, format("the %s buffer lies on npu:%d, the communicator on npu:%d", name,
                                ascend_sim_ptr_device(p), comm->device()));
@@ -234,8 +236,9 @@ struct Checker {
   // Buffer of one piece per rank.
   Checker &pieces(const char *name, const void *p, const std::vector<uint64_t> &counts,
                   const std::vector<uint64_t> &displacements) {
+    const char *begin = static_cast<const char *>(p);
     for (size_t r = 0; r < counts.size(); r++)
-      buffer(name, static_cast<const char *>(p) + displacements[r] * type_bytes(call.type), counts[r]);
+      buffer(name, begin + displacements[r] * type_bytes(call.type), counts[r]);
     return *this;
   }
 
@@ -243,7 +246,8 @@ struct Checker {
   std::vector<uint64_t> numbers(const char *name, const void *array, uint64_t n) {
     if (result == HCCL_SUCCESS && !array) fail(HCCL_E_PTR, format("the array of %s is null", name));
     if (result == HCCL_SUCCESS && ascend_sim_is_device_ptr(array))
-      fail(HCCL_E_PARA, format("the array of %s is device memory; HCCL reads it on the host", name));
+      fail(HCCL_E_PARA,
+           format("the array of %s is device memory; HCCL reads it on the host", name));
     if (result != HCCL_SUCCESS) return std::vector<uint64_t>(n);
     const uint64_t *begin = static_cast<const uint64_t *>(array);
     return std::vector<uint64_t>(begin, begin + n);

@@ -29,6 +29,9 @@ namespace hccl_sim {
 namespace {
 
 constexpr char kMagic[16] = "ascend-sim-hccl";
+constexpr char kMemoryFile[] = "/memfd:ascend-sim-hccl";
+constexpr char kOutOfDate[] = "HCCL: this root info is out of date: its communicator has been set "
+                              "up or given up already";
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kStageBytes = 1 << 20;         // what a rank gives in one round
 constexpr uint64_t kSplitBytes = 32 << 10;        // above it the ranks share a reduction
@@ -58,7 +61,8 @@ void futex_wait(std::atomic<uint32_t> *word, uint32_t seen, int milliseconds) {
 }
 
 void futex_wake_all(std::atomic<uint32_t> *word) {
-  syscall(SYS_futex, reinterpret_cast<uint32_t *>(word), FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
+  syscall(SYS_futex, reinterpret_cast<uint32_t *>(word), FUTEX_WAKE, INT32_MAX, nullptr, nullptr,
+          0);
 }
 
 // Start time of a process in clock ticks since boot; 0 if it is dead. A zombie is
@@ -212,8 +216,8 @@ double time_limit_seconds() {
       const double value = strtod(text, &end);
       if (!*end && value > 0) return value;
       fprintf(stderr,
-              "ascend simulator: HCCL: ASCEND_SIM_HCCL_TIMEOUT=%s is not a number of seconds; using 120\n",
-              text);
+              "ascend simulator: HCCL: ASCEND_SIM_HCCL_TIMEOUT=%s is not a number of seconds; "
+              "using 120\n", text);
     }
     return 120.0;
   }();
@@ -315,17 +319,20 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
     return report(HCCL_E_PARA, format("HCCL: rank %u has no device: choose one by "
                                       "torch.npu.set_device before the first collective", rank));
 
-  char path[64];
+  // The number may stand for another file of that process by now: look before opening.
+  char path[64], target[64] = "";
   snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)address.pid, (int)address.fd);
-  const int fd = process_start_time(address.pid) == address.start_time
-                     ? open(path, O_RDWR | O_CLOEXEC)
-                     : (errno = ESRCH, -1);
+  const bool root_lives = process_start_time(address.pid) == address.start_time;
+  const ssize_t length = root_lives ? readlink(path, target, sizeof target - 1) : -1;
+  const bool is_ours = length > 0 && strncmp(target, kMemoryFile, sizeof kMemoryFile - 1) == 0;
+  if (root_lives && !is_ours && (length > 0 || errno == ENOENT))
+    return report(HCCL_E_TCP_CONNECT, kOutOfDate);
+  const int fd = is_ours ? open(path, O_RDWR | O_CLOEXEC) : -1;
   if (fd < 0)
     return report(HCCL_E_TCP_CONNECT,
-                  format("HCCL: rank %u cannot reach the root of the communicator (pid "
-                         "%d): %s; ranks must be processes of one user on one machine",
-                         rank, (int)address.pid,
-                         errno == ESRCH ? "the process is gone" : strerror(errno)));
+                  format("HCCL: rank %u cannot reach the root of the communicator (pid %d): %s; "
+                         "ranks must be processes of one user on one machine", rank,
+                         (int)address.pid, root_lives ? strerror(errno) : "the process is gone"));
 
   std::shared_ptr<Comm> comm(new Comm);
   comm->fd_ = fd;
@@ -337,8 +344,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
   comm->sends_.resize(n_ranks);
   comm->recvs_.resize(n_ranks);
 
-  // Growing never shrinks the file below what an earlier rank already uses: all
-  // ranks of a communicator agree on n_ranks, which the header settles first.
+  // The first to come says how many ranks there are, and with it how long the file is.
   const Layout layout(n_ranks);
   void *header = mmap(nullptr, sizeof(Segment), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (header == MAP_FAILED)
@@ -351,8 +357,7 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
   if (same_segment && segment->n_ranks.compare_exchange_strong(agreed, n_ranks)) agreed = n_ranks;
   munmap(header, sizeof(Segment));
   if (!same_segment)
-    return report(HCCL_E_TCP_CONNECT, "HCCL: this root info is out of date: its "
-                                      "communicator has been set up or given up already");
+    return report(HCCL_E_TCP_CONNECT, kOutOfDate);
   if (agreed != n_ranks)
     return report(HCCL_E_PARA, format("HCCL: rank %u joins a communicator of %u ranks, "
                                       "but another rank said %u", rank, n_ranks, agreed));
@@ -554,8 +559,9 @@ HcclResult Comm::wait_until(std::atomic<uint32_t> *event, const Ready &ready,
                            name_.c_str()));
       }
       if (root_ && process_start_time(root_->pid) != root_->start_time && !ready())
-        return fail(HCCL_E_REMOTE, format("HCCL: the root of communicator '%s' (pid %d) died before "
-                                          "all ranks had joined", name_.c_str(), (int)root_->pid));
+        return fail(HCCL_E_REMOTE,
+                    format("HCCL: the root of communicator '%s' (pid %d) died before all ranks had "
+                           "joined", name_.c_str(), (int)root_->pid));
       if (patience.over()) {
         std::string absent;
         for (uint32_t r = 0, shown = 0; r < n_ranks_ && shown < 4; r++)
@@ -857,7 +863,8 @@ HcclResult Comm::all_to_all(const void *send, void *recv, uint64_t count, uint32
       },
       [&](uint64_t i) {
         for (uint32_t r = 0; r < n_ranks_; r++)
-          memcpy(static_cast<char *>(recv) + r * bytes + i * each, stage(r) + rank_ * each, part(i));
+          memcpy(static_cast<char *>(recv) + r * bytes + i * each, stage(r) + rank_ * each,
+                 part(i));
         return HCCL_SUCCESS;
       });
 }
@@ -1037,8 +1044,7 @@ void Comm::progress() {
     }
 }
 
-HcclResult Comm::finish(
-    const std::vector<std::pair<std::shared_ptr<Comm>, TransferPtr>> &transfers) {
+HcclResult Comm::finish(const Transfers &transfers) {
   std::map<Comm *, std::vector<Transfer *>> by_comm;
   for (const auto &[comm, transfer] : transfers) by_comm[comm.get()].push_back(transfer.get());
 
@@ -1115,12 +1121,10 @@ HcclResult Comm::agree_on_segment(uint64_t id, const std::vector<uint32_t> &memb
   uint64_t hash = 1469598103934665603ull;
   for (const uint32_t member : members) hash = (hash ^ (member + 1)) * 1099511628211ull;
   // The same members can make the same sub-communicator again: all count alike.
-  static std::mutex generations_mutex;
-  static auto *const generations = new std::map<std::tuple<const Comm *, uint64_t, uint64_t>, uint64_t>;
   uint64_t generation;
   {
-    std::lock_guard<std::mutex> lock(generations_mutex);
-    generation = ++(*generations)[{this, id, hash}];
+    std::lock_guard<std::mutex> lock(generations_mutex_);
+    generation = ++generations_[{id, hash}];
   }
   if (new_rank == 0) {
     if (const HcclResult r = create_segment(address); r != HCCL_SUCCESS) return r;

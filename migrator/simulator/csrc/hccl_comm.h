@@ -28,9 +28,11 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hccl_types.h"
@@ -164,7 +166,8 @@ class Comm {
   // Moves what can be moved without waiting.
   void progress();
   // Waits until all of `transfers`, each of its own communicator, are done.
-  static HcclResult finish(const std::vector<std::pair<std::shared_ptr<Comm>, TransferPtr>> &transfers);
+  using Transfers = std::vector<std::pair<std::shared_ptr<Comm>, TransferPtr>>;
+  static HcclResult finish(const Transfers &transfers);
 
   // Among `members` of this communicator (ranks, in their new order) agree on a new
   // segment; the first member creates it. Only the members call.
@@ -222,6 +225,9 @@ class Comm {
 
   std::mutex transfer_mutex_;
   std::vector<std::deque<TransferPtr>> sends_, recvs_;  // by peer
+
+  std::mutex generations_mutex_;
+  std::map<std::pair<uint64_t, uint64_t>, uint64_t> generations_;  // of each sub-communicator
 };
 
 }  // namespace hccl_sim

@@ -154,7 +154,8 @@ void reduce_narrow(void *out, const void *const *sources, uint32_t n_sources, ui
     for (uint64_t i = 0; i < n; i++) sums[i] = widen(first[i]);
     for (uint32_t s = 1; s < n_sources; s++) {
       const uint16_t *source = static_cast<const uint16_t *>(sources[s]) + begin;
-      for (uint64_t i = 0; i < n; i++) sums[i] = Op::template apply<float>(sums[i], widen(source[i]));
+      for (uint64_t i = 0; i < n; i++)
+        sums[i] = Op::template apply<float>(sums[i], widen(source[i]));
     }
     for (uint64_t i = 0; i < n; i++) result[begin + i] = narrow(sums[i]);
   }
