@@ -565,6 +565,64 @@ def case_config(rank: int, size: int, key: str) -> Any:
     return "ok"
 
 
+def case_registered_memory(rank: int, size: int, key: str) -> Any:
+    """Windows, ranges and settings: accepted when right, refused when not."""
+    comm = init(exchange(key, rank), size, rank)
+    x, host = Device(np.zeros(64, np.float32)), np.zeros(64, np.float32)
+    window, found, offset = ptr(), ptr(), ctypes.c_size_t()
+    peers = (u32 * 2)(0, size - 1)
+
+    def code(name: str, *arguments: Any) -> int:
+        outcome: int = failure(lambda: call(name, *arguments))["code"]
+        return outcome
+
+    size_t = ctypes.c_size_t
+    assert code("HcclCommRegister", comm, x.pointer, u64(256), ctypes.byref(window), u32(0)) == 0
+    assert code("HcclCommExchangeMem", comm, window, peers, u32(2)) == 0
+    assert code("HcclCommExchangeMem", comm, window, (u32 * 1)(size), u32(1)) == 1
+    assert code("HcclCommDeregister", comm, window) == 0
+    assert code("HcclCommDeregister", comm, window) == 6
+    assert code("HcclCommExchangeMem", comm, window, peers, u32(2)) == 6
+    on_host = ptr(host.ctypes.data)
+    assert code("HcclCommRegister", comm, on_host, u64(256), ctypes.byref(window), u32(0)) == 1
+
+    block = ptr()
+    assert code("HcommMemAlloc", ctypes.byref(block), size_t(4096)) == 0
+    assert code("HcclCommSymWinRegister", comm, block, u64(4096), ctypes.byref(window), u32(1)) == 0
+    inside = ptr((block.value or 0) + 16)
+    get = ("HcclCommSymWinGet", comm, inside)
+    assert code(*get, size_t(64), ctypes.byref(found), ctypes.byref(offset)) == 0
+    assert (found.value, offset.value) == (window.value, 16)
+    assert code(*get, size_t(4096), ctypes.byref(found), ctypes.byref(offset)) == 6
+    assert code("HcclCommSymWinDeregister", window) == 0
+    assert code("HcclCommSymWinDeregister", window) == 6
+    assert code("HcommMemFree", block) == 0
+
+    zero = size_t(0), u64(0)
+    assert code("HcclCommSetMemoryRange", comm, x.pointer, size_t(256), *zero) == 0
+    activate = ("HcclCommActivateCommMemory", comm, x.pointer, size_t(256), size_t(0), None, u64(0))
+    assert code(*activate) == 0
+    assert code("HcclCommDeactivateCommMemory", comm, x.pointer) == 0
+    assert code("HcclCommDeactivateCommMemory", comm, x.pointer) == 6
+    assert code("HcclCommUnsetMemoryRange", comm, x.pointer) == 0
+    assert code("HcclCommUnsetMemoryRange", comm, x.pointer) == 6
+
+    backup = (ctypes.c_bool * 2)(True, False)
+    assert code("HcclCommWorkingDevNicSet", comm, peers, backup, u32(2)) == 0
+    assert code("HcclCommWorkingDevNicSet", comm, (u32 * 1)(size), backup, u32(1)) == 1
+    value = ctypes.c_int32(-1)
+    assert code("HcclSetConfig", 0, ctypes.c_int32(1)) == 0
+    assert code("HcclGetConfig", 0, ctypes.byref(value)) == 0
+    assert value.value == 1
+    assert code("HcclCommResume", comm) == 0
+    assert code("HcclCommSuspend", comm) == 5
+    state = ctypes.c_int(-1)
+    assert code("HcclGetCommAsyncError", comm, ctypes.byref(state)) == 0
+    assert state.value == 0
+    call("HcclBarrier", comm, None)
+    return code("HcclCommDestroy", comm), code("HcclCommDestroy", comm)
+
+
 def case_threads(rank: int, size: int, key: str) -> Any:
     """Ranks that are threads of one process (HcclCommInitAll), many calls at once."""
     if rank > 0:

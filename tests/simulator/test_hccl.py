@@ -33,7 +33,8 @@ LIMIT = 120
 """Seconds after which a session of ranks hangs."""
 
 LIBRARY = (
-    "reductions special_values movement uneven transfers no_traces sub_communicators config threads"
+    "reductions special_values movement uneven transfers no_traces sub_communicators config"
+    " registered_memory threads"
     " mismatch wrong_arguments spoilt_group destroyed_while_waiting same_device left fork"
 ).split()
 LIBRARY_TIMES = ["absent", "never_joins", "killed"]
@@ -160,6 +161,11 @@ def test_library(library: Session, case: str) -> None:
 def test_every_type_and_reduction_bit_by_bit(library: Session) -> None:
     # 12 types by 4 reductions, each at several sizes and in place too.
     assert min(library.results("reductions")) > 12 * 4 * 10
+
+
+def test_registered_memory_and_settings(library: Session) -> None:
+    # Destroyed once; the second time there is no such communicator.
+    assert library.results("registered_memory") == [[0, 2]] * RANKS
 
 
 def test_ranks_as_threads_of_one_process(library: Session) -> None:
