@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an emitted module says where the device is CUDA, by partial evaluation of its syntax tree.
+
+Every condition that asks for an NPU becomes False, the platform's names become CUDA's, and code
+that can then not be reached goes. What is left has to be the module as it was: the same calls with
+the same arguments in the same order, in every function. It is a proof over all functions and all
+releases, where running each of them would need a GPU.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+_ADDED_MODULES = (
+    "vllm.accelerator",
+    "vllm.distributed.device_communicators.npu_communicator",
+    "vllm.v1.worker.npu_kernels",
+)
+_ADDED_STRINGS = {"npu", "ASCEND", "CANN", "HCCL"}
+_PLATFORM_ON_CUDA = {"dist_backend": "nccl", "device_type": "cuda"}
+
+
+def on_cuda(source: bytes, original: bytes | None = None) -> str:
+    """The module on CUDA, in one spelling, so that two can be compared.
+
+    Args:
+        source: the module.
+        original: the module before the migration, to tell which definitions were added; None for
+            the original itself.
+    """
+    module = ast.parse(source)
+    kept = None if original is None else _definitions(ast.parse(original))
+    folded = _OnCuda(kept, _hook(module) if kept is not None else None).visit(module)
+    return ast.unparse(ast.fix_missing_locations(folded))
+
+
+def _definitions(module: ast.Module) -> set[str]:
+    """Qualified names of what a module and its classes define or annotate."""
+    found: set[str] = set()
+
+    def visit(body: Sequence[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+                visit(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.AnnAssign):
+                found.add(prefix + ast.unparse(node.target))
+            elif isinstance(node, ast.If | ast.Try):
+                visit(node.body, prefix)
+                visit(node.orelse, prefix)
+                for handler in node.handlers if isinstance(node, ast.Try) else ():
+                    visit(handler.body, prefix)
+
+    visit(module.body, "")
+    return found
+
+
+def _hook(module: ast.Module) -> ast.expr | None:
+    """What the added method `Worker._make_model_runner` returns."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef) and node.name == "_make_model_runner":
+            last = node.body[-1]
+            if isinstance(last, ast.Return):
+                return last.value
+    return None
+
+
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) == name
+
+
+def _constant(node: ast.AST, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+class _OnCuda(ast.NodeTransformer):
+    def __init__(self, kept: set[str] | None, hook: ast.expr | None) -> None:
+        self.kept = kept
+        self.hook = hook
+        self.scope: list[str] = []
+
+    # Statements
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
+        qualified = ".".join([*self.scope, node.name])
+        inside_function = any(part[:1].islower() for part in self.scope)
+        if self.kept is not None and not inside_function and qualified not in self.kept:
+            return None
+        self.scope.append(node.name)
+        self.generic_visit(node)
+        self.scope.pop()
+        self._fill_default(node)
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.scope.append(node.name)
+        self.generic_visit(node)
+        self.scope.pop()
+        return node
+
+    def _fill_default(self, node: ast.FunctionDef) -> None:
+        """`backend=None` that is filled with "nccl" first is the default "nccl"."""
+        arguments = node.args.args
+        for argument, default in zip(
+            arguments[len(arguments) - len(node.args.defaults) :], node.args.defaults, strict=True
+        ):
+            if argument.arg != "backend":
+                continue
+            argument.annotation = None
+            index = node.args.defaults.index(default)
+            for statement in node.body[:2]:
+                if (
+                    _constant(default, None)
+                    and isinstance(statement, ast.If)
+                    and ast.unparse(statement) == "if backend is None:\n    backend = 'nccl'"
+                ):
+                    node.body.remove(statement)
+                    node.args.defaults[index] = ast.Constant("nccl")
+                    break
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt] | None:
+        self.generic_visit(node)
+        if _constant(node.test, False):
+            return node.orelse or None
+        if _constant(node.test, True):
+            return node.body
+        return node if node.body else None
+
+    def visit_Try(self, node: ast.Try) -> ast.AST | None:
+        if ast.unparse(node.body[0]) == "import torch_npu" and len(node.body) == 1:
+            return None
+        self.generic_visit(node)
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        if node.module in _ADDED_MODULES:
+            return None
+        node.names = [n for n in node.names if n.name not in ("current_platform", "GPUModelRunner")]
+        return node if node.names else None
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        name = ".".join([*self.scope, ast.unparse(node.target)])
+        added = self.kept is not None and name not in self.kept
+        if added and ("VLLM_NPU" in name or name == "Platform.dist_backend"):
+            return None
+        self.generic_visit(node)
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
+        if _is_name(node.target, "environment_variables") and "VLLM_NPU" in ast.unparse(node.value):
+            return None
+        self.generic_visit(node)
+        return node
+
+    # Expressions
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        right = node.comparators[0]
+        if isinstance(right, ast.Constant) and right.value == "npu":
+            return ast.Constant(isinstance(node.ops[0], ast.NotEq))
+        if isinstance(node.ops[0], ast.In) and ast.unparse(right) == "('cuda',)":
+            return ast.Compare(node.left, [ast.Eq()], [ast.Constant("cuda")])
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        inner = node.operand
+        if isinstance(node.op, ast.Not):
+            if isinstance(inner, ast.Constant):
+                return ast.Constant(not inner.value)
+            if isinstance(inner, ast.Compare) and len(inner.ops) == 1:
+                turned = {ast.Eq: ast.NotEq(), ast.NotEq: ast.Eq()}.get(type(inner.ops[0]))
+                if turned is not None:
+                    return ast.Compare(inner.left, [turned], inner.comparators)
+        return node
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        self.generic_visit(node)
+        ends = isinstance(node.op, ast.Or)
+        values = [v for v in node.values if not _constant(v, not ends)]
+        if any(_constant(v, ends) for v in values):
+            return ast.Constant(ends)
+        if len(values) <= 1:
+            return values[0] if values else ast.Constant(not ends)
+        return ast.BoolOp(node.op, values)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        if _is_name(node.value, "current_platform") and node.attr in _PLATFORM_ON_CUDA:
+            return ast.Constant(_PLATFORM_ON_CUDA[node.attr])
+        if node.attr == "is_cuda" and isinstance(node.ctx, ast.Load):
+            device = ast.Attribute(ast.Attribute(node.value, "device"), "type")
+            return ast.Compare(device, [ast.Eq()], [ast.Constant("cuda")])
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = ast.unparse(node.func)
+        if called == "device_module":
+            return ast.parse("torch.cuda", mode="eval").body
+        if called == "device_graph":
+            return ast.parse("torch.cuda.CUDAGraph()", mode="eval").body
+        if called == "_is_npu" or ast.unparse(node) == "hasattr(torch, 'npu')":
+            return ast.Constant(False)
+        if called == "self._make_model_runner" and self.hook is not None and self._hook_is_new():
+            return self.visit(self.hook)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "is_cuda":
+            return node
+        self.generic_visit(node)
+        return node
+
+    def _hook_is_new(self) -> bool:
+        return self.kept is not None and "Worker._make_model_runner" not in self.kept
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.AST:
+        self.generic_visit(node)
+        kept = [
+            e
+            for e in node.elts
+            if not _is_name(e, "NPUCommunicator")
+            and not (isinstance(e, ast.Constant) and e.value in _ADDED_STRINGS)
+        ]
+        if len(kept) == 1 and len(node.elts) == 2 and _is_name(node.elts[1], "NPUCommunicator"):
+            return kept[0]
+        node.elts = kept
+        return node
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        self.generic_visit(node)
+        pairs = [
+            (k, v)
+            for k, v in zip(node.keys, node.values, strict=True)
+            if not (isinstance(v, ast.Name) and v.id == "npu_platform_plugin")
+        ]
+        node.keys, node.values = [k for k, _ in pairs], [v for _, v in pairs]
+        return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        self.generic_visit(node)
+        parts: list[ast.expr] = []
+        for value in node.values:
+            if isinstance(value, ast.FormattedValue) and isinstance(value.value, ast.Constant):
+                value = ast.Constant(str(value.value.value))
+            previous = parts[-1] if parts else None
+            if isinstance(value, ast.Constant) and isinstance(previous, ast.Constant):
+                parts[-1] = ast.Constant(str(previous.value) + str(value.value))
+            else:
+                parts.append(value)
+        if len(parts) == 1 and isinstance(parts[0], ast.Constant):
+            return parts[0]
+        return ast.JoinedStr(parts)
