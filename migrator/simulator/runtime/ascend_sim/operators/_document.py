@@ -62,6 +62,8 @@ def _entry(op: Operator) -> str:
         facts.append("- Only at their defaults: " + _grouped(op.refused) + ".")
     if op.meta:
         facts.append(f"- Not compared with the meta kernel: {op.meta}.")
+    for release, defect in op.meta_defects.items():
+        facts.append(f"- Not compared with the meta kernel of torch_npu {release}: it {defect}.")
     return "\n".join(lines) + "\n\n" + "\n".join(facts) + "\n"
 
 

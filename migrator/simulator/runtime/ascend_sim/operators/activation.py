@@ -87,6 +87,7 @@ def npu_clipped_swiglu(
     checks="float16, bfloat16 or float32, 1 to 8 dimensions, an even size in dimension dim; "
     "approximate 0 or 1",
     source="torch_npu.npu_geglu",
+    meta_defects={"2.8": "gives both results the shape of input"},
 )
 def npu_geglu(
     input: torch.Tensor,  # noqa: A002

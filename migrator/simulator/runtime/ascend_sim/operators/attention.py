@@ -1278,6 +1278,7 @@ def _fusion_rows(layout: str, name: str, tensor: torch.Tensor, heads: int) -> to
     "Skv] in sparse modes 0 and 1, 2048 x 2048 and 1 above the diagonal in modes 2, 3, 4; packed "
     "lengths cumulative, the last equal to the tokens; keep_prob 1",
     source="torch_npu.npu_fusion_attention, the forward direction",
+    meta_defects={"2.8": "gives the softmax results of layout TND a wrong fourth dimension"},
     refused={
         "pse": "a position bias",
         "padding_mask": "a padding mask",
