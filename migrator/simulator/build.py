@@ -33,6 +33,9 @@ OLDEST_TORCH = (2, 8)
 
 _SOURCES = HERE / "csrc"
 _KERNELS = "libascend_sim_aten.so"
+# CANN's operator library, which torch_npu opens by name: some releases while they are imported.
+# It is empty here, so torch_npu names the operator that a program wanted of it.
+_OPENED = ("libopapi.so",)
 
 _PROBE = """
 import importlib.util, json, os, sys, sysconfig
@@ -269,7 +272,7 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
         _run(["gcc", "-O1", "-fPIC", f"-I{_SOURCES}", "-c", stub, "-o", compiled])
         others = [] if library == "libascendcl.so" else [lib / "libascendcl.so"]
         _link(lib / library, [*objects[library], compiled], others)
-    for library in needs.libraries:
+    for library in (*needs.libraries, *_OPENED):
         if library not in fallbacks:
             # Its symbols are in libascendcl.so; the loader only wants the file.
             _link(lib / library, [], [lib / "libascendcl.so"])

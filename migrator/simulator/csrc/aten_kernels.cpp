@@ -22,14 +22,18 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "ascend_sim.h"
 
-// What torch_npu's libtorch_npu.so exports about its current stream; declared here so
-// that the headers of one release are not baked in.
+// What torch_npu's libtorch_npu.so exports about its current stream and its generators;
+// declared here so that the headers of one release are not baked in.
+namespace at_npu::detail {
+const at::Generator &getDefaultNPUGenerator(c10::DeviceIndex device);
+}
 namespace c10_npu {
 class NPUStream {
  public:
@@ -126,7 +130,7 @@ uint64_t draw_seed(at::Generator generator) {
 }
 
 at::Generator device_generator(const IValue &given, Device device) {
-  if (given.isNone()) return at::globalContext().defaultGenerator(device);
+  if (given.isNone()) return at_npu::detail::getDefaultNPUGenerator(device.index());
   at::Generator generator = given.toGenerator();
   TORCH_CHECK(generator.device().type() == kNpu, "Expected a 'npu' device type for generator but found '",
               generator.device().type(), "'");
@@ -640,11 +644,16 @@ std::vector<std::string> take_over(const std::vector<std::string> &device, const
   torch::Library &kernels = library(c10::DispatchKey::PrivateUse1);
   torch::Library &derivatives = library(c10::DispatchKey::AutogradPrivateUse1);
   std::vector<std::string> taken;
+  std::set<std::string> whole;
   for (const std::string &name : device) {
     auto op = find(name);
     if (!op) continue;
     if (composed(*op)) {
+      // Above autograd as well: where a device has a kernel for the whole, torch would
+      // differentiate the whole by an operator that only a device has.
       kernels.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&compose>());
+      derivatives.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&compose>());
+      whole.insert(name);
     } else if (!returns_view(op->schema())) {
       kernels.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&kernel>());
     } else {
@@ -654,7 +663,7 @@ std::vector<std::string> take_over(const std::vector<std::string> &device, const
   }
   for (const std::string &name : autograd) {
     auto op = find(name);
-    if (!op) continue;
+    if (!op || whole.count(name)) continue;
     if (composed(*op)) {
       derivatives.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&compose>());
     } else if (op->hasKernelForDispatchKey(c10::DispatchKey::Autograd)) {
