@@ -331,7 +331,8 @@ def check_rotary_embedding() -> None:
     for seed, dtype in itertools.product(range(6), HALVES):
         rng = random.Random(seed)
         rotary.forget_cos_sin_cache()
-        dim, tokens, heads, kv = rng.choice([16, 64]), rng.randint(1, 6), rng.randint(1, 4), 2
+        dim, tokens, kv = rng.choice([16, 64]), rng.randint(1, 6), rng.randint(1, 2)
+        heads = kv * rng.randint(1, 3)
         neox = rng.random() < 0.5
         cache = _angles(rng, 32, dim, torch.float32 if dtype == torch.float16 else dtype)
         query = rand(rng, tokens, heads * dim, dtype=dtype)
@@ -498,6 +499,8 @@ def check_rotary_refusals() -> None:
     op = torch_npu._npu_rotary_embedding
     with refused("_npu_rotary_embedding", "'query'", "contiguous"):
         op(at, npu(torch.ones(32, 2, dtype=torch.float16)).t(), q, 16, cache, True)
+    with refused("_npu_rotary_embedding", "'query'", "multiple of that of key, 32", "16"):
+        op(at, q[:, :16].contiguous(), q, 16, cache, True)
     with refused("_npu_rotary_embedding", "'query'", "shape (2, *)"):
         op(at, q.view(2, 2, 16), q, 16, cache, True)
     with refused("_npu_rotary_embedding", "'positions'", "[0, 8)", "8"):
@@ -1180,6 +1183,10 @@ def check_attention_refusals() -> None:
         ({"num_heads": 3}, ("'num_key_value_heads'", "divisor", "2")),
         ({"input_layout": "NSD"}, ("'input_layout'", "'NSD'")),
         ({"sparse_mode": 9}, ("'sparse_mode'", "9")),
+        (
+            {"sparse_mode": 4, "pre_tokens": -2, "next_tokens": 1},
+            ("'pre_tokens'", "at least -next_tokens", "-2"),
+        ),
         ({"sparse_mode": 0}, ("'atten_mask'", "packed layout")),
         ({"pse_shift": q}, ("'pse_shift'", "no reference for a position bias")),
         ({"antiquant_mode": 1}, ("'antiquant_mode'", "quantised", "1")),
@@ -1195,6 +1202,12 @@ def check_attention_refusals() -> None:
     for change, parts in cases:
         with refused("npu_fused_infer_attention_score", *parts):
             torch_npu.npu_fused_infer_attention_score(**{**good, **change})
+    narrow = {
+        name: good[name][..., : good[name].shape[-1] // 4].contiguous()
+        for name in ("query", "key", "value")
+    }
+    with relaxed("head_size"):
+        torch_npu.npu_fused_infer_attention_score(**{**good, **narrow})
     wide_q = npu(torch.ones(2, 4, 128, dtype=half))
     with refused("npu_fused_infer_attention_score", "'block_size'", "128, 256", "16"):
         torch_npu.npu_fused_infer_attention_score(

@@ -848,6 +848,12 @@ def _hidden(
         # sparse_mode has no effect on one query token in a batched layout.
         return [None] * len(q_lens)
     _triangle("atten_mask", mask, mode)
+    check.require(
+        mode != 4 or before + after >= 0,
+        "pre_tokens",
+        "at least -next_tokens in sparse_mode 4",
+        f"{before} with next_tokens {after}",
+    )
     result: list[torch.Tensor | None] = []
     for q, kv in zip(q_lens, kv_lens, strict=True):
         if mode == 2:

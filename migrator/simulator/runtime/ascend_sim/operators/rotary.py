@@ -36,7 +36,8 @@ def _rotate_pairs(x: torch.Tensor) -> torch.Tensor:
         "2.8.0": "_npu_rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!) key,"
         " int head_size, Tensor cos_sin_cache, bool is_neox_style) -> ()",
     },
-    checks="query and key float16 or bfloat16, contiguous, 2-D [tokens, heads * rotary_dim]; "
+    checks="query and key float16 or bfloat16, contiguous, 2-D [tokens, heads * rotary_dim], "
+    "the heads of query a multiple of those of key; "
     "cos_sin_cache 2-D, of the dtype of query, or float32 with float16; positions int32 or "
     "int64 in range; interleaved style only where head_size is rotary_dim; one cos_sin_cache in "
     "a process",
@@ -74,6 +75,12 @@ def _npu_rotary_embedding(
             tensor.shape[1],
         )
     check.require(
+        key.shape[1] == 0 or query.shape[1] % key.shape[1] == 0,
+        "query",
+        f"a second dimension that is a multiple of that of key, {key.shape[1]}",
+        query.shape[1],
+    )
+    check.require(
         is_neox_style or head_size == rotary_dim,
         "head_size",
         f"rotary_dim {rotary_dim}, when is_neox_style is False",
@@ -85,7 +92,7 @@ def _npu_rotary_embedding(
     if not _first_cache:
         _first_cache.append(cos_sin_cache.clone())
     first = _first_cache[0]
-    same = first is cos_sin_cache or (
+    same = (
         first.shape[1] == rotary_dim
         and first.dtype == rows.dtype
         and (tokens == 0 or int(where.max()) < first.shape[0])
