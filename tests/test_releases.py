@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rule on real releases: it applies, a second run changes nothing, the result compiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from migrator.rules import all_rules
+from tests.conftest import RunCli
+from tests.trees import snapshot
+
+DEFAULT = ("0.11.0", "0.33.0")
+OTHERS = (
+    "0.9.2",
+    "0.10.2",
+    "0.11.2",
+    "0.13.0",
+    "0.16.0",
+    "0.18.0",
+    "0.21.0",
+    "0.23.0",
+    "0.26.0",
+    "0.29.0",
+    "0.32.0",
+)
+
+pytestmark = pytest.mark.releases
+
+
+def small_copy(source: Path, target: Path) -> None:
+    """Copy the package and the release's metadata; documents and kernels are no rule's business."""
+    target.mkdir()
+    shutil.copytree(source / "vllm", target / "vllm", symlinks=True)
+    for name in ("PKG-INFO", "pyproject.toml", "setup.py"):
+        if (source / name).is_file():
+            shutil.copy(source / name, target / name)
+    if (source / "requirements").is_dir():
+        shutil.copytree(source / "requirements", target / "requirements")
+
+
+@pytest.mark.parametrize(
+    "version", [*DEFAULT, *(pytest.param(v, marks=pytest.mark.slow) for v in OTHERS)]
+)
+def test_release(
+    version: str, release: Callable[[str], Path], tmp_path: Path, run_cli: RunCli
+) -> None:
+    tree, out = tmp_path / "vllm", tmp_path / "out"
+    small_copy(release(version), tree)
+    before = snapshot(tree)
+
+    applied = run_cli("apply", tree, "-o", out)
+    assert applied.code == 0, applied.err
+    assert applied.out == b""
+    after = snapshot(out)
+    log = json.loads((out / "migration-log.json").read_bytes())
+    assert log["release"] == version
+
+    # What the log says of files is what happened to files.
+    listed = {entry["path"]: entry for entry in log["files"]}
+    own = {"migration-log.json", "MIGRATION.md"}
+    assert {p for p in after if after[p] != before.get(p)} - own == set(listed)
+    assert before.keys() <= after.keys()
+    for path, entry in listed.items():
+        old = before.get(path)
+        assert entry["before"] == (None if old is None else _hash(old[1])), path
+        assert entry["after"] == _hash(after[path][1]), path
+
+    # Every rule did something, found it done, or knows why this release has no site for it.
+    explained = {entry["rule"] for entry in log["absent"]}
+    for entry in log["rules"]:
+        rule = next(r for r in all_rules() if r.code == entry["code"])
+        done = entry["changed"] + entry["migrated"]
+        assert done or entry["code"] in explained or rule.provides, f"{entry['code']}: nothing"
+        assert entry["manual"] == 0, entry
+
+    again = run_cli("apply", out, "--in-place", "--force")
+    assert again.code == 0, again.err
+    assert "Nothing to do" in again.err
+    assert snapshot(out) == after
+    assert run_cli("check", out).code == 0
+
+    changed = [str(out / p) for p in listed if p.endswith(".py")]
+    compiled = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "compileall", "-q", *changed],
+        capture_output=True,
+        text=True,
+    )
+    assert compiled.returncode == 0, compiled.stdout + compiled.stderr
+
+
+def _hash(data: bytes | str) -> str:
+    assert isinstance(data, bytes)
+    return hashlib.sha256(data).hexdigest()
