@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -61,6 +64,34 @@ class VerifyError(click.ClickException):
     metavar="COMMAND",
     help="Command to run that interpreter under, such as `vllm-npu-migrate simulator run --`.",
 )
+@click.option("--simulate", is_flag=True, help="Run tiny models through it on a simulated Ascend.")
+@click.option("--serve", is_flag=True, help="Ask `vllm serve` of it, on a simulated Ascend.")
+@click.option(
+    "--models",
+    metavar="NAMES",
+    help="Models to run, comma separated: llama, qwen2, qwen3, mistral, mixtral, qwen3-moe, moe "
+    "(both of these), all.  [default: llama,qwen2,qwen3,moe; of --serve: llama]",
+)
+@click.option(
+    "--modes",
+    metavar="NAMES",
+    help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, tp2-graph, no-nnal.  "
+    "[default: eager,graph,mp,tp2]",
+)
+@click.option(
+    "--work",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the jobs and logs of the runs there.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    help="The longest that one run may take.",
+)
 @click.option(
     "--format",
     "format_",
@@ -80,18 +111,32 @@ def command(
     env: Path | None,
     python: Path | None,
     launcher: str | None,
+    simulate: bool,
+    serve: bool,
+    models: str | None,
+    modes: str | None,
+    work: Path | None,
+    timeout: float,
     format_: str,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Check an emitted TREE with what can be known without running it.
+    """Check an emitted TREE with what can be known without running it, or by running it.
 
     Names and attributes that the migration introduced resolve, calls of torch_npu bind to the
     operator schemas of a torch_npu wheel (which is only read), files compile without new warnings,
     and the tree imports with and without torch_npu.
 
+    With --simulate and --serve, tiny random models run through the tree in an environment with
+    torch, torch_npu and transformers (--env), on the simulated Ascend, and their greedy tokens
+    are compared with those of transformers on the CPU in float32.
+
     Exit code 0: nothing found; 1: findings; 2: the check could not be made.
     """
+    if simulate or serve:
+        _run(tree, env or python, (simulate, serve), models, modes, work, timeout, format_, quiet)
+    if models or modes or work:
+        raise VerifyError("--models, --modes and --work go with --simulate or --serve")
     if torch_npu and torch_npu_wheel:
         raise VerifyError("--torch-npu and --torch-npu-wheel exclude each other; give one of them")
     options = Options(
@@ -123,6 +168,70 @@ def _environment(env: Path | None, python: Path | None, launcher: str | None) ->
         return None
     # An interpreter of a virtual environment must be called by its own path, not where it links to.
     return Environment(Path.cwd() / python, tuple(shlex.split(launcher or "")))
+
+
+def _run(
+    tree: Path,
+    env: Path | None,
+    kinds: tuple[bool, bool],
+    models: str | None,
+    modes: str | None,
+    work: Path | None,
+    timeout: float,
+    format_: str,
+    quiet: bool,
+) -> NoReturn:
+    """Run the tree on the simulated Ascend and exit as the outcome says."""
+    from rich.console import Console
+
+    from migrator.verify import simulate
+
+    if format_ == "github":
+        raise VerifyError("--format github marks lines of files; runs have none: take text or json")
+    # `kill` ends the runs as an interrupt does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    progress = Console(stderr=True, quiet=quiet, highlight=False)
+    reports = []
+    try:
+        python = simulate.interpreter(env)
+        # The simulator finds torch_npu in the environment that the interpreter belongs to.
+        machine = (sys.executable, "-m", "migrator", "simulator", "run", "--env", str(python))
+        launcher = simulate.Launcher(machine, python)
+        with progress.status("") as status:
+            for wanted, run, default in (
+                (kinds[0], simulate.simulate, simulate.DEFAULT_MODELS),
+                (kinds[1], simulate.serve, ("llama",)),
+            ):
+                if wanted:
+                    options = simulate.Options(
+                        tree=tree,
+                        launcher=launcher,
+                        models=simulate.select_models(_names(models) or default),
+                        modes=simulate.select_modes(_names(modes) or simulate.DEFAULT_MODES),
+                        work=work,
+                        timeout=timeout,
+                    )
+                    reports.append(run(options, status.update))
+    except (simulate.SimulateError, ValueError) as error:
+        raise VerifyError(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("Interrupted; all processes of the runs were ended.", err=True)
+        sys.exit(130)
+    report = simulate.merge(reports)
+    if format_ == "json":
+        click.echo(simulate.as_json(report))
+    else:
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+        simulate.write_table(report, Console(highlight=False, width=width))
+    if report.missing and not quiet:
+        click.echo(
+            f"not installed, though the tree asks for it: {', '.join(report.missing)}", err=True
+        )
+    sys.exit(0 if report.passed else 1)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def write(report: Report, format_: str, *, quiet: bool, verbose: bool) -> None:

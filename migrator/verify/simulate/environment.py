@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python environment and the tree that run on the simulated Ascend: checks and variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+
+from migrator.verify.tree import LOG, Log
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+NEEDED = ("torch", "torch_npu", "transformers", "tokenizers", "safetensors", "numpy")
+"""Distributions without which nothing runs."""
+SERVING = ("openai", "fastapi", "uvicorn")
+"""What `--serve` needs beside them."""
+
+_PROBE = """
+import json, sys
+from importlib import metadata
+found = {}
+for name in json.loads(sys.argv[1]):
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        found[name] = None
+print(json.dumps({"python": sys.executable, "found": found}))
+"""
+
+
+class SimulateError(Exception):
+    """The runs cannot begin; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class EmittedTree:
+    """A tree that `apply` wrote."""
+
+    root: Path
+    release: str
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How a program is started on the simulated machine.
+
+    `command` comes before `--devices N --memory SIZE -- PROGRAM`; `python` is the interpreter.
+    """
+
+    command: tuple[str, ...]
+    python: Path
+
+    def simulated(self, devices: int, memory: str, program: Sequence[str]) -> list[str]:
+        """The command line of a Python program on a machine with such devices."""
+        machine = ["--devices", str(devices), "--memory", memory]
+        return [*self.command, *machine, "--", str(self.python), *program]
+
+
+def open_tree(root: Path) -> EmittedTree:
+    """The emitted tree at `root`; raises `SimulateError` for anything else."""
+    if not (root / "vllm" / "__init__.py").is_file():
+        raise SimulateError(f"{root}: no vllm package in it; name the root of an emitted tree")
+    try:
+        log = msgspec.json.decode((root / LOG).read_bytes(), type=Log)
+    except FileNotFoundError:
+        raise SimulateError(
+            f"{root}: no {LOG}; emit the tree with `vllm-npu-migrate apply`"
+        ) from None
+    except msgspec.DecodeError as error:
+        raise SimulateError(f"{root / LOG} cannot be read: {error}") from error
+    return EmittedTree(root.resolve(), log.release or "0.0.0")
+
+
+def interpreter(env: Path | None) -> Path:
+    """The interpreter of a virtual environment, or the running one."""
+    if env is None:
+        return Path(sys.executable)
+    for python in (env / "bin" / "python", env):
+        if python.is_file():
+            # Not resolved: the link's own place makes it the environment's.
+            return Path(os.path.abspath(python))
+    raise SimulateError(f"{env}: no bin/python in it; give a virtual environment")
+
+
+def requirements(tree: EmittedTree) -> list[str]:
+    """Names of the distributions that the tree asks for on every platform."""
+    names = []
+    for line in _lines(tree.root / "requirements" / "common.txt"):
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if requirement.marker is None or requirement.marker.evaluate():
+            names.append(requirement.name)
+    return names
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    lines = (
+        re.sub(r"(^|\s)#.*", "", line).strip() for line in path.read_text("utf-8").splitlines()
+    )
+    return [line for line in lines if line and not line.startswith("-")]
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What is installed: name → version; `missing` are requirements of the tree that are not."""
+
+    installed: Mapping[str, str]
+    missing: tuple[str, ...]
+
+
+def check(python: Path, tree: EmittedTree, *, serve: bool) -> Versions:
+    """What the environment has. Raises `SimulateError`, one line, if what is needed is not there.
+
+    Requirements of the tree that are missing are no error: most are needed by features that the
+    runs do not touch, and one environment serves many releases.
+    """
+    needed = [*NEEDED, *(SERVING if serve else ())]
+    wanted = list(dict.fromkeys([*needed, *requirements(tree)]))
+    settings = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    settings.pop("PYTHONPATH", None)
+    try:
+        run = subprocess.run(
+            [str(python), "-c", _PROBE, json.dumps(wanted)],
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SimulateError(f"{python} does not run: {error}") from error
+    found: dict[str, str | None] = json.loads(run.stdout)["found"]
+    absent = [name for name in needed if found[name] is None]
+    missing = tuple(name for name in wanted if found[name] is None and name not in absent)
+    if absent:
+        raise SimulateError(
+            f"{python}: {', '.join(absent)} not installed; docs/simulated-runs.md says how the "
+            f"environment is made, and --env DIR names another one"
+        )
+    return Versions({name: v for name, v in found.items() if v is not None}, missing)
+
+
+def metadata_folder(tree: EmittedTree, folder: Path) -> Path:
+    """Installed metadata for the tree, which is not installed but on PYTHONPATH."""
+    info = folder / f"vllm-{tree.release}+npu.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {tree.release}+npu\n", encoding="utf-8"
+    )
+    return folder
+
+
+def variables(
+    tree: EmittedTree, folder: Path, base: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Environment of a program that imports the tree; all that it writes goes below `folder`.
+
+    Settings of the caller that would steer vLLM or the device are dropped.
+    """
+    foreign = ("VLLM_", "ASCEND_", "HCCL_", "TORCH_NPU", "CUDA_", "TRANSFORMERS_", "HF_")
+    names = dict(os.environ if base is None else base)
+    kept = {name: value for name, value in names.items() if not name.startswith(foreign)}
+    paths = [metadata_folder(tree, folder / "metadata"), tree.root, PROGRAMS / "recorder"]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
+        # The tree stays as it is, and its bytecode is made once.
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        # Titles of processes must not overwrite the environment by which we find them.
+        "SPT_NOENV": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CACHE_ROOT": str(folder / "vllm-cache"),
+        "VLLM_CONFIG_ROOT": str(folder / "vllm-config"),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # The comparison is in float32, which the device's attention and rotary do not take.
+        "ASCEND_SIM_RELAX": "float32",
+    }
+
+
+def client_variables(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of a program that asks a server on this machine: no proxies, no device."""
+    names = dict(os.environ if base is None else base)
+    kept = {
+        name: value
+        for name, value in names.items()
+        if not name.startswith("OPENAI_") and not name.lower().endswith("_proxy")
+    }
+    kept.pop("PYTHONPATH", None)
+    return {**kept, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}

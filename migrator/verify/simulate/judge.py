@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run's record says: tokens against the reference, paths, operators, sampling, memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrator.verify.simulate.models import ROLES, Model
+from migrator.verify.simulate.modes import Mode
+from migrator.verify.simulate.report import Paths
+
+GREEDY = {"fresh": "fresh", "again": "again", "penalties": "penalties"}
+"""Phase of the engine → part of the reference that its tokens have to equal."""
+FORCED = ("top_k 1", "top_p 0")
+"""Phases that draw at random, where only the best token can be drawn."""
+SAMPLED_TOP_K = 5
+
+
+@dataclass
+class Calls:
+    """What the processes of a run called on the NPU."""
+
+    operators: Counter[str] = field(default_factory=Counter)
+    collectives: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """(name, device type, backend) → calls."""
+    workers: int = 0
+    """Processes that computed attention."""
+    attention: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
+    """Time, new tokens and context length of each request, of each call."""
+
+
+def read_calls(folder: Path) -> Calls:
+    """Read the recorder's files; a line that was cut off by the end of its process is dropped."""
+    calls = Calls()
+    for path in sorted(folder.glob("*.jsonl")):
+        attended = False
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            kind, _, name = entry["op"].partition(" ")
+            if kind == "collective":
+                calls.collectives[name, entry["device"], entry["backend"]] += 1
+                continue
+            calls.operators[entry["op"]] += 1
+            attended |= entry["op"] in ROLES["attention"]
+            if "q" in entry:
+                calls.attention.append((entry["at"], entry["q"], entry["kv"]))
+        calls.workers += attended
+    return calls
+
+
+def count_paths(calls: Calls, phases: dict[str, Any]) -> Paths:
+    """Count the attention calls of each kind while requests ran.
+
+    Prefill: some request starts; decode: one new token for each request; chunked: more than one
+    new token after some from the cache, in the phase whose prompts share nothing; cached: the
+    same in the phase that repeats prompts, where the scheduler found their tokens in the cache.
+    """
+    paths = Paths(replays=calls.operators["graph replay"])
+    spans = {name: (phase["start"], phase["end"]) for name, phase in phases.items()}
+    hit = any(phases.get("again", {}).get("cached", ()))
+
+    def within(at: float, names: Iterable[str]) -> bool:
+        return any(spans[name][0] <= at <= spans[name][1] for name in names if name in spans)
+
+    for at, new, context in calls.attention:
+        pairs = list(zip(new, context, strict=True))
+        if not within(at, spans):
+            continue
+        paths.prefill += any(q == kv for q, kv in pairs)
+        paths.decode += all(q == 1 for q, kv in pairs) and any(kv > 1 for _, kv in pairs)
+        resumed = any(1 < q < kv for q, kv in pairs)
+        paths.chunked += resumed and within(at, ("fresh",))
+        paths.cached += resumed and hit and within(at, ("again",))
+    return paths
+
+
+def judge(
+    model: Model, mode: Mode, reference: dict[str, Any], record: dict[str, Any], calls: Calls
+) -> tuple[Paths, bool, list[str]]:
+    """Paths, whether every greedy token is the reference's, and everything that is not right."""
+    phases = record.get("phases", {})
+    problems = list(differences(reference, phases))
+    equal = not problems and set(GREEDY) <= set(phases)
+    problems += sampling(phases)
+    paths = count_paths(calls, phases)
+    for name in ("prefill", "decode", "chunked", "cached"):
+        if not getattr(paths, name):
+            problems.append(f"no attention call was {name}")
+    problems += operators(model, mode, calls)
+    problems += distribution(mode, calls)
+    for device, seen in enumerate(record.get("memory_after", ())):
+        if seen["free"] != seen["total"]:
+            lost = seen["total"] - seen["free"]
+            problems.append(f"device {device}: {lost} bytes are not given back after the end")
+    return paths, equal, problems
+
+
+def differences(reference: dict[str, Any], phases: dict[str, Any]) -> Iterator[str]:
+    """For each greedy prompt whose tokens are not the reference's: where they part."""
+    wanted = {name: reference[part]["tokens"] for name, part in GREEDY.items()}
+    wanted |= dict.fromkeys(FORCED, reference["fresh"]["tokens"])
+    for name, answers in wanted.items():
+        if name not in phases:
+            yield f"the run did not come to its part '{name}'"
+            continue
+        got = phases[name]["tokens"]
+        if len(got) != len(answers):
+            yield f"{name}: {len(got)} answers for {len(answers)} prompts"
+        for number, (ours, theirs) in enumerate(zip(got, answers, strict=False)):
+            if ours != theirs:
+                yield f"{name}, prompt {number}: {parting(ours, theirs)}"
+
+
+def parting(ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """Where two lists of tokens part."""
+    for place, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            return f"token {place} is {one}, the reference has {other}"
+    return f"{len(ours)} tokens, the reference has {len(theirs)}"
+
+
+def sampling(phases: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the phases that draw at random."""
+    first, second, other = (
+        phases.get(name, {}).get("tokens") for name in ("seeded", "seeded again", "another seed")
+    )
+    if first is not None and second is not None and first != second:
+        yield "sampling with the same seed does not reproduce"
+    if first is not None and other is not None and first == other:
+        yield "sampling with another seed gives the same tokens"
+    for name in ("seeded", "drawn"):
+        for tokens, places in zip(
+            phases.get(name, {}).get("tokens", ()),
+            phases.get(name, {}).get("logprobs", ()),
+            strict=True,
+        ):
+            yield from (f"{name}: {text}" for text in log_probabilities(tokens, places))
+    for tokens, places in zip(
+        phases.get("drawn", {}).get("tokens", ()),
+        phases.get("drawn", {}).get("logprobs", ()),
+        strict=True,
+    ):
+        ranks = [places[i][str(token)][1] for i, token in enumerate(tokens) if places]
+        if any(rank > SAMPLED_TOP_K for rank in ranks):
+            yield f"top_k {SAMPLED_TOP_K} let through a token of rank {max(ranks)}"
+
+
+def log_probabilities(tokens: Sequence[int], places: Any) -> Iterator[str]:
+    """What is wrong with the log probabilities of an answer."""
+    if places is None or len(places) != len(tokens):
+        yield "no log probability for each token"
+        return
+    for token, place in zip(tokens, places, strict=True):
+        if str(token) not in place:
+            yield "a drawn token has no log probability"
+            return
+        values = [value for value, _ in place.values()]
+        if not all(value <= 0 for value in values):
+            yield f"a log probability is {max(values)}"
+            return
+
+
+def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:
+    """Operators that had to be called and were not, and the other way round."""
+    for role in model.roles:
+        if not any(calls.operators[name] for name in ROLES[role]):
+            yield f"no NPU operator for {role} was called ({' or '.join(ROLES[role])})"
+    for names in mode.operators:
+        if not any(calls.operators[name] for name in names):
+            yield f"{' or '.join(names)} was not called"
+    for name in mode.forbidden:
+        if calls.operators[name]:
+            yield f"{name} was called {calls.operators[name]} times"
+    if mode.graphs:
+        for name in ("graph capture_begin", "graph replay"):
+            if not calls.operators[name]:
+                yield f"no {name.replace('_begin', '')}"
+    elif calls.operators["graph capture_begin"]:
+        yield "graphs were captured in eager mode"
+
+
+def distribution(mode: Mode, calls: Calls) -> Iterator[str]:
+    """Whether the work was done by as many workers as devices, over HCCL."""
+    if calls.workers != mode.devices:
+        yield f"{calls.workers} processes computed attention, not {mode.devices}"
+    on_device = {(name, backend) for name, device, backend in calls.collectives if device == "npu"}
+    for names in mode.collectives:
+        if not any((name, "hccl") in on_device for name in names):
+            yield f"no {' or '.join(names)} of device tensors over HCCL"
+    for name, backend in sorted(on_device):
+        if backend != "hccl":
+            yield f"{name} of device tensors over {backend}"

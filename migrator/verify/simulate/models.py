@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tiny models of a simulated run: what they are made of and which operators must serve them.
+
+Sizes are the smallest at which every path of the port exists: grouped queries (four heads on two
+key/value heads, so that TP=2 still has one each), a head size that the device's attention takes
+(64), three layers (an uneven split for PP=2), prompts of several KV blocks of 128 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+VOCABULARY = 512
+NEW_TOKENS = 24
+MAX_MODEL_LENGTH = 1024
+BATCHED_TOKENS = 144
+"""Tokens of one engine step: fewer than the longer prompts have, so that they come in chunks, and
+no multiple of the KV block, so that chunks end within one."""
+PENALTY = {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.6}
+"""Penalties of the greedy answers that check them."""
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": MAX_MODEL_LENGTH,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+}
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "norm": ("npu_rms_norm",),
+    "residual norm": ("npu_add_rms_norm",),
+    "swiglu": ("npu_swiglu",),
+    "rotary": (
+        "_npu_rotary_embedding",
+        "npu_rotary_mul",
+        "npu_apply_rotary_pos_emb",
+        "npu_mrope",
+        "npu_interleave_rope",
+    ),
+    "cache write": (
+        "_npu_reshape_and_cache",
+        "_npu_reshape_and_cache_siso",
+        "npu_scatter_pa_kv_cache",
+        "npu_scatter_nd_update_",
+    ),
+    "attention": (
+        "_npu_paged_attention",
+        "_npu_flash_attention",
+        "_npu_flash_attention_qlens",
+        "_npu_flash_attention_unpad",
+        "npu_fused_infer_attention_score",
+        "npu_fused_infer_attention_score_v2",
+    ),
+    "router": (
+        "npu_moe_gating_top_k_softmax",
+        "npu_moe_gating_top_k_softmax_v2",
+        "npu_moe_gating_top_k",
+    ),
+    "experts": ("npu_grouped_matmul",),
+}
+"""What an operator is for → the operators that do it; one of them has to be called."""
+_DENSE = ("norm", "residual norm", "swiglu", "rotary", "cache write", "attention")
+_SPARSE = (*_DENSE, "router", "experts")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One architecture. `config` goes to the transformers class `config_class` as it is."""
+
+    name: str
+    config_class: str
+    model_class: str
+    config: dict[str, Any] = field(default_factory=dict)
+    roles: tuple[str, ...] = _DENSE
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All arguments of the configuration class."""
+        return {**_SHAPE, **self.config}
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self.settings["num_hidden_layers"])
+
+
+_ALL = (
+    Model("llama", "LlamaConfig", "LlamaForCausalLM"),
+    Model("qwen2", "Qwen2Config", "Qwen2ForCausalLM"),
+    Model("qwen3", "Qwen3Config", "Qwen3ForCausalLM"),
+    # A window shorter than a KV block and than most prompts.
+    Model("mistral", "MistralConfig", "MistralForCausalLM", {"sliding_window": 64}),
+    Model(
+        "mixtral",
+        "MixtralConfig",
+        "MixtralForCausalLM",
+        {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
+        _SPARSE,
+    ),
+    Model("qwen3-moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM", _EXPERTS, _SPARSE),
+)
+MODELS: dict[str, Model] = {model.name: model for model in _ALL}
+ALIASES: dict[str, tuple[str, ...]] = {
+    "moe": ("mixtral", "qwen3-moe"),
+    "all": tuple(MODELS),
+}
+DEFAULT_MODELS = ("llama", "qwen2", "qwen3", "moe")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a prompt is made: `shared` first tokens of prompt number `of`, then `own` random ones."""
+
+    own: int
+    shared: int = 0
+    of: int = 0
+
+
+# No two of these share a token block, so that whatever the attention reads from the cache for one
+# of them is an earlier chunk of it. One token; a few; one that crosses into the second KV block
+# while it decodes; more than a step takes.
+FRESH = (Prompt(1), Prompt(5), Prompt(17), Prompt(119), Prompt(260), Prompt(300))
+# They run after FRESH, on a prefix cache which holds that: a prompt that goes on where an earlier
+# one ended, one that shares two blocks with it, two earlier ones as they were, and a new one.
+AGAIN = (
+    Prompt(7, shared=300, of=5),
+    Prompt(40, shared=256, of=5),
+    Prompt(0, shared=119, of=3),
+    Prompt(0, shared=260, of=4),
+    Prompt(9),
+)
+CHATS: tuple[list[dict[str, str]], ...] = (
+    [{"role": "user", "content": "What does a cat eat?"}],
+    [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Name three rivers of Asia, in order of their length."},
+    ],
+)
+"""Conversations for the server; a word is added to each until the answer is robust."""
+
+
+def select(names: Sequence[str]) -> list[Model]:
+    """The models called `names`, aliases resolved, each once; raises `ValueError` with the list."""
+    chosen: dict[str, Model] = {}
+    for name in names:
+        for real in ALIASES.get(name, (name,)):
+            if real not in MODELS:
+                known = ", ".join([*MODELS, *ALIASES])
+                raise ValueError(f"no model is called '{name}'; there are {known}")
+            chosen[real] = MODELS[real]
+    return list(chosen.values())

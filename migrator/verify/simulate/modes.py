@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways in which a model is run: what the engine is told and what has to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH
+
+DEVICE_MEMORY = "256MiB"
+"""Memory of a simulated device: little, so that the cache's size comes from real profiling."""
+
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",
+    "skip_tokenizer_init": True,
+    "max_model_len": MAX_MODEL_LENGTH,
+    "max_num_batched_tokens": BATCHED_TOKENS,
+    "max_num_seqs": 8,
+    "enable_prefix_caching": True,
+    "gpu_memory_utilization": 0.6,
+    "seed": 0,
+}
+"""Arguments of `vllm.LLM` in every mode."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to run.
+
+    `collectives`: of each set, one has to be called, on device tensors over HCCL.
+    `operators`: fused operators that this mode has to reach beside those of the model.
+    """
+
+    name: str
+    summary: str
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    devices: int = 1
+    multiprocess: bool = False
+    graphs: bool = False
+    collectives: tuple[tuple[str, ...], ...] = ()
+    operators: tuple[tuple[str, ...], ...] = ()
+    forbidden: tuple[str, ...] = ()
+
+
+_EAGER = {"enforce_eager": True}
+_POINT_TO_POINT = (("isend", "send"), ("irecv", "recv"))
+
+_ALL = (
+    Mode("eager", "one process, no graphs", _EAGER),
+    Mode(
+        "graph",
+        "one process, graphs captured piece by piece",
+        {"enforce_eager": False},
+        graphs=True,
+    ),
+    Mode("mp", "the engine and its worker in a process of their own", _EAGER, multiprocess=True),
+    Mode(
+        "tp2",
+        "tensor parallel over two devices",
+        {**_EAGER, "tensor_parallel_size": 2, "distributed_executor_backend": "mp"},
+        devices=2,
+        multiprocess=True,
+        collectives=(("all_reduce",),),
+    ),
+    Mode(
+        "pp2",
+        "pipeline parallel over two devices",
+        {**_EAGER, "pipeline_parallel_size": 2, "distributed_executor_backend": "mp"},
+        devices=2,
+        multiprocess=True,
+        collectives=_POINT_TO_POINT,
+    ),
+    Mode(
+        "tp2-graph",
+        "tensor parallel over two devices, with graphs",
+        {
+            "enforce_eager": False,
+            "tensor_parallel_size": 2,
+            "distributed_executor_backend": "mp",
+        },
+        devices=2,
+        multiprocess=True,
+        graphs=True,
+        collectives=(("all_reduce",),),
+    ),
+    Mode(
+        "no-nnal",
+        "eager, with no operator of NNAL",
+        _EAGER,
+        {"VLLM_NPU_USE_NNAL": "0"},
+        operators=(("npu_fused_infer_attention_score", "npu_fused_infer_attention_score_v2"),),
+        forbidden=(
+            "_npu_reshape_and_cache",
+            "_npu_paged_attention",
+            "_npu_flash_attention",
+            "_npu_flash_attention_qlens",
+            "_npu_rotary_embedding",
+        ),
+    ),
+)
+MODES: dict[str, Mode] = {mode.name: mode for mode in _ALL}
+DEFAULT_MODES = ("eager", "graph", "mp", "tp2")
+
+
+def select(names: Sequence[str]) -> list[Mode]:
+    """The modes called `names`, each once; raises `ValueError` with the list."""
+    for name in names:
+        if name not in MODES:
+            raise ValueError(f"no mode is called '{name}'; there are {', '.join(MODES)}")
+    return [MODES[name] for name in dict.fromkeys(names)]

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one model through `LLM.generate` of the tree on PYTHONPATH and writes what came out.
+
+    python engine.py JOB.json
+
+Nothing is judged here: tokens, cached tokens, times of the phases and memory go to the file that
+the job names, after each phase, so that a crash keeps what was seen before it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Record:
+    """The output file, rewritten as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.content: dict[str, Any] = {"phases": {}}
+
+    def save(self, **values: Any) -> None:
+        """Add values and write all of them."""
+        self.content.update(values)
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(self.content), encoding="utf-8")
+        part.replace(self._path)
+
+    def phase(self, name: str, start: float, **values: Any) -> None:
+        """Add a phase, which began at `start` and ends now."""
+        self.content["phases"][name] = {"start": start, "end": time.time(), **values}
+        self.save()
+
+
+def outputs(llm: Any, prompts: list[list[int]], parameters: Any) -> dict[str, Any]:
+    """Tokens and cached prompt tokens of each prompt, and its log probabilities if asked for."""
+    results = llm.generate(
+        [{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False
+    )
+    completions = [result.outputs[0] for result in results]
+    return {
+        "tokens": [[int(token) for token in one.token_ids] for one in completions],
+        "cached": [result.num_cached_tokens for result in results],
+        "logprobs": [
+            None
+            if one.logprobs is None
+            else [
+                {str(token): [entry.logprob, entry.rank] for token, entry in place.items()}
+                for place in one.logprobs
+            ]
+            for one in completions
+        ],
+    }
+
+
+def run(job: dict[str, Any], llm: Any, record: Record) -> None:
+    """All phases, one after the other, on one engine."""
+    from vllm import SamplingParams  # type: ignore[import-not-found]
+
+    base: dict[str, Any] = {
+        "max_tokens": job["new_tokens"],
+        "ignore_eos": True,
+        "detokenize": False,
+    }
+
+    def phase(name: str, prompts: list[list[int]], **settings: Any) -> None:
+        start = time.time()
+        found = outputs(llm, prompts, SamplingParams(**{**base, **settings}))
+        record.phase(name, start, **found)
+
+    phase("fresh", job["fresh"], temperature=0)
+    phase("again", job["again"], temperature=0)
+    phase("penalties", job["penalties"], temperature=0, **job["penalty"])
+    # The best token is the only one that is left to draw from.
+    phase("top_k 1", job["fresh"], temperature=1.0, top_k=1, seed=1)
+    phase("top_p 0", job["fresh"], temperature=1.0, top_p=1e-6, seed=1)
+    sampling = {
+        "temperature": 0.9,
+        "top_k": 20,
+        "top_p": 0.95,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.1,
+        "repetition_penalty": 1.1,
+        "min_tokens": 8,
+        "logprobs": 3,
+    }
+    for name, seed in (("seeded", 7), ("seeded again", 7), ("another seed", 8)):
+        phase(name, job["fresh"], seed=seed, **sampling)
+    # Without a seed, so that the batch is drawn by one call and no loop over requests.
+    phase("drawn", job["fresh"], temperature=0.9, top_k=5, logprobs=5)
+
+
+def release(llm: Any) -> None:
+    """Shut the engine down as the end of a program does."""
+    engine = getattr(llm, "llm_engine", None)
+    core = getattr(engine, "engine_core", None)
+    if core is not None:
+        core.shutdown()
+
+
+def wait_for_memory(torch: Any, devices: int) -> list[dict[str, int]]:
+    """Free and total bytes of each device once the workers have gone, at most 20 s later."""
+    deadline = time.time() + 20
+    while True:
+        seen = []
+        for device in range(devices):
+            free, total = torch.npu.mem_get_info(device)
+            seen.append({"free": int(free), "total": int(total)})
+        if time.time() > deadline or all(one["free"] == one["total"] for one in seen):
+            return seen
+        time.sleep(0.5)
+
+
+def main(job: dict[str, Any]) -> None:
+    """Import vLLM, load, run, shut down."""
+    record = Record(Path(job["out"]))
+    started = time.time()
+    import vllm
+
+    record.save(vllm=vllm.__file__, release=getattr(vllm, "__version__", ""))
+    imported = time.time()
+    llm: Any = vllm.LLM(model=job["model"], **job["engine"])
+    loaded = time.time()
+    record.save(import_seconds=imported - started, load_seconds=loaded - imported)
+    run(job, llm, record)
+    release(llm)
+    del llm
+    gc.collect()
+    if job["workers_are_children"]:
+        import torch
+        import torch_npu  # noqa: F401 - this process has not touched the device before
+
+        record.save(memory_after=wait_for_memory(torch, job["devices"]))
+    record.save(finished=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs models through a tree, mode by mode, and judges what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import platformdirs
+
+from migrator.verify.simulate import environment, judge, models, process
+from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
+from migrator.verify.simulate.models import Model
+from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, Mode
+from migrator.verify.simulate.report import SCHEMA_VERSION, Report, Run
+
+WANTED_GAP = 0.03
+"""Least lead of a best logit in a reference: a hundred times what float32 changes of one."""
+TRIES = 400
+PENALIZED = 3
+
+
+class Runner(Protocol):
+    """Runs a command line; `process.run` in earnest, something quick in tests."""
+
+    def __call__(
+        self,
+        command: Sequence[str],
+        variables: dict[str, str],
+        folder: Path,
+        log: Path,
+        timeout: float,
+    ) -> process.Finished:
+        """Run it in `folder` to its end, at most `timeout` seconds, its output in `log`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    `work` keeps the jobs and logs of the runs (None: a temporary folder that is removed);
+    `cache` holds the models, which are made once; `timeout` is that of one run, in seconds.
+    """
+
+    tree: Path
+    launcher: Launcher
+    models: Sequence[Model]
+    modes: Sequence[Mode]
+    work: Path | None = None
+    cache: Path | None = None
+    timeout: float = 600.0
+    stop_at_failure: bool = False
+
+
+def simulate(
+    options: Options,
+    progress: Callable[[str], None] = lambda _: None,
+    runner: Runner = process.run,
+) -> Report:
+    """Run every model in every mode.
+
+    Raises:
+        SimulateError: the tree or the environment cannot be run at all.
+    """
+    tree = environment.open_tree(options.tree)
+    versions = environment.check(options.launcher.python, tree, serve=False)
+    runs: list[Run] = []
+    with work_folder(options.work) as work:
+        for model in options.models:
+            progress(f"{model.name}: reference")
+            folder = reference(model, options, versions, runner)
+            for mode in options.modes:
+                progress(f"{model.name} {mode.name}")
+                runs.append(run(tree, model, mode, folder, work, options, runner))
+                if options.stop_at_failure and not runs[-1].passed:
+                    return report(tree, options, versions, runs)
+    return report(tree, options, versions, runs)
+
+
+def report(tree: EmittedTree, options: Options, versions: Versions, runs: Sequence[Run]) -> Report:
+    """The report of some runs."""
+    shown = ("torch", "torch_npu", "transformers")
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        tree=str(options.tree),
+        release=tree.release,
+        python=str(options.launcher.python),
+        versions={name: versions.installed[name] for name in shown},
+        missing=list(versions.missing),
+        runs=list(runs),
+    )
+
+
+@contextmanager
+def work_folder(wanted: Path | None) -> Iterator[Path]:
+    """The folder of the runs: the one asked for, or a temporary one."""
+    if wanted is not None:
+        wanted.mkdir(parents=True, exist_ok=True)
+        yield wanted.resolve()
+        return
+    with tempfile.TemporaryDirectory(
+        prefix="vllm-npu-migrate-", ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+def cache_folder(options: Options) -> Path:
+    """Where models are kept."""
+    return options.cache or platformdirs.user_cache_path("vllm-npu-migrate") / "models"
+
+
+def reference(model: Model, options: Options, versions: Versions, runner: Runner) -> Path:
+    """The folder of a model and its reference tokens, made now or earlier.
+
+    Raises:
+        SimulateError: transformers cannot make them.
+    """
+    job: dict[str, Any] = {
+        "model": model.name,
+        "config_class": model.config_class,
+        "model_class": model.model_class,
+        "config": model.settings,
+        "new_tokens": models.NEW_TOKENS,
+        "wanted_gap": WANTED_GAP,
+        "tries": TRIES,
+        "fresh": [asdict(prompt) for prompt in models.FRESH],
+        "again": [asdict(prompt) for prompt in models.AGAIN],
+        "chats": models.CHATS,
+        "penalty": models.PENALTY,
+        "penalized": PENALIZED,
+    }
+    program = environment.PROGRAMS / "reference.py"
+    made_by = {name: versions.installed[name] for name in ("torch", "transformers", "tokenizers")}
+    key = hashlib.sha256(
+        json.dumps([job, made_by], sort_keys=True).encode() + program.read_bytes()
+    ).hexdigest()[:16]
+    folder = cache_folder(options) / f"{model.name}-{key}"
+    if (folder / "reference.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{model.name}-", dir=folder.parent))
+    try:
+        job_file, log = part / "job.json", part / "log"
+        job_file.write_text(json.dumps({**job, "out": str(part)}), encoding="utf-8")
+        command = [str(options.launcher.python), str(program), str(job_file)]
+        # On the CPU, without the simulator: the reference must not depend on what it judges.
+        settings = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        settings.pop("PYTHONPATH", None)
+        finished = runner(command, settings, part, log, options.timeout)
+        if finished.code != 0 or not (part / "reference.json").is_file():
+            last = process.tail(log, 1)
+            raise SimulateError(
+                f"the reference of {model.name} cannot be made: "
+                f"{last[0] if last else ending(finished)}"
+            )
+        if not (folder / "reference.json").is_file():
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def engine_job(
+    model_folder: Path, mode: Mode, reference: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """What the engine program is told."""
+    return {
+        "out": str(out),
+        "model": str(model_folder),
+        "devices": mode.devices,
+        "workers_are_children": mode.multiprocess,
+        "new_tokens": reference["new_tokens"],
+        "fresh": reference["fresh"]["prompts"],
+        "again": reference["again"]["prompts"],
+        "penalties": reference["penalties"]["prompts"],
+        "penalty": reference["penalty"],
+        "engine": {**ENGINE, **mode.engine},
+    }
+
+
+def run(
+    tree: EmittedTree,
+    model: Model,
+    mode: Mode,
+    model_folder: Path,
+    work: Path,
+    options: Options,
+    runner: Runner,
+) -> Run:
+    """One model in one mode, in a process of its own."""
+    wanted = json.loads((model_folder / "reference.json").read_text(encoding="utf-8"))
+    folder = work / f"{model.name}-{mode.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    record = folder / "record"
+    record.mkdir(parents=True)
+    job, out, log = folder / "job.json", folder / "out.json", folder / "log"
+    job.write_text(json.dumps(engine_job(model_folder, mode, wanted, out)), encoding="utf-8")
+    settings = {
+        **environment.variables(tree, work),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
+        "NPU_MIGRATE_RECORD": str(record),
+        **mode.variables,
+    }
+    program = [str(environment.PROGRAMS / "engine.py"), str(job)]
+    command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
+    finished = runner(command, settings, folder, log, options.timeout)
+    seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    calls = judge.read_calls(record)
+    paths, equal, problems = judge.judge(model, mode, wanted, seen, calls)
+    broken = ended_badly(finished, seen)
+    if broken and not seen.get("phases"):
+        # What it did not come to says nothing.
+        problems = []
+    problems = [*broken, *problems]
+    return Run(
+        model=model.name,
+        mode=mode.name,
+        equal=equal,
+        problems=problems,
+        seconds=round(finished.seconds, 1),
+        paths=paths,
+        operators=dict(sorted(calls.operators.items())),
+        gap=wanted["gap"],
+        noise=wanted["noise"],
+        log=process.tail(log) if broken else [],
+    )
+
+
+def ending(finished: process.Finished) -> str:
+    """How a program ended."""
+    if finished.code is None:
+        return f"not done after {finished.seconds:.0f} s"
+    if finished.code < 0:
+        return f"died of signal {-finished.code}"
+    return f"exit code {finished.code}"
+
+
+def ended_badly(finished: process.Finished, seen: dict[str, Any]) -> list[str]:
+    """What is wrong with the way in which a run ended."""
+    problems = []
+    if finished.code != 0:
+        problems.append(ending(finished))
+    elif not seen.get("finished"):
+        problems.append("the run ended before it was done")
+    problems += [f"left a process behind: {command[:200]}" for command in finished.left]
+    return problems
