@@ -52,6 +52,28 @@ def common_metadata_has_exact_host_lengths(tree: Tree) -> bool:
     return "seq_lens_cpu" in _class_fields(tree, COMMON_METADATA_HOMES, "CommonAttentionMetadata")
 
 
+def common_metadata_only_bounds_host_lengths(tree: Tree) -> bool:
+    """The host knows context lengths by `seq_lens_cpu_upper_bound` alone."""
+    fields = _class_fields(tree, COMMON_METADATA_HOMES, "CommonAttentionMetadata")
+    return "seq_lens_cpu_upper_bound" in fields and "seq_lens_cpu" not in fields
+
+
+def builders_declare_graph_support(tree: Tree) -> bool:
+    """Metadata builders say by an `AttentionCGSupport` which batches graphs can hold."""
+    return _defined(tree, COMMON_METADATA_HOMES, "AttentionCGSupport")
+
+
+def builders_take_the_runner(tree: Tree) -> bool:
+    """Metadata builders get the model runner: the common metadata has no block table yet."""
+    fields = _class_fields(tree, COMMON_METADATA_HOMES, "CommonAttentionMetadata")
+    return "block_table_tensor" not in fields
+
+
+def builders_take_the_config_only(tree: Tree) -> bool:
+    """Metadata builders get the configuration, without the names of their layers."""
+    return not builders_take_the_runner(tree) and not builders_declare_graph_support(tree)
+
+
 def backends_set_block_size(tree: Tree) -> bool:
     """`CacheConfig` tells a user's block size from the default, which backends may replace."""
     return "user_specified_block_size" in _class_fields(tree, CACHE_CONFIG_HOMES, "CacheConfig")
@@ -83,6 +105,10 @@ PROBES: dict[str, Probe] = {
     for probe in (
         has_kv_cache_layouts,
         common_metadata_has_exact_host_lengths,
+        common_metadata_only_bounds_host_lengths,
+        builders_declare_graph_support,
+        builders_take_the_runner,
+        builders_take_the_config_only,
         backends_set_block_size,
         config_has_compilation_mode,
         config_has_cudagraph_mode,

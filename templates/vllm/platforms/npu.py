@@ -220,8 +220,10 @@ def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
     FULL_DECODE_ONLY is honoured, because it is nobody's default: whoever has it
     has asked for it. The other modes with full graphs become PIECEWISE.
     """
+    # npu-migrate: when config_has_cudagraph_mode
     from vllm.config import CUDAGraphMode
 
+    # npu-migrate: end
     # npu-migrate: when config_has_compilation_mode
     from vllm.config import CompilationMode
 
@@ -256,11 +258,17 @@ def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
     if "all" not in config.custom_ops:
         config.custom_ops = [op for op in config.custom_ops if op != "none"] + ["all"]
 
+    # npu-migrate: when config_has_cudagraph_mode
     mode = config.cudagraph_mode
     if not piecewise:
         config.cudagraph_mode = CUDAGraphMode.NONE
     elif mode not in (CUDAGraphMode.NONE, CUDAGraphMode.FULL_DECODE_ONLY):
         config.cudagraph_mode = CUDAGraphMode.PIECEWISE
+    # npu-migrate: otherwise
+    # Pieces are captured by a backend for CUDA alone in this release.
+    config.level = CompilationLevel.NO_COMPILATION
+    config.use_cudagraph = False
+    # npu-migrate: end
 
 
 def _limit_capture_sizes(vllm_config: "VllmConfig") -> None:

@@ -29,13 +29,16 @@ import vllm.envs as envs
 from vllm.config import VllmConfig
 from vllm.v1.attention.backend import (
     AttentionBackend,
-    AttentionCGSupport,
     AttentionImpl,
     AttentionMetadataBuilder,
     AttentionType,
     CommonAttentionMetadata,
 )
 
+# npu-migrate: when builders_declare_graph_support
+from vllm.v1.attention.backend import AttentionCGSupport
+
+# npu-migrate: end
 # npu-migrate: when has_kv_cache_layouts
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
@@ -192,6 +195,7 @@ def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
+    # npu-migrate: when builders_declare_graph_support
     _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.NEVER
 
     def __init__(
@@ -204,6 +208,22 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.attn_mask = _causal_mask(device, torch.int8)
 
+    # npu-migrate: end
+    # npu-migrate: when builders_take_the_config_only
+    def __init__(self, kv_cache_spec, vllm_config: VllmConfig, device: torch.device):
+        super().__init__(kv_cache_spec, vllm_config, device)
+        self.attn_mask = _causal_mask(device, torch.int8)
+
+    # npu-migrate: end
+    # npu-migrate: when builders_take_the_runner
+    def __init__(self, runner, kv_cache_spec, block_table):
+        # The runner holds what later releases hand over with each batch.
+        self.runner = runner
+        self.block_table = block_table
+        self.attn_mask = _causal_mask(runner.device, torch.int8)
+
+    # npu-migrate: end
+
     def reorder_batch(self, input_batch, scheduler_output) -> bool:
         return False
 
@@ -214,8 +234,21 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         fast_build: bool = False,
     ) -> AscendMetadata:
         common = common_attn_metadata
-        ends = common.query_start_loc_cpu[1 : common.num_reqs + 1]
-        starts = common.query_start_loc_cpu[: common.num_reqs]
+        # npu-migrate: when builders_take_the_runner
+        query_start_loc = self.runner.query_start_loc_cpu
+        block_table = self.block_table.get_device_tensor()
+        slot_mapping = self.block_table.slot_mapping
+        slot_mapping[: common.num_actual_tokens].copy_(
+            self.block_table.slot_mapping_cpu[: common.num_actual_tokens],
+            non_blocking=True,
+        )
+        # npu-migrate: otherwise
+        query_start_loc = common.query_start_loc_cpu
+        block_table = common.block_table_tensor
+        slot_mapping = common.slot_mapping
+        # npu-migrate: end
+        ends = query_start_loc[1 : common.num_reqs + 1]
+        starts = query_start_loc[: common.num_reqs]
         query_lens = ends - starts
         # Graph padding adds requests without tokens at the end of the batch.
         num_reqs = int(torch.count_nonzero(query_lens))
@@ -237,15 +270,19 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             seq_lens_list=seq_lens.tolist(),
             max_seq_len=int(seq_lens.max()) if num_reqs else 0,
             cum_query_lens=ends[:num_reqs].tolist(),
-            block_table=common.block_table_tensor[:num_reqs],
-            slot_mapping=common.slot_mapping[:num_tokens].to(torch.int32),
+            block_table=block_table[:num_reqs],
+            slot_mapping=slot_mapping[:num_tokens].to(torch.int32),
             attn_mask=self.attn_mask,
         )
 
     def _host_seq_lens(self, common: CommonAttentionMetadata) -> torch.Tensor:
         # npu-migrate: when common_metadata_has_exact_host_lengths
         return common.seq_lens_cpu
-        # npu-migrate: otherwise
+        # npu-migrate: end
+        # npu-migrate: when builders_take_the_runner
+        return self.runner.seq_lens_cpu
+        # npu-migrate: end
+        # npu-migrate: when common_metadata_only_bounds_host_lengths
         if (
             self.vllm_config.speculative_config is not None
             or common.seq_lens_cpu_upper_bound is None
