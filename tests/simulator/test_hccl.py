@@ -29,8 +29,8 @@ pytestmark = pytest.mark.simulator
 
 HERE = Path(__file__).parent
 RANKS = 4
-LIMIT = 120
-"""Seconds after which a session of ranks hangs."""
+LIMIT = 240
+"""Seconds after which a session of ranks hangs; on an idle machine it takes ten or twenty."""
 
 LIBRARY = (
     "reductions special_values movement uneven transfers no_traces sub_communicators config"
@@ -229,7 +229,7 @@ def test_failed_group_is_not_left_open_in_silence(library: Session) -> None:
 def test_destroying_ends_a_wait(library: Session) -> None:
     for found in library.results("destroyed_while_waiting")[1:]:
         assert found["code"] in {7, 21}  # its own end, or another rank's
-        assert found["seconds"] < 1
+        assert found["seconds"] < 5  # far from the time limit, 40
 
 
 def test_two_ranks_on_one_device(library: Session) -> None:
@@ -270,8 +270,7 @@ def test_killed_rank_is_an_error_at_once(library_times: Session) -> None:
         assert found["code"] == 21
         assert "rank 2 (" in found["message"]
         assert " died " in found["message"]
-        # Well before the time limit for ranks that live.
-        assert found["seconds"] < 1
+        assert found["seconds"] < 5
 
 
 # ---- ProcessGroupHCCL -------------------------------------------------------------------------
