@@ -89,6 +89,9 @@ def __getattr__(name):
     if name in _TABLE:
         return __import__(_TABLE[name])
     raise AttributeError(f"no {name}")
+def cache():
+    global __getattr__
+    __getattr__ = functools.cache(__getattr__)
 """,
     "pkg/any.py": "import other\ndef __getattr__(name):\n    return getattr(other, name)\n",
     "pkg/writes.py": "globals().update({'x': 1})\n",
