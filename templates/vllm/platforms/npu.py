@@ -236,9 +236,7 @@ def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
     eager = model_config is not None and model_config.enforce_eager
     # npu-migrate: when config_has_compilation_mode
     compiled = CompilationMode.VLLM_COMPILE
-    if config.mode is None:
-        config.mode = CompilationMode.NONE if eager else compiled
-    elif eager or config.mode != CompilationMode.NONE:
+    if eager or config.mode != CompilationMode.NONE:
         config.mode = CompilationMode.NONE if eager else compiled
     piecewise = config.mode == compiled
     config.backend = "eager"
