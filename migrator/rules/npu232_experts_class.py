@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU232: a mixture of experts without a modular kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from migrator.matchers import dotted, places, walk
+from migrator.rule import (
+    Absence,
+    Example,
+    File,
+    Finding,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+)
+
+_BASE = "vllm/model_executor/layers/fused_moe/fused_moe_method_base.py"
+_SITE = "FusedMoEMethodBase.is_monolithic"
+
+
+class ExpertsClass(Rule):
+    """Take a mixture whose class of experts is None for one without a modular kernel.
+
+    ## What it does
+    In `FusedMoEMethodBase.is_monolithic`, asks whether `experts_cls` is something instead of whether
+    there is such an attribute.
+
+    ## Why
+    For an out-of-tree platform, vLLM's own choice of a backend answers `(OOT, None)`, and the
+    attribute is set to that None; the property then calls a method of it, and fails.
+
+    ## Example
+    ```python
+    if getattr(self, "experts_cls", None) is not None:
+        return self.experts_cls.is_monolithic()
+    ```
+
+    ## Safety
+    Equivalent wherever there is a class of experts; with None, what raised answers False.
+    """
+
+    code = "NPU232"
+    safety = Safety.EQUIVALENT
+    paths = (_BASE,)
+    triggers = (r"def is_monolithic\b",)
+    sites = (
+        Site(
+            _SITE,
+            (_BASE,),
+            (Absence("<0.17", "methods know no class of experts, or no such property"),),
+        ),
+    )
+    examples = (
+        Example(
+            path=_BASE,
+            before="""\
+class FusedMoEMethodBase:
+    @property
+    def is_monolithic(self) -> bool:
+        if self.moe_kernel is None:
+            if hasattr(self, "experts_cls"):
+                return self.experts_cls.is_monolithic()
+            else:
+                return False
+        return self.moe_kernel.is_monolithic
+""",
+            after="""\
+class FusedMoEMethodBase:
+    @property
+    def is_monolithic(self) -> bool:
+        if self.moe_kernel is None:
+            if getattr(self, "experts_cls", None) is not None:
+                return self.experts_cls.is_monolithic()
+            else:
+                return False
+        return self.moe_kernel.is_monolithic
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the question for the attribute."""
+        function = file.function(_SITE)
+        if function is None:
+            return
+        for place in places(function.body, cst.Call):
+            call = place.node
+            assert isinstance(call, cst.Call)
+            names = [n.evaluated_value for n in walk(call) if isinstance(n, cst.SimpleString)]
+            if names != ["experts_cls"]:
+                continue
+            if dotted(call.func) == "hasattr":
+                yield changed(
+                    _SITE,
+                    call,
+                    "an out-of-tree platform's class of experts is None",
+                    Replace(
+                        call,
+                        lambda _: cst.parse_expression(
+                            'getattr(self, "experts_cls", None) is not None'
+                        ),
+                    ),
+                )
+            elif dotted(call.func) == "getattr":
+                yield migrated(_SITE, call)
