@@ -74,7 +74,8 @@ import torch, torch.multiprocessing as mp
 
 def work(rank, queue):
     torch.npu.set_device(rank)
-    queue.put((rank, torch.full((2,), float(rank), device="npu").sum().item(), str(torch.ones(1, device="npu").device)))
+    x = torch.full((2,), float(rank), device="npu")
+    queue.put((rank, x.sum().item(), str(x.device)))
 
 if __name__ == "__main__":
     context = mp.get_context("spawn")
@@ -83,7 +84,8 @@ if __name__ == "__main__":
     for p in processes: p.start()
     print(sorted(queue.get(timeout=60) for _ in processes))
     for p in processes: p.join()
-    print(subprocess.check_output([sys.executable, "-c", "import torch; print(torch.npu.device_count())"], text=True).strip())
+    count = "import torch; print(torch.npu.device_count())"
+    print(subprocess.check_output([sys.executable, "-c", count], text=True).strip())
     # A forked child that uses the CPU only, as data loaders do.
     data = torch.utils.data.DataLoader(torch.arange(6.0), batch_size=2, num_workers=1)
     print([b.to("npu").sum().item() for b in data])
@@ -185,7 +187,8 @@ def test_without_the_variable_nothing_happens(simulator: Simulator) -> None:
         [
             str(simulator.build.environment.python),
             "-c",
-            "import sys; print('ascend_sim' in sys.modules, [f for f in sys.meta_path if 'ascend' in str(f)])",
+            "import sys; print('ascend_sim' in sys.modules,"
+            " [f for f in sys.meta_path if 'ascend' in str(f)])",
         ],
         env=variables,
         capture_output=True,

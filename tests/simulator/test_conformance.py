@@ -83,8 +83,8 @@ def as_list(found: dict[str, Any]) -> dict[str, Any]:
         "about": {
             "failed": "operators that the simulator does not compute",
             "refused": "operators of which torch_npu itself refuses some samples",
-            "uncompared": "operators of which the CPU gives nothing to compare: CUDA only, or sparse",
-            "host": "ATen operators that torch_npu hands to the CPU, warning of it, on a device too",
+            "uncompared": "operators of which the CPU gives nothing to compare (CUDA, sparse)",
+            "host": "ATen operators that torch_npu hands to the CPU on a device, too, and warns of",
         },
         "failed": {
             name: re.split(r" This could be| \[ERROR\]", why)[0]

@@ -88,7 +88,8 @@ def test_visible_devices_choose_physical_ones(simulator: Simulator) -> None:
         # 100 MiB and the padding that torch_npu adds, in pages of 2 MiB.
         assert both.stdout.split() == ["2", "0", "102"]
         swapped = simulator.run(
-            "import torch; print(*(int(t - f) >> 20 for f, t in map(torch.npu.mem_get_info, (0, 1))))",
+            "import torch;"
+            "print(*(int(t - f) >> 20 for f, t in map(torch.npu.mem_get_info, (0, 1))))",
             machine=SMALL,
             env={**env, "ASCEND_RT_VISIBLE_DEVICES": "1,0"},
         )

@@ -45,9 +45,10 @@ def check_out_of_memory_is_torch_npus_own_error() -> None:
     try:
         empty(150)
     except RuntimeError as error:  # torch.OutOfMemoryError from torch_npu 2.9 on
-        assert "NPU out of memory. Tried to allocate 15" in str(error)
+        message = str(error)
     else:
         raise AssertionError("150 MiB twice fit into 256 MiB")
+    assert "NPU out of memory. Tried to allocate 15" in message
     smaller = empty(50)
     del held, smaller
     settle()
@@ -103,11 +104,12 @@ def check_fraction_limits() -> None:
     try:
         empty(128)
     except RuntimeError as error:
-        assert "NPU out of memory" in str(error)
+        message = str(error)
     else:
         raise AssertionError("128 MiB fit into a quarter of 256 MiB")
     finally:
         torch.npu.set_per_process_memory_fraction(1.0)
+    assert "NPU out of memory" in message
     x = empty(128)
     del x
 

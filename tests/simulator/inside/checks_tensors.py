@@ -28,7 +28,8 @@ def refused(pattern: str, kind: type[Exception] = RuntimeError) -> Iterator[None
     try:
         yield
     except kind as error:
-        assert re.search(pattern, str(error)), f"refused for another reason: {error}"
+        if not re.search(pattern, str(error)):
+            raise AssertionError("refused for another reason") from error
     else:
         raise AssertionError("not refused")
 
@@ -446,7 +447,7 @@ def check_draws_are_distributed_as_they_should() -> None:
     assert abs((kept > 0).float().mean().item() - 0.75) < 0.02
 
 
-# ---- streams and events ------------------------------------------------------------------------------
+# ---- streams and events -----------------------------------------------------------------------
 
 
 def check_events_measure_time() -> None:

@@ -2,8 +2,8 @@
 """Runs torch's own operator samples (the OpInfo database) on the npu and on the CPU.
 
 Run inside a simulated process as `conformance.py SAMPLES DTYPE...`; the last line of stdout is a
-JSON object: `cases` maps "operator dtype" to null or what went wrong, `refused` names the operators of
-which torch_npu itself refuses a sample, with its reason, `backward` maps the operators
+JSON object: `cases` maps "operator dtype" to null or what went wrong, `refused` names the operators
+of which torch_npu itself refuses a sample, with its reason, `backward` maps the operators
 whose gradients were compared likewise, `samples` counts the comparisons made, and `host` lists the
 ATen operators that torch_npu hands back to the CPU, with the warning that it gives on a device.
 
