@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
 
+from __future__ import annotations
+
 import os
 from typing import TYPE_CHECKING
 
@@ -189,6 +191,7 @@ class NPUPlatform(Platform):
         if vllm_config.cache_config is not None:
             _set_block_size(vllm_config.cache_config)
         _set_compilation_policy(vllm_config)
+        _disable_inductor_passes(vllm_config.compilation_config)
         _limit_capture_sizes(vllm_config)
 
         parallel_config = vllm_config.parallel_config
@@ -267,6 +270,14 @@ def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
     config.level = CompilationLevel.NO_COMPILATION
     config.use_cudagraph = False
     # npu-migrate: end
+
+
+def _disable_inductor_passes(config) -> None:
+    # They rewrite Inductor's graphs to kernels of vLLM's CUDA extension, and
+    # vLLM sets them up whatever the backend is.
+    for name, value in list(vars(config.pass_config).items()):
+        if value is True:
+            setattr(config.pass_config, name, False)
 
 
 def _limit_capture_sizes(vllm_config: "VllmConfig") -> None:

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
 """The GPU model runner on an Ascend NPU."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext

@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
 """Unquantized mixture of experts on an Ascend NPU."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 import torch_npu

@@ -17,6 +17,8 @@ Keys and values live in separate buffers `[blocks, 128, kv_heads, head_size]`.
 Sequence lengths are host values for all of these operators.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
