@@ -69,6 +69,23 @@ def deferred_signals() -> Iterator[None]:
             signal.raise_signal(waiting[0])
 
 
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the block as SIGINT does, so that what was staged is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
 def _explain(error: OSError, target: Path) -> MigrateError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MigrateError(
@@ -77,6 +94,7 @@ def _explain(error: OSError, target: Path) -> MigrateError:
     return MigrateError(f"cannot write {error.filename or target}: {error.strerror or error}")
 
 
+@sigterm_interrupts()
 def write_tree(
     source: DiskTree,
     changes: Sequence[FileChange],
@@ -237,6 +255,7 @@ def _safe_place(root: Path, path: str) -> Path:
     return place
 
 
+@sigterm_interrupts()
 def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
     """Write `changes` into the tree at `root`: all of them, or after a crash all or none.
 
@@ -244,20 +263,9 @@ def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
         MigrateError: a file cannot be staged; the tree is as it was then.
     """
     stage = root / JOURNAL
+    journal = stage / "journal.json"
     try:
-        with deferred_signals():
-            stage.mkdir()
-        try:
-            steps = _stage(root, stage, changes)
-        except BaseException:
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
-        with deferred_signals():
-            draft = stage / "journal.draft"
-            _write_through(draft, msgspec.json.encode(Journal(steps)))
-            os.replace(draft, stage / "journal.json")
-            _carry_out(root, stage, steps)
-            shutil.rmtree(stage)
+        stage.mkdir()
     except FileExistsError as error:
         raise MigrateError(
             f"{stage} is there: another run is at work on this tree, or one was killed; "
@@ -265,6 +273,24 @@ def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
         ) from error
     except OSError as error:
         raise _explain(error, root) from error
+    try:
+        steps = _stage(root, stage, changes)
+        with deferred_signals():
+            draft = stage / "journal.draft"
+            _write_through(draft, msgspec.json.encode(Journal(steps)))
+            os.replace(draft, journal)
+            _carry_out(root, stage, steps)
+            shutil.rmtree(stage)
+    except OSError as error:
+        if journal.exists():
+            raise MigrateError(
+                f"cannot put {error.filename or root} in place: {error.strerror or error}; part of "
+                "the files are; when that is mended, run it again to put the others in place"
+            ) from error
+        raise _explain(error, root) from error
+    finally:
+        if not journal.exists():
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _stage(root: Path, stage: Path, changes: Sequence[FileChange]) -> tuple[Step, ...]:
