@@ -65,10 +65,10 @@ def command(
     if output is not None and in_place:
         raise MigrateError("-o and --in-place exclude each other")
     source = open_source(src)
-    if in_place:
+    if in_place and not dry_run:
         if writer.recover(source.tree.root):
             click.echo("Finished what an interrupted run had begun.", err=True)
-        if not dry_run and not force:
+        if not force:
             _refuse_unclean(source.tree.root)
     plan = common.plan_for(source.tree, select=select, ignore=ignore, jobs=jobs, quiet=quiet)
     output_format = output_format or common.settings(Path.cwd()).get("format", "text")
