@@ -35,6 +35,14 @@ class Outcome:
 RunCli = Callable[..., Outcome]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out unless `-m` says which ones are wanted."""
+    if not config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 @pytest.fixture
 def mini_tree(tmp_path: Path) -> Path:
     """A copy of the small tree to do with as one likes."""
