@@ -41,21 +41,26 @@ def pip_settings() -> dict[str, list[str]]:
     return found
 
 
-def make_finder(*, source_only: bool = False, project: str = "") -> PackageFinder:
-    """A finder over pip's index; for source archives only where `source_only` says so."""
+def make_finder(
+    project: str, *, source_only: bool = False, wheels_for_any_platform: bool = False
+) -> PackageFinder:
+    """A finder of `project` over pip's index: of its source archives, or of all its wheels."""
     from unearth import PackageFinder
 
     settings = pip_settings()
     finder = PackageFinder(
         trusted_hosts=settings.get("trusted-host", []),
         no_binary=[project] if source_only else [],
+        only_binary=[project] if wheels_for_any_platform else [],
+        ignore_compatibility=wheels_for_any_platform,
     )
     if "index-url" in settings:
         finder.sources.clear()
     for url in (*settings.get("index-url", []), *settings.get("extra-index-url", [])):
         finder.add_index_url(url)
-    for url in settings.get("find-links", []):
-        finder.add_find_links(url)
+    for place in settings.get("find-links", []):
+        if "://" in place or Path(place).exists():
+            finder.add_find_links(place)
     return finder
 
 
@@ -71,7 +76,7 @@ def fetch(requirement: str, directory: Path, *, source_only: bool = False) -> Pa
     name = canonicalize_name(requirement.partition("=")[0].strip())
     kind = "source archive" if source_only else "file"
     try:
-        finder = make_finder(source_only=source_only, project=name)
+        finder = make_finder(name, source_only=source_only)
         best = finder.find_best_match(requirement, allow_prereleases=True).best
         if best is None:
             near = _near(finder, name, requirement.rpartition("=")[2])

@@ -23,6 +23,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from migrator import index
 from migrator.verify import schema
 
 T = TypeVar("T")
@@ -162,17 +163,7 @@ def fetch(choice: Choice, cache: Path) -> Path:
     exact = not any(s.version.endswith(".*") for s in requirement.specifier)
     if cached is not None and exact:
         return cached
-    import unearth
-
-    # Without an index of its own the finder takes the default one; the others come on top of it.
-    finder = unearth.PackageFinder(
-        index_urls=_urls("PIP_INDEX_URL"), ignore_compatibility=True, only_binary=[":all:"]
-    )
-    for url in _urls("PIP_EXTRA_INDEX_URL"):
-        finder.add_index_url(url)
-    for place in _urls("PIP_FIND_LINKS"):
-        if "://" in place or os.path.exists(place):
-            finder.add_find_links(place)
+    finder = index.make_finder("torch_npu", wheels_for_any_platform=True)
     try:
         packages = list(finder.find_all_packages("torch_npu"))
     except Exception as error:  # unearth and its HTTP client raise many kinds
@@ -234,10 +225,6 @@ def _same_minor(requirement: Requirement) -> Requirement:
         return requirement
     release = Version(pinned.removesuffix(".*")).release
     return Requirement(f"torch_npu=={release[0]}.{release[1]}.*")
-
-
-def _urls(name: str) -> list[str]:
-    return os.environ.get(name, "").split()
 
 
 # -- reading it
