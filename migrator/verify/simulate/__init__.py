@@ -14,7 +14,7 @@ from migrator.verify.simulate.modes import DEFAULT_MODES, MODES
 from migrator.verify.simulate.modes import select as select_modes
 from migrator.verify.simulate.report import Report, Run, as_json, merge, write_table
 from migrator.verify.simulate.run import Options, simulate
-from migrator.verify.simulate.serve import serve
+from migrator.verify.simulate.server import serve
 
 __all__ = [
     "DEFAULT_MODELS",

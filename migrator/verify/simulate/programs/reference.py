@@ -225,9 +225,13 @@ def conversations(
 
 
 def adapt_config(path: Path) -> None:
-    """Write the rotary base the old way too: vLLM before transformers 5 reads `rope_theta`."""
+    """Write the rotary base the old way too, where transformers 5 wrote it in its own.
+
+    vLLM releases from before read `rope_theta`.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    if "rope_parameters" in config:
+        config["rope_theta"] = config["rope_parameters"]["rope_theta"]
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 

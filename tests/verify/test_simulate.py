@@ -1,0 +1,809 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`verify --simulate` and `--serve`: what is run, how it is judged, what is left behind.
+
+A runner that writes what a good run would write stands for vLLM, so that each test can spoil one
+thing. The end-to-end test, marked simulator and slow, runs the real ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from migrator.verify import simulate
+from migrator.verify.simulate import environment, judge, models, modes, process, server
+from migrator.verify.simulate.judge import Calls
+from migrator.verify.simulate.models import MODELS, ROLES
+from migrator.verify.simulate.modes import MODES
+from tests.conftest import RunCli
+
+NEW = models.NEW_TOKENS
+
+
+def answers(count: int, first: int) -> list[list[int]]:
+    return [[first + i * NEW + j for j in range(NEW)] for i in range(count)]
+
+
+def made_reference() -> dict[str, Any]:
+    fresh = [[10 + n] * prompt.own for n, prompt in enumerate(models.FRESH)]
+    again = [fresh[p.of][: p.shared] + [9] * p.own for p in models.AGAIN]
+    return {
+        "gap": 0.05,
+        "noise": 0.0001,
+        "new_tokens": NEW,
+        "fresh": {"prompts": fresh, "tokens": answers(len(fresh), 1000)},
+        "again": {"prompts": again, "tokens": answers(len(again), 2000)},
+        "penalty": models.PENALTY,
+        "penalties": {"prompts": [[5, 6]], "tokens": answers(1, 3000)},
+        "chats": [
+            {"messages": m, "prompt": [1] * 7, "tokens": [2] * NEW, "text": f"answer {n}"}
+            for n, m in enumerate(models.CHATS)
+        ],
+    }
+
+
+def good_phases(reference: dict[str, Any]) -> dict[str, Any]:
+    """Phases of one second each, as the engine program writes them."""
+    fresh = reference["fresh"]["tokens"]
+    drawn = [[token + 7 for token in one] for one in fresh]
+    tokens = {
+        "fresh": fresh,
+        "again": reference["again"]["tokens"],
+        "penalties": reference["penalties"]["tokens"],
+        "top_k 1": fresh,
+        "top_p 0": fresh,
+        "seeded": drawn,
+        "seeded again": drawn,
+        "another seed": [[token + 8 for token in one] for one in fresh],
+        "drawn": drawn,
+    }
+    phases = {}
+    for start, (name, values) in enumerate(tokens.items()):
+        logprobs = [[{str(token): [-1.5, 2], "0": [-0.3, 1]} for token in one] for one in values]
+        phases[name] = {
+            "start": float(start),
+            "end": start + 0.9,
+            "tokens": values,
+            "cached": [256 if name == "again" else 0 for _ in values],
+            "logprobs": logprobs if name in {"seeded", "seeded again", "drawn"} else [None] * 6,
+        }
+    return phases
+
+
+def good_lines() -> list[dict[str, Any]]:
+    """What the recorder of one worker writes."""
+    lines: list[dict[str, Any]] = [
+        {"at": 0.1, "op": name} for names in ROLES.values() for name in names[:1]
+    ]
+    lines += [
+        {"at": 0.2, "op": "_npu_flash_attention", "q": [5, 17], "kv": [5, 17]},
+        {"at": 0.3, "op": "npu_fused_infer_attention_score", "q": [1, 140], "kv": [6, 142]},
+        {"at": 0.4, "op": "_npu_paged_attention", "q": [1, 1], "kv": [7, 143]},
+        {"at": 1.2, "op": "npu_fused_infer_attention_score", "q": [44], "kv": [300]},
+        # Profiling, outside of all phases.
+        {"at": -5.0, "op": "_npu_paged_attention", "q": [1], "kv": [500]},
+    ]
+    return lines
+
+
+class FakeRunner:
+    """Writes what the programs would write; `spoil` may change it, `code` is the exit code."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.variables: list[dict[str, str]] = []
+        self.jobs: list[dict[str, Any]] = []
+        self.record: dict[str, Any] = {"finished": True}
+        self.lines = good_lines()
+        self.workers = 1
+        self.finished = process.Finished(0, 12.3)
+        self.reference = made_reference()
+        self.phases = good_phases(self.reference)
+        self.log = ""
+
+    def __call__(
+        self,
+        command: Sequence[str],
+        variables: dict[str, str],
+        folder: Path,
+        log: Path,
+        timeout: float,
+    ) -> process.Finished:
+        self.commands.append(list(command))
+        self.variables.append(variables)
+        job = json.loads(Path(command[-1]).read_text(encoding="utf-8"))
+        self.jobs.append(job)
+        log.write_text(self.log, encoding="utf-8")
+        if command[-2].endswith("reference.py"):
+            Path(job["out"], "reference.json").write_text(json.dumps(self.reference))
+            return process.Finished(0, 1.0)
+        record = {"phases": self.phases, **self.record}
+        Path(job["out"]).write_text(json.dumps(record), encoding="utf-8")
+        for worker in range(self.workers):
+            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            Path(variables["NPU_MIGRATE_RECORD"], f"{worker}.jsonl").write_text(text)
+        return self.finished
+
+
+@pytest.fixture
+def emitted(tmp_path: Path) -> Path:
+    """The least that is an emitted tree."""
+    tree = tmp_path / "emitted"
+    (tree / "vllm").mkdir(parents=True)
+    (tree / "vllm" / "__init__.py").touch()
+    (tree / "requirements").mkdir()
+    (tree / "requirements" / "common.txt").write_text(
+        "-r other.txt\nmsgspec  # fast\nnot_a_distribution_of_anybody >= 2\n"
+        'only_elsewhere; sys_platform == "plan9"\n'
+    )
+    log = {"files": [], "release": "9.8.7"}
+    (tree / "migration-log.json").write_text(json.dumps(log), encoding="utf-8")
+    return tree
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that the environment has what is needed."""
+    versions = environment.Versions(dict.fromkeys(environment.NEEDED, "1.0"), ("scipy",))
+    monkeypatch.setattr(environment, "check", lambda *_, **__: versions)
+
+
+Simulate = Callable[..., simulate.Report]
+
+
+@pytest.fixture
+def run(emitted: Path, installed: None, tmp_path: Path) -> Simulate:
+    def call(runner: FakeRunner, *names: str, model: str = "llama", **more: Any) -> simulate.Report:
+        options = simulate.Options(
+            tree=emitted,
+            launcher=simulate.Launcher(("sim", "run"), Path("/env/bin/python")),
+            models=simulate.select_models(model.split(",")),
+            modes=simulate.select_modes(names or ("eager",)),
+            work=tmp_path / "work",
+            cache=tmp_path / "cache",
+            **more,
+        )
+        return simulate.simulate(options, runner=runner)
+
+    return call
+
+
+# -- names
+
+
+def test_names_of_models_and_modes() -> None:
+    assert [m.name for m in simulate.select_models(("moe", "llama", "mixtral"))] == [
+        "mixtral",
+        "qwen3-moe",
+        "llama",
+    ]
+    with pytest.raises(ValueError, match=r"no model is called 'gpt'; there are llama, "):
+        simulate.select_models(("gpt",))
+    with pytest.raises(ValueError, match=r"no mode is called 'fast'; there are eager, "):
+        simulate.select_modes(("eager", "fast"))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_sizes_reach_every_path(model: models.Model) -> None:
+    settings = model.settings
+    heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
+    assert heads > kv_heads >= 2  # grouped queries, also in each half of TP=2
+    assert settings["head_dim"] in {64, 128, 192}
+    longest = max(prompt.own + prompt.shared for prompt in (*models.FRESH, *models.AGAIN))
+    assert longest + NEW <= models.MAX_MODEL_LENGTH
+    assert max(prompt.own for prompt in models.FRESH) > models.BATCHED_TOKENS
+    assert models.BATCHED_TOKENS % 128
+    assert any(prompt.shared >= 256 for prompt in models.AGAIN)
+    assert any(prompt.own < 128 < prompt.own + NEW for prompt in models.FRESH)
+
+
+# -- judging
+
+
+def test_a_good_run_passes(run: Simulate) -> None:
+    runner = FakeRunner()
+    report = run(runner)
+    (outcome,) = report.runs
+    assert report.passed
+    assert outcome.problems == []
+    assert outcome.equal
+    assert (report.release, report.missing) == ("9.8.7", ["scipy"])
+    paths = outcome.paths
+    assert (paths.prefill, paths.decode, paths.chunked, paths.cached) == (1, 1, 1, 1)
+    assert (outcome.gap, outcome.noise, outcome.seconds) == (0.05, 0.0001, 12.3)
+    assert outcome.operators["npu_swiglu"] == 1
+
+
+def spoil_token(r: FakeRunner) -> None:
+    r.phases["again"]["tokens"][1][3] += 1
+
+
+def spoil_length(r: FakeRunner) -> None:
+    r.phases["fresh"]["tokens"][0].pop()
+
+
+def spoil_penalties(r: FakeRunner) -> None:
+    r.phases["penalties"]["tokens"] = answers(1, 0)
+
+
+def spoil_top_k(r: FakeRunner) -> None:
+    r.phases["top_k 1"]["tokens"] = [[0] * NEW for _ in models.FRESH]
+
+
+def spoil_seed(r: FakeRunner) -> None:
+    r.phases["seeded again"]["tokens"][2][0] = 0
+
+
+def dead_seed(r: FakeRunner) -> None:
+    r.phases["another seed"]["tokens"] = r.phases["seeded"]["tokens"]
+
+
+def spoil_rank(r: FakeRunner) -> None:
+    token = r.phases["drawn"]["tokens"][0][4]
+    r.phases["drawn"]["logprobs"][0][4][str(token)][1] = 6
+
+
+def spoil_logprobs(r: FakeRunner) -> None:
+    r.phases["seeded"]["logprobs"][0] = None
+
+
+def positive_logprob(r: FakeRunner) -> None:
+    token = r.phases["drawn"]["tokens"][0][4]
+    r.phases["drawn"]["logprobs"][0][4][str(token)][0] = 0.5
+
+
+def no_phase(r: FakeRunner) -> None:
+    del r.phases["again"]
+
+
+def without(*names: str) -> Callable[[FakeRunner], None]:
+    def spoil(r: FakeRunner) -> None:
+        r.lines = [line for line in r.lines if line["op"] not in names]
+
+    return spoil
+
+
+def whole_prompts(r: FakeRunner) -> None:
+    for line in r.lines:
+        if line.get("q") == [1, 140]:
+            line["kv"] = [6, 140]
+
+
+def nothing_cached(r: FakeRunner) -> None:
+    r.phases["again"]["cached"] = [0] * len(models.AGAIN)
+
+
+def no_decode(r: FakeRunner) -> None:
+    r.lines = [line for line in r.lines if line.get("q") != [1, 1]]
+
+
+def unexpected_graph(r: FakeRunner) -> None:
+    r.lines.append({"at": 0.5, "op": "graph capture_begin"})
+
+
+def leftover(r: FakeRunner) -> None:
+    r.finished = process.Finished(0, 1.0, ("VLLM::EngineCore",))
+
+
+def unfinished(r: FakeRunner) -> None:
+    r.record = {}
+
+
+def lost_memory(r: FakeRunner) -> None:
+    r.record["memory_after"] = [{"free": 90, "total": 100}]
+
+
+def bad_exit(r: FakeRunner) -> None:
+    r.finished = process.Finished(1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (spoil_token, "again, prompt 1: token 3 is 2028, the reference has 2027"),
+        (spoil_length, "fresh, prompt 0: 23 tokens, the reference has 24"),
+        (spoil_penalties, "penalties, prompt 0: token 0 is 0, the reference has 3000"),
+        (spoil_top_k, "top_k 1, prompt 0: token 0 is 0, the reference has 1000"),
+        (no_phase, "the run did not come to its part 'again'"),
+        (spoil_seed, "sampling with the same seed does not reproduce"),
+        (dead_seed, "sampling with another seed gives the same tokens"),
+        (spoil_rank, "top_k 5 let through a token of rank 6"),
+        (spoil_logprobs, "seeded: no log probability for each token"),
+        (positive_logprob, "drawn: a log probability is 0.5"),
+        (without("npu_swiglu"), "no NPU operator for swiglu was called (npu_swiglu)"),
+        (without("npu_add_rms_norm"), "no NPU operator for residual norm was called"),
+        (without("_npu_reshape_and_cache"), "no NPU operator for cache write was called"),
+        (whole_prompts, "no attention call was chunked"),
+        (nothing_cached, "no attention call was cached"),
+        (no_decode, "no attention call was decode"),
+        (unexpected_graph, "graphs were captured in eager mode"),
+        (leftover, "left a process behind: VLLM::EngineCore"),
+        (unfinished, "the run ended before it was done"),
+        (lost_memory, "device 0: 10 bytes are not given back after the end"),
+        (bad_exit, "exit code 1"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    run: Simulate, spoil: Callable[[FakeRunner], None], problem: str
+) -> None:
+    runner = FakeRunner()
+    # Without sharing between phases.
+    runner.phases = json.loads(json.dumps(runner.phases))
+    spoil(runner)
+    report = run(runner)
+    assert not report.passed
+    assert any(text.startswith(problem) for text in report.runs[0].problems)
+
+
+def test_tokens_alone_decide_what_is_equal(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.lines = []
+    (outcome,) = run(runner).runs
+    assert outcome.equal
+    assert not outcome.passed
+
+
+def test_a_moe_needs_its_operators(run: Simulate) -> None:
+    runner = FakeRunner()
+    assert run(runner, model="qwen3-moe").passed
+    without("npu_grouped_matmul")(runner)
+    (outcome,) = run(runner, model="qwen3-moe").runs
+    assert outcome.problems == ["no NPU operator for experts was called (npu_grouped_matmul)"]
+
+
+def test_a_crash_shows_the_end_of_its_log_only(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.phases, runner.record = {}, {}
+    runner.finished = process.Finished(1, 3.0)
+    runner.log = "".join(f"line {n}\n\n" for n in range(40)) + "ValueError: no device\n"
+    (outcome,) = run(runner).runs
+    assert outcome.problems == ["exit code 1"]
+    assert outcome.log[-1] == "ValueError: no device"
+    assert len(outcome.log) == 15
+
+
+def test_a_run_out_of_time(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.phases, runner.record = {}, {}
+    runner.finished = process.Finished(None, 600.0)
+    assert run(runner).runs[0].problems == ["not done after 600 s"]
+
+
+def test_graphs_have_to_be_replayed(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.lines.append({"at": -1.0, "op": "graph capture_begin"})
+    assert run(runner, "graph").runs[0].problems == ["no graph replay"]
+    runner.lines.append({"at": 0.5, "op": "graph replay"})
+    report = run(runner, "graph")
+    assert report.passed
+    assert report.runs[0].paths.replays == 1
+
+
+def test_two_devices_talk_over_hccl(run: Simulate) -> None:
+    runner = FakeRunner()
+    call = {"at": 0.1, "op": "collective all_reduce", "device": "npu", "backend": "gloo"}
+    runner.lines.append(call)
+    assert set(run(runner, "tp2").runs[0].problems) == {
+        "1 processes computed attention, not 2",
+        "no all_reduce of device tensors over HCCL",
+        "all_reduce of device tensors over gloo",
+    }
+    runner.workers, call["backend"] = 2, "hccl"
+    assert run(runner, "tp2").passed
+    assert run(runner, "pp2").runs[0].problems == [
+        "no isend or send of device tensors over HCCL",
+        "no irecv or recv of device tensors over HCCL",
+    ]
+
+
+def test_without_nnal_none_of_its_operators_is_called(run: Simulate) -> None:
+    runner = FakeRunner()
+    (outcome,) = run(runner, "no-nnal").runs
+    assert "_npu_paged_attention was called 3 times" in outcome.problems
+    assert runner.variables[-1]["VLLM_NPU_USE_NNAL"] == "0"
+
+
+# -- what is run
+
+
+def test_jobs_and_commands(
+    run: Simulate, monkeypatch: pytest.MonkeyPatch, emitted: Path, tmp_path: Path
+) -> None:
+    for name in ("VLLM_USE_V1", "ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "foreign")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    runner = FakeRunner()
+    runner.workers = 2
+    run(runner, "tp2", "eager")
+    reference, tp2, eager = runner.commands
+    assert reference[0] == "/env/bin/python"
+    assert "/somewhere" not in runner.variables[0].get("PYTHONPATH", "")
+    machine = ["sim", "run", "--devices", "2", "--memory", modes.DEVICE_MEMORY, "--"]
+    assert tp2[:8] == [*machine, "/env/bin/python"]
+    assert eager[3] == "1"
+    for settings, multiprocess in zip(runner.variables[1:], "10", strict=True):
+        assert settings["VLLM_ENABLE_V1_MULTIPROCESSING"] == multiprocess
+        assert "foreign" not in settings.values()
+        paths = settings["PYTHONPATH"].split(os.pathsep)
+        assert str(emitted) in paths
+        assert "/somewhere" not in paths
+        metadata = Path(paths[0], "vllm-9.8.7+npu.dist-info", "METADATA")
+        assert "Version: 9.8.7+npu" in metadata.read_text(encoding="utf-8")
+    assert runner.jobs[1]["engine"]["tensor_parallel_size"] == 2
+    assert runner.jobs[1]["workers_are_children"]
+    assert runner.jobs[2]["engine"]["enforce_eager"]
+    assert (tmp_path / "work" / "llama-tp2" / "job.json").is_file()
+
+
+def test_a_model_is_made_once(run: Simulate, tmp_path: Path) -> None:
+    runner = FakeRunner()
+    run(runner)
+    run(runner)
+    assert sum(command[-2].endswith("reference.py") for command in runner.commands) == 1
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["llama"]
+
+
+def test_a_reference_that_cannot_be_made(run: Simulate, tmp_path: Path) -> None:
+    def fail(
+        command: Sequence[str], variables: object, folder: Path, log: Path, timeout: float
+    ) -> process.Finished:
+        log.write_text("Traceback\nImportError: no transformers\n")
+        return process.Finished(1, 1.0)
+
+    with pytest.raises(simulate.SimulateError, match="of llama cannot be made: ImportError"):
+        run(fail)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_stop_at_the_first_failure(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.record = {}
+    assert len(run(runner, "eager", "mp").runs) == 2
+    assert len(run(runner, "eager", "mp", stop_at_failure=True).runs) == 1
+
+
+# -- reports
+
+
+def test_table_and_json(run: Simulate) -> None:
+    from rich.console import Console
+
+    runner = FakeRunner()
+    runner.lines = [line for line in runner.lines if line["op"] != "npu_swiglu"]
+    report = run(runner, "eager", "graph", model="llama")
+    console = Console(width=110, record=True, force_terminal=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    simulate.write_table(report, console)
+    text = console.export_text()
+    assert "llama" in text
+    assert "FAIL" in text
+    assert "llama eager: no NPU operator for swiglu was called (npu_swiglu)" in text
+    again = json.loads(simulate.as_json(simulate.merge([report, report])))
+    assert [one["mode"] for one in again["runs"]] == ["eager", "graph"] * 2
+    assert again["schema_version"] == 1
+    console.file.close()
+
+
+# -- the environment
+
+
+def test_what_is_missing_is_said_in_one_line(emitted: Path) -> None:
+    tree = environment.open_tree(emitted)
+    assert environment.requirements(tree) == ["msgspec", "not_a_distribution_of_anybody"]
+    if importlib.util.find_spec("torch") is None:
+        with pytest.raises(simulate.SimulateError, match=r"torch, torch_npu, .* not installed"):
+            environment.check(Path(sys.executable), tree, serve=False)
+    with pytest.raises(simulate.SimulateError, match="does not run"):
+        environment.check(Path("/nowhere/bin/python"), tree, serve=False)
+
+
+def test_only_emitted_trees_are_run(emitted: Path, tmp_path: Path) -> None:
+    with pytest.raises(simulate.SimulateError, match="no vllm package in it"):
+        environment.open_tree(tmp_path)
+    (emitted / "migration-log.json").write_text("{")
+    with pytest.raises(simulate.SimulateError, match="cannot be read"):
+        environment.open_tree(emitted)
+    (emitted / "migration-log.json").unlink()
+    with pytest.raises(simulate.SimulateError, match="emit the tree with `vllm-npu-migrate apply`"):
+        environment.open_tree(emitted)
+
+
+def test_the_interpreter_keeps_its_environment(tmp_path: Path) -> None:
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    link = tmp_path / "env" / "bin" / "python"
+    link.symlink_to(sys.executable)
+    assert simulate.interpreter(tmp_path / "env") == link
+    assert simulate.interpreter(link) == link
+    assert simulate.interpreter(None) == Path(sys.executable)
+    with pytest.raises(simulate.SimulateError, match="no bin/python in it"):
+        simulate.interpreter(tmp_path)
+
+
+# -- processes
+
+SLEEPER = "import time; time.sleep(300)"
+
+
+def python(folder: Path, source: str, timeout: float) -> process.Finished:
+    variables = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", source]
+    return process.run(command, variables, folder, folder / "log", timeout)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def test_a_program_that_ends(tmp_path: Path) -> None:
+    finished = python(tmp_path, "import sys; print('said'); sys.exit(3)", 60)
+    assert (finished.code, finished.left) == (3, ())
+    assert process.tail(tmp_path / "log") == ["said"]
+    assert process.tail(tmp_path / "nothing") == []
+
+
+def test_what_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    child = f"subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], start_new_session=True)"
+    source = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"child = {child}\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    process_grace = process.GRACE
+    process.GRACE = 1.0
+    try:
+        finished = python(tmp_path, source, 3)
+    finally:
+        process.GRACE = process_grace
+    assert finished.code is None
+    assert not alive(int((tmp_path / "log").read_text()))
+
+
+def test_what_a_program_leaves_is_named_and_ended(tmp_path: Path) -> None:
+    source = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}])\n"
+        "print(child.pid, flush=True)\n"
+    )
+    process_grace = process.GRACE
+    process.GRACE = 1.0
+    try:
+        finished = python(tmp_path, source, 60)
+    finally:
+        process.GRACE = process_grace
+    assert finished.code == 0
+    assert len(finished.left) == 1
+    assert "time.sleep(300)" in finished.left[0]
+    assert not alive(int((tmp_path / "log").read_text()))
+
+
+def test_an_interrupt_ends_the_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLEEPER]
+    program = process.Program(command, dict(os.environ), tmp_path, tmp_path / "log")
+
+    def interrupted() -> None:
+        with program:
+            assert process.members(program.pid, program.mark)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not alive(program.pid)
+
+
+# -- the server
+
+READY = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_waiting_for_a_server(tmp_path: Path) -> None:
+    port = server.free_port()
+    assert not server.accepts(port)
+    command = [sys.executable, "-c", READY, str(port)]
+    with process.Program(command, dict(os.environ), tmp_path, tmp_path / "log") as program:
+        assert server.wait_until_ready(program, port, 60)
+        assert server.accepts(port)
+        program.send(signal.SIGTERM)
+        assert program.wait(30).code == -signal.SIGTERM
+    assert not server.accepts(port)
+
+
+def test_a_server_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit(1)"]
+    started = time.monotonic()
+    with process.Program(command, dict(os.environ), tmp_path, tmp_path / "log") as program:
+        assert not server.wait_until_ready(program, server.free_port(), 60)
+    assert time.monotonic() - started < 50
+
+
+def test_a_free_port_is_one_of_this_machine() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", server.free_port()))
+
+
+def test_answers_of_a_server() -> None:
+    reference = made_reference()
+
+    def answer(chat: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {
+            "text": chat["text"],
+            "reason": "length",
+            "prompt_tokens": 7,
+            "new_tokens": NEW,
+            **more,
+        }
+
+    chats = reference["chats"]
+    good: dict[str, Any] = {
+        "models": ["tiny"],
+        "refused": 404,
+        "answers": [answer(chat) for chat in chats],
+        "streams": [answer(chat, pieces=9) for chat in chats],
+        "together": [answer(chat, pieces=9) for chat in [*chats, *chats]],
+    }
+    assert list(server.differences(reference, good)) == []
+    bad = copy.deepcopy(good)
+    bad["streams"][1].update(text="else", pieces=1)
+    bad["answers"][0].update(reason="stop", new_tokens=3)
+    bad["together"].pop()
+    bad.update(refused=None, models=["a"])
+    assert list(server.differences(reference, bad)) == [
+        "the server lists the models ['a'], not [tiny]",
+        "a model that is not served is answered with None, not 404",
+        "answers, conversation 0: ended by stop, not by its length",
+        f"answers, conversation 0: new_tokens 3, not {NEW}",
+        "streams, conversation 1: 'else', the reference has 'answer 1'",
+        "streams, conversation 1: came in one piece",
+        "together: 3 for 4 conversations",
+    ]
+
+
+# -- the recorder
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The recorder's module, active, without its hook."""
+    monkeypatch.setenv("NPU_MIGRATE_RECORD", str(tmp_path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    path = environment.PROGRAMS / "recorder" / "sitecustomize.py"
+    spec = importlib.util.spec_from_file_location("recorder", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "lengths"),
+    [
+        ("_npu_paged_attention", {"context_lens": [7, 143]}, ([1, 1], [7, 143])),
+        ("_npu_flash_attention", {"seq_len": [5, 17]}, ([5, 17], [5, 17])),
+        (
+            "_npu_flash_attention_qlens",
+            {"seq_len": [1, 3], "context_lens": [9, 9]},
+            ([1, 3], [9, 9]),
+        ),
+        (
+            "npu_fused_infer_attention_score",
+            {
+                "actual_seq_lengths": [1, 141],
+                "actual_seq_lengths_kv": [6, 142],
+                "input_layout": "TND",
+            },
+            ([1, 140], [6, 142]),
+        ),
+        (
+            "npu_fused_infer_attention_score_v2",
+            {"actual_seq_qlen": [2, 3], "actual_seq_kvlen": [6, 7], "input_layout": "BSND"},
+            ([2, 3], [6, 7]),
+        ),
+    ],
+)
+def test_lengths_of_attention_calls(
+    recorder: ModuleType, name: str, call: dict[str, Any], lengths: tuple[list[int], list[int]]
+) -> None:
+    assert recorder._lengths(name, call) == {"q": lengths[0], "kv": lengths[1]}
+    assert recorder._lengths("npu_rms_norm", {}) == {}
+
+
+def test_lines_of_the_recorder_are_read_again(recorder: ModuleType, tmp_path: Path) -> None:
+    for name in ("npu_swiglu", "npu_swiglu", "graph replay"):
+        recorder._write({"op": name})
+    recorder._write({"op": "_npu_paged_attention", "q": [1], "kv": [4]})
+    recorder._write({"op": "collective all_reduce", "device": "npu", "backend": "hccl"})
+    path = tmp_path / f"{os.getpid()}.jsonl"
+    path.write_text(path.read_text() + '{"at": 3, "op"')
+    calls = judge.read_calls(tmp_path)
+    assert calls.operators == {"npu_swiglu": 2, "graph replay": 1, "_npu_paged_attention": 1}
+    assert calls.collectives == {("all_reduce", "npu", "hccl"): 1}
+    assert calls.workers == 1
+    assert [(q, kv) for _, q, kv in calls.attention] == [([1], [4])]
+
+
+def test_calls_outside_of_the_phases_do_not_count() -> None:
+    calls = Calls(attention=[(99.0, [5], [5]), (99.0, [1], [6])])
+    paths = judge.count_paths(calls, good_phases(made_reference()))
+    assert (paths.prefill, paths.decode) == (0, 0)
+
+
+# -- the command
+
+
+def test_the_command_checks_its_options(run_cli: RunCli, emitted: Path) -> None:
+    outcome = run_cli("verify", emitted, "--models", "llama")
+    assert outcome.code == 2
+    assert "go with --simulate or --serve" in outcome.err
+    outcome = run_cli("verify", emitted, "--simulate", "--modes", "warp")
+    assert outcome.code == 2
+    assert "no mode is called 'warp'" in outcome.err
+    outcome = run_cli("verify", emitted, "--simulate", "--format", "github")
+    assert outcome.code == 2
+    outcome = run_cli("verify", emitted, "--simulate", "--env", emitted)
+    assert outcome.code == 2
+    assert "no bin/python in it" in outcome.err
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
+def test_the_exit_code_says_what_came_out(
+    run_cli: RunCli, emitted: Path, monkeypatch: pytest.MonkeyPatch, passed: bool, code: int
+) -> None:
+    seen = []
+
+    def fake(options: simulate.Options, progress: object) -> simulate.Report:
+        seen.append(options)
+        problems = [] if passed else ["no attention call was decode"]
+        runs = [simulate.Run("llama", mode.name, True, problems, 1.0) for mode in options.modes]
+        return simulate.Report(1, str(options.tree), "9.8.7", "python", {}, ["scipy"], runs)
+
+    monkeypatch.setattr(simulate, "simulate", fake)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    outcome = run_cli(
+        "verify", emitted, "--simulate", "--models", "moe", "--modes", "mp,tp2", "--format", "json"
+    )
+    assert outcome.code == code
+    assert "not installed, though the tree asks for it: scipy" in outcome.err
+    assert [run["mode"] for run in json.loads(outcome.out)["runs"]] == ["mp", "tp2"]
+    (options,) = seen
+    assert [model.name for model in options.models] == ["mixtral", "qwen3-moe"]
+    assert options.launcher.simulated(2, "1GiB", ["p.py"])[1:] == [
+        *("-m", "migrator", "simulator", "run", "--env", sys.executable),
+        *("--devices", "2", "--memory", "1GiB", "--", sys.executable, "p.py"),
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
+def test_modes_say_what_they_need(mode: modes.Mode) -> None:
+    parallel = [mode.engine.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
+    assert mode.devices == max(parallel)
+    assert mode.multiprocess or mode.devices == 1
+    assert mode.graphs is not mode.engine["enforce_eager"]
+    known = {name for names in ROLES.values() for name in names}
+    assert {name for names in mode.operators for name in names} <= known
+    assert set(mode.forbidden) <= known
