@@ -170,6 +170,13 @@ def _environment(env: Path | None, python: Path | None, launcher: str | None) ->
     return Environment(Path.cwd() / python, tuple(shlex.split(launcher or "")))
 
 
+# Whatever PYTHONPATH and the current directory are where the runs begin: this very code.
+_OURSELVES = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
+    "from migrator.cli import main; main()"
+)
+
+
 def _run(
     tree: Path,
     env: Path | None,
@@ -195,7 +202,7 @@ def _run(
     try:
         python = simulate.interpreter(env)
         # The simulator finds torch_npu in the environment that the interpreter belongs to.
-        machine = (sys.executable, "-m", "migrator", "simulator", "run", "--env", str(python))
+        machine = (sys.executable, "-c", _OURSELVES, "simulator", "run", "--env", str(python))
         launcher = simulate.Launcher(machine, python)
         with progress.status("") as status:
             for wanted, run, default in (

@@ -792,8 +792,8 @@ def test_the_exit_code_says_what_came_out(
     assert [run["mode"] for run in json.loads(outcome.out)["runs"]] == ["mp", "tp2"]
     (options,) = seen
     assert [model.name for model in options.models] == ["mixtral", "qwen3-moe"]
-    assert options.launcher.simulated(2, "1GiB", ["p.py"])[1:] == [
-        *("-m", "migrator", "simulator", "run", "--env", sys.executable),
+    assert options.launcher.simulated(2, "1GiB", ["p.py"])[3:] == [
+        *("simulator", "run", "--env", sys.executable),
         *("--devices", "2", "--memory", "1GiB", "--", sys.executable, "p.py"),
     ]
 
