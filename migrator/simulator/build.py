@@ -33,6 +33,7 @@ OLDEST_TORCH = (2, 8)
 
 _SOURCES = HERE / "csrc"
 _KERNELS = "libascend_sim_aten.so"
+_CONFIG = "libascend_sim_torch.so"
 # CANN's operator library, which torch_npu opens by name: some releases while they are imported.
 # It is empty here, so torch_npu names the operator that a program wanted of it.
 _OPENED = ("libopapi.so",)
@@ -314,6 +315,16 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
             "-lc10",
             "-ltorch_npu",
             "-lascendcl",
+        ]
+    )
+    _run(
+        [
+            *("g++", "-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
+            f"-D_GLIBCXX_USE_CXX11_ABI={torch['abi']}",
+            _SOURCES / "torch_config.cpp",
+            *("-o", lib / _CONFIG),
+            f"-L{environment.torch_dir / 'lib'}",
+            "-lc10",
         ]
     )
     shutil.rmtree(work)

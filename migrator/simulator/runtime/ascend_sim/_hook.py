@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
@@ -11,7 +12,31 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+
+@contextlib.contextmanager
+def _allocator_options_aside() -> Iterator[None]:
+    """Let torch_npu register its allocator options beside those of a CUDA build of torch."""
+    import ctypes
+
+    # torch first, and without its own import of torch_npu, which is under way.
+    autoload = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD")
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    try:
+        import torch  # noqa: F401
+    finally:
+        if autoload is None:
+            del os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]
+        else:
+            os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = autoload
+    build = os.environ["ASCEND_SIM"]
+    library = ctypes.CDLL(os.path.join(build, "lib", "libascend_sim_torch.so"))
+    library.ascend_sim_set_allocator_options_aside()
+    try:
+        yield
+    finally:
+        library.ascend_sim_bring_allocator_options_back()
 
 
 class _Loader(Loader):
@@ -27,7 +52,8 @@ class _Loader(Loader):
         if module.__spec__ is not None:
             # Who asks for the source or resources of torch_npu finds its real loader.
             module.__spec__.loader = module.__loader__ = self._inner
-        self._inner.exec_module(module)
+        with _allocator_options_aside():
+            self._inner.exec_module(module)
         from ascend_sim import _boot
 
         _boot.boot()
