@@ -17,6 +17,9 @@ class NPUCommunicator(DeviceCommunicatorBase):
     what HCCL needs to be different, and what the base class leaves out.
     """
 
+    # Graph capture asks every communicator for CUDA's custom all-reduce.
+    ca_comm = None
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.use_all2all:
