@@ -93,7 +93,7 @@ def check(version: str, work: Path, keep: bool) -> Row:
         venv.create(env, with_pip=True)
         python = env / "bin" / "python"
         torch = ".".join(map(str, Version(version).release))
-        pip = [python, "-m", "pip", "install", "-q", "--no-cache-dir"]
+        pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--no-cache-dir"]
         code, out = run(*pip, f"torch=={torch}", "numpy", "pyyaml", "setuptools", "packaging")
         if code == 0:
             # Some wheels ask for torch's CPU build by its local version, which few indexes have.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,16 @@ from tests.simulator.conftest import Simulator
 ENTRY = "from migrator.cli import main; main()"
 
 
-def tool(*arguments: str, **options: object) -> subprocess.Popen[str]:
+def tool(
+    *arguments: str, env: Mapping[str, str] | None = None, start_new_session: bool = False
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", ENTRY, "simulator", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[call-overload]
+        env=env,
+        start_new_session=start_new_session,
     )
 
 

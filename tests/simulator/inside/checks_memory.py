@@ -14,7 +14,7 @@ TOTAL = 256 * MIB
 def taken(device: int = 0) -> int:
     free, total = torch.npu.mem_get_info(device)
     assert total == TOTAL
-    return total - free
+    return int(total - free)
 
 
 def empty(mebibytes: int, device: int = 0) -> torch.Tensor:

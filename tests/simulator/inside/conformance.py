@@ -54,7 +54,7 @@ def unseed() -> None:
 
     for name, module in list(sys.modules.items()):
         if name.startswith("torch.testing._internal") and hasattr(module, "wrapper_set_seed"):
-            module.wrapper_set_seed = plain
+            vars(module)["wrapper_set_seed"] = plain
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
