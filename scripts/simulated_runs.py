@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run emitted releases on the simulated Ascend and write docs/simulated-runs.md.
+
+For each release: `apply`, `verify` without running, and tiny models through the tree, mode by mode,
+compared with transformers on the CPU. Every outcome is kept below --state as soon as it is there,
+by what it came from (the tree's files, the programs, the simulator, the environment), so that an
+interrupted run goes on where it was and nothing runs twice. The table shows what ran, failures
+too; runs that are planned and have no outcome are listed below it.
+
+    python scripts/simulated_runs.py --env DIR                     # all releases
+    python scripts/simulated_runs.py --env DIR 0.11.0 0.32.0       # these
+    python scripts/simulated_runs.py --env DIR --old-env DIR       # serves 0.11.0 as well
+    python scripts/simulated_runs.py --write-only                  # the page from what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+from migrator.log import LOG_NAME
+from migrator.sources import fetch
+from migrator.verify import simulate
+from migrator.verify.simulate.report import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "simulated-runs.md"
+RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
+DEEP = ("0.11.0", "0.32.0")
+"""Releases that run in every mode and with every model."""
+OLD = ("0.11.0",)
+"""Releases whose server needs a transformers before 5."""
+EVERYWHERE = (
+    ("llama", "eager"),
+    ("llama", "mp"),
+    ("llama", "tp2"),
+    ("qwen2", "eager"),
+    ("qwen3", "eager"),
+    ("mistral", "eager"),
+)
+ALSO = (
+    ("llama", "graph"),
+    ("llama", "pp2"),
+    ("mixtral", "eager"),
+    ("qwen3-moe", "eager"),
+    ("llama", "serve"),
+    ("llama", "no-nnal"),
+    ("mixtral", "tp2"),
+    ("llama", "tp2-graph"),
+    ("qwen2", "tp2"),
+)
+TIMEOUT = 900.0
+
+RECIPE = """\
+## The environment
+
+One environment with torch 2.13.0 runs every release: vLLM itself is not installed, the emitted
+tree stands on PYTHONPATH with a metadata folder of its own.
+
+    python3.11 -m venv ENV
+    ENV/bin/pip install torch==2.13.0 torch_npu==2.13.0 setuptools==78.1.1
+    ENV/bin/pip install -r vllm-0.32.0/requirements/common.txt
+    ENV/bin/pip install --no-deps diskcache depyf astor lm-format-enforcer interegular gguf \\
+        numba llvmlite
+
+The last line is what older releases import and 0.32.0 no longer asks for. The CPU build of torch is
+the one to take: torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor
+--env ENV` says whether torch, torch_npu and a compiler fit.
+
+The server of releases before transformers 5 (0.11.0 here) needs an older one, in an environment
+made the same way and then
+
+    ENV-OLD/bin/pip install "transformers<5" "huggingface_hub<1" "tokenizers<0.23"
+
+Each run has 256 MiB a device, so that the size of the KV cache comes from vLLM's own profiling.
+"""
+
+
+INTRODUCTION = """\
+Made by `python scripts/simulated_runs.py`: emitted releases run tiny random models on the simulated
+Ascend. Every greedy token is compared with transformers on the CPU in float32: for prompts of 1 to
+307 tokens, for such prompts on a warm prefix cache, with penalties, and where `top_k` 1 or `top_p`
+near 0 leaves one token to draw. Prefill, decode, chunked and cached are calls of the attention
+operators, over all layers and workers; replays are those of captured graphs; gap is the smallest
+lead of a best logit in the reference. A run also fails if an NPU operator of the model is not
+reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
+process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
+answers in one piece, streamed, and several at once.
+
+What such runs cannot show: numerics of the device's kernels (they are in float32, which the
+device's attention does not take), asynchrony, speed.
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model in one mode on one release."""
+
+    release: str
+    model: str
+    mode: str
+
+
+class Outcome(msgspec.Struct):
+    """A run that was made, with what it was made with; `key` names all that it came from."""
+
+    release: str
+    key: str
+    transformers: str
+    run: Run
+
+
+class Static(msgspec.Struct):
+    """What `apply` and `verify` without running said of a release."""
+
+    release: str
+    key: str
+    problem: str = ""
+
+
+class State:
+    """Outcomes on disk, one file each, and the emitted trees."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "outcomes").mkdir(parents=True, exist_ok=True)
+
+    def tree(self, release: str) -> Path:
+        """Where the emitted tree of a release stands."""
+        return self.folder / "trees" / release
+
+    def _file(self, job: Job) -> Path:
+        return self.folder / "outcomes" / f"{job.release}-{job.model}-{job.mode}.json"
+
+    def read(self, job: Job) -> Outcome | None:
+        """The outcome of a job, whatever it came from."""
+        try:
+            return msgspec.json.decode(self._file(job).read_bytes(), type=Outcome)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def write(self, job: Job, outcome: Outcome) -> None:
+        self._file(job).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)))
+
+    def read_static(self, release: str) -> Static | None:
+        path = self.folder / "outcomes" / f"{release}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Static)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def write_static(self, static: Static) -> None:
+        path = self.folder / "outcomes" / f"{static.release}.json"
+        path.write_bytes(msgspec.json.encode(static))
+
+
+def plan(releases: Iterable[str]) -> list[Job]:
+    """All jobs, the ones that every release has first."""
+    chosen = list(releases)
+    jobs = [Job(release, *what) for what in EVERYWHERE for release in chosen]
+    jobs += [Job(release, *what) for what in ALSO for release in chosen if release in DEEP]
+    return jobs
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """One hash over the contents of files."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def program_digest() -> str:
+    """What the runs are made and judged by, beside the tree."""
+    parts = ("simulator", "verify/simulate")
+    suffixes = {".py", ".cpp", ".h"}
+    return digest(
+        path
+        for part in parts
+        for path in (ROOT / "migrator" / part).rglob("*")
+        if path.suffix in suffixes
+    )
+
+
+def tree_digest(tree: Path) -> str:
+    """What the migration made of a release: the hashes in its log."""
+    log = json.loads((tree / LOG_NAME).read_bytes())
+    files = sorted((entry["path"], entry["after"] or "") for entry in log["files"])
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "migrator", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def emit(state: State, release: str) -> Static:
+    """Apply a release and verify it without running; the tree stands in the state afterwards."""
+    tree = state.tree(release)
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    applied = command("apply", "-q", "--force", fetch(release), "-o", tree)
+    if applied.returncode != 0:
+        return Static(release, "", f"apply exits {applied.returncode}: {applied.stderr.strip()}")
+    key = tree_digest(tree)
+    known = state.read_static(release)
+    if known is not None and known.key == key and not known.problem:
+        return known
+    checked = command("verify", tree, "-q")
+    problem = ""
+    if checked.returncode != 0:
+        lines = (checked.stdout or checked.stderr).strip().splitlines()
+        problem = f"verify exits {checked.returncode}: {lines[0] if lines else ''}"
+    return Static(release, key, problem)
+
+
+def launcher(python: Path) -> simulate.Launcher:
+    source = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from migrator.cli import main; main()"
+    run = (sys.executable, "-c", source, "simulator", "run", "--env", str(python))
+    return simulate.Launcher(run, python)
+
+
+def make(state: State, job: Job, python: Path) -> simulate.Report:
+    """Run one job."""
+    options = simulate.Options(
+        tree=state.tree(job.release),
+        launcher=launcher(python),
+        models=simulate.select_models((job.model,)),
+        modes=simulate.select_modes(() if job.mode == "serve" else (job.mode,)),
+        work=state.folder / "work" / job.release,
+        timeout=TIMEOUT,
+    )
+    return (simulate.serve if job.mode == "serve" else simulate.simulate)(options)
+
+
+def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
+    """The interpreter of a job; None where it needs an environment that was not given."""
+    if job.mode == "serve" and job.release in OLD:
+        return simulate.interpreter(old_env) if old_env is not None else None
+    return simulate.interpreter(env)
+
+
+# -- the page
+
+
+def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
+    for release in releases:
+        for job in plan((release,)):
+            outcome = state.read(job)
+            if outcome is None:
+                continue
+            run = outcome.run
+            paths = run.paths
+            counts = (paths.prefill, paths.decode, paths.chunked, paths.cached, paths.replays)
+            cells = [
+                release,
+                run.model,
+                run.mode,
+                *(str(count) if count else "–" for count in counts),
+                "yes" if run.equal else "**no**",
+                f"{run.gap:.3f}" if run.gap is not None else "–",
+                f"{run.seconds:.0f}",
+                "pass" if run.passed else "**FAIL**",
+            ]
+            yield f"| {' | '.join(cells)} |"
+
+
+def page(state: State, releases: Iterable[str]) -> str:
+    """The page in Markdown."""
+    chosen = list(releases)
+    outcomes = [o for o in (state.read(job) for job in plan(chosen)) if o is not None]
+    failed = [o for o in outcomes if not o.run.passed]
+    absent = [job for job in plan(chosen) if state.read(job) is None]
+    versions = sorted({o.transformers for o in outcomes})
+    lines = [
+        "# Simulated runs",
+        "",
+        INTRODUCTION,
+        f"{len(outcomes)} runs, {len(failed)} failed. torch 2.13.0, torch_npu 2.13.0, transformers "
+        f"{', '.join(versions) or '–'}; a machine with two cores and other work to do.",
+        "",
+        "| release | model | mode | prefill | decode | chunked | cached | replays | equal | gap "
+        "| s | |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+        *rows(state, chosen),
+        "",
+    ]
+    statics = [s for s in (state.read_static(release) for release in chosen) if s is not None]
+    if statics:
+        good = [s.release for s in statics if not s.problem]
+        lines += [f"`apply` and `verify` without running pass for {', '.join(good) or 'none'}.", ""]
+        lines += [f"- {s.release}: {s.problem}" for s in statics if s.problem]
+    if failed:
+        lines += ["", "## Failures", ""]
+        for outcome in failed:
+            run = outcome.run
+            lines.append(f"- {outcome.release} {run.model} {run.mode}:")
+            lines += [f"  - {problem}" for problem in run.problems[:4]]
+            if len(run.problems) > 4:
+                lines.append(f"  - and {len(run.problems) - 4} more")
+            said = [line for line in run.log if "Error" in line]
+            lines += [f"  - its log: `{said[-1].strip()[:200]}`"] if said else []
+    if absent:
+        lines += ["", "## Not run", ""]
+        lines += [f"- {job.release} {job.model} {job.mode}" for job in absent]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n\n" + RECIPE
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("releases", nargs="*", metavar="RELEASE")
+    parser.add_argument("--env", type=Path, help="environment with torch, torch_npu, transformers")
+    parser.add_argument("--old-env", type=Path, help="the same with a transformers before 5")
+    parser.add_argument("--state", type=Path, help="where outcomes are kept")
+    parser.add_argument("--only", help="models and modes, such as llama:eager,llama:tp2")
+    parser.add_argument("--write-only", action="store_true", help="run nothing")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    given = parser.parse_args(arguments)
+    default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
+    state = State((given.state or default).absolute())
+    releases = given.releases or RELEASES
+    only = given.only and {tuple(pair.split(":")) for pair in given.only.split(",")}
+    jobs = [job for job in plan(releases) if not only or (job.model, job.mode) in only]
+    if not given.write_only:
+        if given.env is None:
+            parser.error("--env DIR names the environment that the trees run in")
+        programs = program_digest()
+        statics = {}
+        for release in releases:
+            statics[release] = emit(state, release)
+            state.write_static(statics[release])
+            print(f"{release}: {statics[release].problem or 'applied and verified'}", flush=True)
+        for job in jobs:
+            python = interpreter_for(job, given.env, given.old_env)
+            if python is None or not statics[job.release].key:
+                print(f"{job.release} {job.model} {job.mode}: not run", flush=True)
+                continue
+            key = f"{statics[job.release].key[:16]}-{programs[:16]}-{python}"
+            known = state.read(job)
+            if known is not None and known.key == key and known.run.passed:
+                continue
+            started = time.monotonic()
+            report = make(state, job, python)
+            (run,) = report.runs
+            state.write(job, Outcome(job.release, key, report.versions["transformers"], run))
+            given.page.write_text(page(state, RELEASES), encoding="utf-8")
+            took = time.monotonic() - started
+            result = "pass" if run.passed else "FAIL: " + run.problems[0]
+            print(f"{job.release} {job.model} {job.mode}: {result} ({took:.0f} s)", flush=True)
+    given.page.write_text(page(state, RELEASES), encoding="utf-8")
+    outcomes = [state.read(job) for job in jobs]
+    return 0 if all(o is not None and o.run.passed for o in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
