@@ -841,16 +841,24 @@ void ascend_sim_capture_will_write(void *stream, void *p, size_t bytes) {
   Stream *s = stream_of(stream);
   std::vector<Saved> *to = s ? saving(s) : nullptr;
   if (!to || bytes == 0) return;
+  char *at = static_cast<char *>(p);
+  // A cache is written by every layer of a model: what is saved already holds the older bytes.
+  for (const Saved &saved : *to)
+    if (saved.old && saved.at <= at && at + bytes <= saved.at + saved.bytes) return;
   std::unique_ptr<char[]> old(new char[bytes]);
   memcpy(old.get(), p, bytes);
-  to->push_back({static_cast<char *>(p), bytes, std::move(old)});
+  to->push_back({at, bytes, std::move(old)});
 }
 
 void ascend_sim_capture_will_create(void *stream, void *p, size_t bytes) {
   Guard guard(state_mutex);
   Stream *s = stream_of(stream);
   std::vector<Saved> *to = s ? saving(s) : nullptr;
-  if (to && bytes) to->push_back({static_cast<char *>(p), bytes, nullptr});
+  if (!to || bytes == 0) return;
+  char *at = static_cast<char *>(p);
+  for (const Saved &saved : *to)
+    if (!saved.old && saved.at == at && saved.bytes == bytes) return;
+  to->push_back({at, bytes, nullptr});
 }
 
 int ascend_sim_stream_host_access(void *stream, const char *what) {
