@@ -252,7 +252,7 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     # The runtime and HCCL say which symbols they implement; the rest becomes functions that
     # name themselves and fail, so that nothing made up is ever computed with.
     tell("compiling the ACL runtime")
-    runtime = _objects(["cann_runtime.cpp"], work)
+    runtime = _objects(["cann_runtime.cpp", "aclop.cpp"], work)
     collectives = _objects([path.name for path in source_files() if _is_hccl(path)], work)
     implemented: set[str] = set()
     fallbacks: dict[str, list[str]] = {"libascendcl.so": [], "libhccl.so": []}
@@ -277,6 +277,9 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
         if library not in fallbacks:
             # Its symbols are in libascendcl.so; the loader only wants the file.
             _link(lib / library, [], [lib / "libascendcl.so"])
+    # torch_npu 2.13 and later open it by name and look up HcclGroupStart and HcclGroupEnd there;
+    # dlsym finds them through the dependency.
+    _link(lib / "libhcomm.so", [], [lib / "libhccl.so"])
 
     tell("compiling the CPU kernels against torch")
     asked = subprocess.run(

@@ -1874,6 +1874,8 @@ ACL_API int aclSetTensorShape(TensorDescription *d, int dims, const int64_t *sha
 }
 ACL_API int aclSetTensorPlaceMent(TensorDescription *, int) { return ACL_SUCCESS; }
 ACL_API void *aclCreateDataBuffer(void *data, size_t bytes) { return new Copy{data, nullptr, bytes, 0}; }
+ACL_API void *aclGetDataBufferAddr(const Copy *buffer) { return buffer->dst; }
+ACL_API size_t aclGetDataBufferSizeV2(const Copy *buffer) { return buffer->bytes; }
 ACL_API int aclDestroyDataBuffer(const Copy *buffer) {
   delete buffer;
   return ACL_SUCCESS;
@@ -1890,10 +1892,6 @@ ACL_API int aclopSetAttrListFloat(void *, const char *, int, const float *) { re
 ACL_API int aclopSetAttrListInt(void *, const char *, int, const int64_t *) { return ACL_SUCCESS; }
 ACL_API int aclopSetAttrListListInt(void *, const char *, int, const int *, const int64_t *const *) {
   return ACL_SUCCESS;
-}
-ACL_API int aclopCompileAndExecute(const char *type, ...) {
-  std::string name = std::string("the device operator '") + (type ? type : "?") + "' (aclopCompileAndExecute)";
-  return ascend_sim_unimplemented(name.c_str());
 }
 ACL_API int aclopCompileAndExecuteV2(const char *type, ...) {
   std::string name = std::string("the device operator '") + (type ? type : "?") + "' (aclopCompileAndExecuteV2)";
