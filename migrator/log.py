@@ -6,7 +6,10 @@ Rendered from a plan alone: same plan, same bytes; no time, no absolute path.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Literal
 
@@ -70,7 +73,7 @@ class ChangeEntry(msgspec.Struct, frozen=True):
     site: str
     """Qualified name of the function, method or attribute."""
     before: Lines | None
-    """Lines of the site in the source; null in an added file."""
+    """Lines of the site in the file that the run found; null in an added file."""
     after: Lines
     """Lines of the new code in the emitted file."""
     source: str
@@ -86,6 +89,7 @@ class LeftEntry(msgspec.Struct, frozen=True):
     path: str
     site: str | None
     line: int | None
+    """In the emitted file; in a report that is printed, in the source."""
     kind: Literal["skipped", "manual", "failed", "link"]
     """`skipped` is right as it is; `manual` and `failed` wait for a person."""
     reason: str
@@ -136,8 +140,7 @@ def read_log(data: bytes) -> Log:
 
 
 def make_log(plan: Plan) -> Log:
-    """The log of a plan; what an earlier run recorded and is still there is kept."""
-    earlier = read_log(plan.earlier_log) if plan.earlier_log is not None else None
+    """The log of one plan, whatever earlier runs did to its tree."""
     return Log(
         schema_version=SCHEMA_VERSION,
         tool=Tool(),
@@ -155,45 +158,129 @@ def make_log(plan: Plan) -> Log:
             )
             for rule in plan.rules
         ),
-        files=_files(plan, earlier),
-        changes=_changes(plan, earlier),
+        files=tuple(_file(change) for change in plan.files),
+        changes=_changes(plan),
         left_alone=_left_alone(plan),
         absent=tuple(AbsentEntry(a.rule, a.site, a.releases, a.why) for a in plan.absent),
     )
+
+
+def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
+    """The log of a tree that an earlier run, of all rules or of some, had migrated before.
+
+    What that run recorded stays, its lines moved to where this run's changes put them.
+    """
+    files = {entry.path: entry for entry in earlier.files}
+    for entry in now.files:
+        first = files.get(entry.path, entry)
+        files[entry.path] = msgspec.structs.replace(
+            entry, before=first.before, status="added" if first.before is None else "modified"
+        )
+    moves = _moves(plan)
+    # A file that the tool added is one site, and has one entry: that of the run that wrote it last.
+    rewritten = {(e.rule, e.path) for e in now.changes if e.site == e.path}
+    changes = [
+        msgspec.structs.replace(entry, after=moves[entry.path].lines(entry.after))
+        if entry.path in moves
+        else entry
+        for entry in earlier.changes
+        if (entry.rule, entry.path) not in rewritten
+    ]
+    before = Counter(entry.rule for entry in changes)
+    changes += [
+        msgspec.structs.replace(entry, before=None)
+        if (entry.rule, entry.path) in rewritten and files[entry.path].before is None
+        else entry
+        for entry in now.changes
+    ]
+    ran = {rule.code for rule in now.rules}
+    rules = [rule for rule in earlier.rules if rule.code not in ran]
+    rules += [
+        msgspec.structs.replace(
+            rule,
+            changed=rule.changed + before[rule.code],
+            migrated=max(rule.migrated - before[rule.code], 0),
+        )
+        for rule in now.rules
+    ]
+    left = [e for e in earlier.left_alone if e.rule is not None and e.rule not in ran]
+    absent = [entry for entry in earlier.absent if entry.rule not in ran]
+    return Log(
+        schema_version=SCHEMA_VERSION,
+        tool=Tool(),
+        release=now.release or earlier.release,
+        rules=tuple(sorted(rules, key=lambda rule: rule.code)),
+        files=tuple(files[path] for path in sorted(files)),
+        changes=_sorted_changes(changes),
+        left_alone=_sorted_left([*_moved(left, moves), *now.left_alone]),
+        absent=tuple(sorted([*absent, *now.absent], key=lambda entry: (entry.rule, entry.site))),
+    )
+
+
+def _moves(plan: Plan) -> dict[str, _Moves]:
+    return {printable(change.path): _Moves(change) for change in plan.files}
+
+
+def _moved(entries: Iterable[LeftEntry], moves: Mapping[str, _Moves]) -> list[LeftEntry]:
+    """Entries with the lines that their sites have in the emitted files."""
+    return [
+        msgspec.structs.replace(entry, line=moves[entry.path].line(entry.line))
+        if entry.path in moves and entry.line is not None
+        else entry
+        for entry in entries
+    ]
+
+
+class _Moves:
+    """Where the lines of a file went when it was rewritten."""
+
+    def __init__(self, change: FileChange) -> None:
+        matcher = difflib.SequenceMatcher(
+            None, _split(change.before or b""), _split(change.after), autojunk=False
+        )
+        self._steps = matcher.get_opcodes()
+
+    def line(self, line: int) -> int:
+        """The new number of a line from 1 on; of one that is gone, that of what replaced it."""
+        for _, start, stop, new_start, new_stop in self._steps:
+            if start < line <= stop:
+                return max(min(new_start + line - start, new_stop), 1)
+        return line
+
+    def lines(self, lines: Lines) -> Lines:
+        """The new numbers of a range of lines."""
+        return Lines(self.line(lines.line), self.line(lines.end_line))
+
+
+def _split(data: bytes) -> list[bytes]:
+    return data.split(b"\n")
+
+
+def printable(path: str) -> str:
+    """A path as text: bytes of a name that are not UTF-8 are written as `\\xe9`."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _files(plan: Plan, earlier: Log | None) -> tuple[FileEntry, ...]:
-    entries = {entry.path: entry for entry in (earlier.files if earlier else ())}
-    for change in plan.files:
-        before = None if change.before is None else _digest(change.before)
-        if change.path in entries:
-            before = entries[change.path].before
-        entries[change.path] = FileEntry(
-            change.path, "added" if before is None else "modified", before, _digest(change.after)
-        )
-    return tuple(entries[path] for path in sorted(entries))
+def _file(change: FileChange) -> FileEntry:
+    before = None if change.before is None else _digest(change.before)
+    status: Literal["added", "modified"] = "added" if before is None else "modified"
+    return FileEntry(printable(change.path), status, before, _digest(change.after))
 
 
 def _lines(span: Span | None) -> Lines | None:
     return None if span is None else Lines(span.line, span.end_line)
 
 
-def _changes(plan: Plan, earlier: Log | None) -> tuple[ChangeEntry, ...]:
-    now = {(r.rule, r.path, r.site): r for r in plan.records if r.status is Status.MIGRATED}
-    entries = []
-    for entry in earlier.changes if earlier else ():
-        there = now.get((entry.rule, entry.path, entry.site))
-        after = _lines(there.before) if there is not None else None
-        entries.append(msgspec.structs.replace(entry, after=after or entry.after))
-    entries += [
+def _changes(plan: Plan) -> tuple[ChangeEntry, ...]:
+    return _sorted_changes(
         ChangeEntry(
             rule=r.rule,
-            path=r.path,
-            site=r.site,
+            path=printable(r.path),
+            site=printable(r.site),
             before=_lines(r.before),
             after=Lines(r.after.line, r.after.end_line),
             source=r.source,
@@ -201,7 +288,10 @@ def _changes(plan: Plan, earlier: Log | None) -> tuple[ChangeEntry, ...]:
         )
         for r in plan.records
         if r.after is not None
-    ]
+    )
+
+
+def _sorted_changes(entries: Iterable[ChangeEntry]) -> tuple[ChangeEntry, ...]:
     return tuple(sorted(entries, key=lambda e: (e.path, e.after.line, e.rule, e.site)))
 
 
@@ -209,8 +299,8 @@ def _left_alone(plan: Plan) -> tuple[LeftEntry, ...]:
     entries = [
         LeftEntry(
             rule=r.rule,
-            path=r.path,
-            site=r.site,
+            path=printable(r.path),
+            site=printable(r.site),
             line=r.before.line if r.before is not None else None,
             kind="manual" if r.status is Status.MANUAL else "skipped",
             reason=r.reason,
@@ -218,11 +308,17 @@ def _left_alone(plan: Plan) -> tuple[LeftEntry, ...]:
         for r in plan.records
         if r.status in (Status.MANUAL, Status.SKIPPED)
     ]
-    entries += [LeftEntry(None, f.path, None, None, "failed", f.reason) for f in plan.failures]
     entries += [
-        LeftEntry(None, path, None, None, "link", "a link out of the tree; copied, not followed")
-        for path in plan.links_out
+        LeftEntry(None, printable(f.path), None, None, "failed", f.reason) for f in plan.failures
     ]
+    why = "a link out of the tree; copied, not followed"
+    entries += [
+        LeftEntry(None, printable(path), None, None, "link", why) for path in plan.links_out
+    ]
+    return _sorted_left(entries)
+
+
+def _sorted_left(entries: Iterable[LeftEntry]) -> tuple[LeftEntry, ...]:
     return tuple(sorted(entries, key=lambda e: (e.path, e.line or 0, e.rule or "", e.site or "")))
 
 
@@ -258,6 +354,9 @@ def emitted_files(plan: Plan) -> tuple[FileChange, ...]:
             "move it away first"
         )
     log = make_log(plan)
+    log = msgspec.structs.replace(log, left_alone=tuple(_moved(log.left_alone, _moves(plan))))
+    if plan.earlier_log is not None:
+        log = merge_logs(read_log(plan.earlier_log), log, plan)
     encoded = msgspec.json.format(msgspec.json.encode(log), indent=2) + b"\n"
     return (
         FileChange(SUMMARY_NAME, plan.earlier_summary, make_summary(log).encode()),

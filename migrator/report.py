@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import enum
+import os
+import urllib.parse
 from collections.abc import Iterator
 
 import msgspec
@@ -13,7 +15,7 @@ from rich.text import Text
 
 from migrator import __version__
 from migrator.engine import Record
-from migrator.log import make_log
+from migrator.log import make_log, printable
 from migrator.plan import Plan
 from migrator.rule import Rule, Status
 
@@ -71,10 +73,10 @@ def print_table(console: Console, plan: Plan, tense: Tense, *, verbose: bool = F
         if record.status is Status.MANUAL:
             console.print(Text(_line(record, tense), style="yellow"), soft_wrap=True)
     for failure in plan.failures:
-        text = f"{failure.path}: left as it is: {failure.reason}"
+        text = f"{printable(failure.path)}: left as it is: {failure.reason}"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     for path in plan.links_out:
-        text = f"{path}: a link out of the tree; copied as a link, not followed"
+        text = f"{printable(path)}: a link out of the tree; copied as a link, not followed"
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
@@ -89,7 +91,8 @@ def _note(plan: Plan, rule: Rule) -> str:
 
 def _line(record: Record, tense: Tense) -> str:
     word = tense.value if record.status is Status.CHANGED else record.status.value
-    where = f"{record.path}:{record.before.line}" if record.before else record.path
+    path = printable(record.path)
+    where = f"{path}:{record.before.line}" if record.before else path
     return f"{where}: {record.rule} {word}: {record.site}: {record.reason}"
 
 
@@ -104,12 +107,13 @@ def _github(plan: Plan) -> Iterator[str]:
         level = levels.get(record.status)
         if level is not None and record.before is not None:
             place = (
-                f"file={_escape(record.path, property_=True)},line={record.before.line},"
+                f"file={_escape(printable(record.path), property_=True)},line={record.before.line},"
                 f"endLine={record.before.end_line},title={record.rule}"
             )
             yield f"::{level} {place}::{_escape(f'{record.site}: {record.reason}')}"
     for failure in plan.failures:
-        yield f"::error file={_escape(failure.path, property_=True)}::{_escape(failure.reason)}"
+        path = _escape(printable(failure.path), property_=True)
+        yield f"::error file={path}::{_escape(failure.reason)}"
     for missing in plan.missing:
         yield f"::error title={missing.rule}::{_escape(missing.describe())}"
 
@@ -117,6 +121,11 @@ def _github(plan: Plan) -> Iterator[str]:
 def _escape(text: str, *, property_: bool = False) -> str:
     text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text.replace(":", "%3A").replace(",", "%2C") if property_ else text
+
+
+def _uri(path: str) -> str:
+    """A path as a relative URI reference."""
+    return urllib.parse.quote(os.fsencode(path))
 
 
 def _sarif(plan: Plan, tense: Tense) -> str:
@@ -130,7 +139,7 @@ def _sarif(plan: Plan, tense: Tense) -> str:
             "locations": [
                 {
                     "physicalLocation": {
-                        "artifactLocation": {"uri": record.path},
+                        "artifactLocation": {"uri": _uri(record.path)},
                         "region": {
                             "startLine": record.before.line,
                             "endLine": record.before.end_line,
