@@ -14,6 +14,8 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from migrator.errors import MigrateError
+
 SKIPPED_DIRECTORIES = frozenset({".git", ".hg", ".svn", "__pycache__", ".vllm-npu-migrate"})
 """Directories that are never part of a tree: version control, caches, our own staging."""
 
@@ -114,12 +116,21 @@ class DiskTree(Tree):
         self.root = root
 
     def entries(self) -> Iterator[Entry]:
-        """Every file and link below the root, sorted by path; sockets and the like are left out."""
+        """Every file and link below the root, sorted by path; sockets and the like are left out.
+
+        Raises:
+            MigrateError: a directory cannot be listed.
+        """
         yield from self._walk("")
 
     def _walk(self, below: str) -> Iterator[Entry]:
-        with os.scandir(self.root / below) as listing:
-            found = sorted(listing, key=lambda entry: entry.name)
+        try:
+            with os.scandir(self.root / below) as listing:
+                found = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            raise MigrateError(
+                f"cannot list {error.filename}: {error.strerror}; make it readable, or remove it"
+            ) from error
         for item in found:
             path = f"{below}{item.name}"
             if item.is_symlink():
