@@ -70,7 +70,7 @@ class VerifyError(click.ClickException):
     "--models",
     metavar="NAMES",
     help="Models to run, comma separated: llama, qwen2, qwen3, mistral, mixtral, qwen3-moe, moe "
-    "(both of these), all.  [default: llama,qwen2,qwen3,moe; of --serve: llama]",
+    "(these two), gemma, gpt2, all.  [default: llama,qwen2,qwen3,moe; of --serve: llama]",
 )
 @click.option(
     "--modes",

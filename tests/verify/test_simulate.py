@@ -105,7 +105,14 @@ class FakeRunner:
         self.commands: list[list[str]] = []
         self.variables: list[dict[str, str]] = []
         self.jobs: list[dict[str, Any]] = []
-        self.record: dict[str, Any] = {"finished": True}
+        self.record: dict[str, Any] = {
+            "finished": True,
+            "described": {
+                "device": "npu",
+                "reported": "NPU 0: Ascend910B1",
+                "variables": "ASCEND_HOME_PATH=/x",
+            },
+        }
         self.lines = good_lines()
         self.workers = 1
         self.finished = process.Finished(0, 12.3)
@@ -198,9 +205,12 @@ def test_names_of_models_and_modes() -> None:
 @pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
 def test_sizes_reach_every_path(model: models.Model) -> None:
     settings = model.settings
-    heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
-    assert heads > kv_heads >= 2  # grouped queries, also in each half of TP=2
-    assert settings["head_dim"] in {64, 128, 192}
+    if model.common:
+        heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
+        assert heads > kv_heads >= 2  # grouped queries, also in each half of TP=2
+        assert settings["head_dim"] in {64, 128, 192}
+    else:
+        assert settings["n_embd"] // settings["n_head"] in {64, 128, 192}
     longest = max(prompt.own + prompt.shared for prompt in (*models.FRESH, *models.AGAIN))
     assert longest + NEW <= models.MAX_MODEL_LENGTH
     assert max(prompt.own for prompt in models.FRESH) > models.BATCHED_TOKENS
@@ -309,6 +319,14 @@ def bad_exit(r: FakeRunner) -> None:
     r.finished = process.Finished(1, 1.0)
 
 
+def refused_name(r: FakeRunner) -> None:
+    r.record["described"]["device"] = "ValidationError: 1 error\nInput should be"
+
+
+def silent_report(r: FakeRunner) -> None:
+    r.record["described"].update(reported="None", variables="TORCH_X=1")
+
+
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
@@ -333,6 +351,8 @@ def bad_exit(r: FakeRunner) -> None:
         (unfinished, "the run ended before it was done"),
         (lost_memory, "device 0: 10 bytes are not given back after the end"),
         (bad_exit, "exit code 1"),
+        (refused_name, "DeviceConfig(device='npu') gives ValidationError: 1 error"),
+        (silent_report, "vllm collect-env reports no NPU"),
     ],
 )
 def test_what_is_wrong_is_said(

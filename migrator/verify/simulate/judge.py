@@ -96,6 +96,7 @@ def judge(
             problems.append(f"no attention call was {name}")
     problems += operators(model, mode, calls)
     problems += distribution(mode, calls)
+    problems += description(record.get("described"))
     for device, seen in enumerate(record.get("memory_after", ())):
         if seen["free"] != seen["total"]:
             lost = seen["total"] - seen["free"]
@@ -185,6 +186,18 @@ def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:
                 yield f"no {name.replace('_begin', '')}"
     elif calls.operators["graph capture_begin"]:
         yield "graphs were captured in eager mode"
+
+
+def description(described: dict[str, str] | None) -> Iterator[str]:
+    """Whether vLLM's configuration takes the device by name, and its bug report names it."""
+    if described is None:
+        return
+    if described["device"] != "npu":
+        yield f"DeviceConfig(device='npu') gives {described['device'].splitlines()[0]}"
+    if "NPU 0: Ascend" not in described["reported"]:
+        yield "vllm collect-env reports no NPU"
+    if "ASCEND_" not in described["variables"]:
+        yield "vllm collect-env reports no ASCEND_ variables"
 
 
 def distribution(mode: Mode, calls: Calls) -> Iterator[str]:

@@ -43,10 +43,31 @@ _EXPERTS: dict[str, Any] = {
     "decoder_sparse_step": 1,
 }
 
+# Absolute positions and a plain layer norm, whose operators are ATen's; every head has its own
+# keys. What it is here for is its activation.
+_GPT2: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 128,
+    "n_layer": 3,
+    "n_head": 2,
+    "n_inner": 256,
+    "n_positions": MAX_MODEL_LENGTH,
+    "activation_function": "quick_gelu",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+
 ROLES: dict[str, tuple[str, ...]] = {
     "norm": ("npu_rms_norm",),
     "residual norm": ("npu_add_rms_norm",),
+    "gemma norm": ("npu_gemma_rms_norm",),
     "swiglu": ("npu_swiglu",),
+    "geglu": ("npu_geglu",),
+    "quick gelu": ("npu_fast_gelu", "fast_gelu"),
     "rotary": (
         "_npu_rotary_embedding",
         "npu_rotary_mul",
@@ -78,27 +99,28 @@ ROLES: dict[str, tuple[str, ...]] = {
 """What an operator is for → the operators that do it; one of them has to be called."""
 _DENSE = ("norm", "residual norm", "swiglu", "rotary", "cache write", "attention")
 _SPARSE = (*_DENSE, "router", "experts")
+_GEMMA = ("gemma norm", "geglu", "rotary", "cache write", "attention")
 
 
 @dataclass(frozen=True)
 class Model:
-    """One architecture. `config` goes to the transformers class `config_class` as it is."""
+    """One architecture.
+
+    `config` goes to the transformers class `config_class`, on top of the common shape where
+    `common` is set; `roles` are the keys of ROLES that it needs.
+    """
 
     name: str
     config_class: str
     model_class: str
     config: dict[str, Any] = field(default_factory=dict)
     roles: tuple[str, ...] = _DENSE
+    common: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
         """All arguments of the configuration class."""
-        return {**_SHAPE, **self.config}
-
-    @property
-    def layers(self) -> int:
-        """Decoder layers."""
-        return int(self.settings["num_hidden_layers"])
+        return {**(_SHAPE if self.common else {}), **self.config}
 
 
 _ALL = (
@@ -115,6 +137,21 @@ _ALL = (
         _SPARSE,
     ),
     Model("qwen3-moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM", _EXPERTS, _SPARSE),
+    Model(
+        "gemma",
+        "GemmaConfig",
+        "GemmaForCausalLM",
+        {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+        _GEMMA,
+    ),
+    Model(
+        "gpt2",
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        _GPT2,
+        ("quick gelu", "cache write", "attention"),
+        common=False,
+    ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ALL}
 ALIASES: dict[str, tuple[str, ...]] = {

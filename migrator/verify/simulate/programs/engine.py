@@ -116,6 +116,22 @@ def wait_for_memory(torch: Any, devices: int) -> list[dict[str, int]]:
         time.sleep(0.5)
 
 
+def described() -> dict[str, Any]:
+    """What vLLM's configuration and bug report make of the device."""
+    from vllm import collect_env
+    from vllm.config import DeviceConfig  # type: ignore[import-not-found]
+
+    try:
+        device = str(DeviceConfig(device="npu").device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        device = f"{type(error).__name__}: {error}"
+    return {
+        "device": device,
+        "reported": str(collect_env.get_gpu_info(collect_env.run)),
+        "variables": str(collect_env.get_env_vars()),
+    }
+
+
 def main(job: dict[str, Any]) -> None:
     """Import vLLM, load, run, shut down."""
     record = Record(Path(job["out"]))
@@ -131,10 +147,11 @@ def main(job: dict[str, Any]) -> None:
     release(llm)
     del llm
     gc.collect()
-    if job["workers_are_children"]:
-        import torch
-        import torch_npu  # noqa: F401 - this process has not touched the device before
+    import torch
+    import torch_npu  # noqa: F401 - a process with a worker elsewhere has not needed it
 
+    record.save(described=described())
+    if job["workers_are_children"]:
         record.save(memory_after=wait_for_memory(torch, job["devices"]))
     record.save(finished=True)
 

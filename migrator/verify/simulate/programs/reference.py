@@ -93,7 +93,7 @@ def make_model(job: dict[str, Any]) -> Any:
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.3)
-            elif "norm" in name:
+            elif "norm" in name or ".ln_" in name:
                 parameter.normal_(1, 0.1)
     return model
 
