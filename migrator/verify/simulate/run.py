@@ -23,7 +23,7 @@ from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, Mode
 from migrator.verify.simulate.report import SCHEMA_VERSION, Report, Run
 
 WANTED_GAP = 0.03
-"""Least lead of a best logit in a reference: a hundred times what float32 changes of one."""
+"""Least lead of a best logit in a reference: far above what float32 changes of a logit."""
 TRIES = 400
 PENALIZED = 3
 
