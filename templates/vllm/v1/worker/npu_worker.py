@@ -4,14 +4,22 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 import torch_npu  # noqa: F401
 
+import vllm.envs as envs
 from vllm.v1.worker.gpu_worker import Worker
 from vllm.v1.worker.npu_model_runner import NPUModelRunner
 
 
 class NPUWorker(Worker):
     """The GPU worker on an NPU: everything but the model runner is shared."""
+
+    def init_device(self) -> None:
+        if envs.VLLM_NPU_WEIGHT_NZ:
+            # Else torch_npu quietly keeps every tensor in the plain format.
+            torch.npu.config.allow_internal_format = True
+        super().init_device()
 
     def _make_model_runner(self) -> NPUModelRunner:
         return NPUModelRunner(self.vllm_config, self.device)
