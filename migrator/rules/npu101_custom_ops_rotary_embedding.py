@@ -21,6 +21,11 @@ KNOWN = (
 )
 
 HELPER = '''\
+# torch_npu keeps the cos and sin of the first cache that _npu_rotary_embedding
+# gets in a process, and does not look at a later one.
+_npu_cos_sin_cache = None
+
+
 def _rotary_embedding_npu(
     positions: torch.Tensor,
     query: torch.Tensor,
@@ -33,17 +38,13 @@ def _rotary_embedding_npu(
 ) -> None:
     """Rotate query and key in place.
 
-    torch_npu._npu_rotary_embedding works in place on contiguous tensors of
-    shape [num_tokens, num_heads * head_size] and rotates whole heads. So where
-    a tensor is strided or only a part of each head turns, that part is copied
-    out, rotated and copied back.
+    The operators take whole heads of contiguous tensors. So where a tensor is
+    strided or only a part of each head turns, that part is copied out, rotated
+    and copied back.
     """
+    global _npu_cos_sin_cache
     num_tokens = positions.numel()
     rotary_dim = cos_sin_cache.shape[-1]
-    cos_sin_cache = cos_sin_cache.to(query.dtype)
-    if inverse:
-        cos, sin = cos_sin_cache.chunk(2, dim=-1)
-        cos_sin_cache = torch.cat((cos, -sin), dim=-1)
     stop = rope_dim_offset + rotary_dim
     parts = [
         tensor.view(*positions.shape, -1, head_size)[..., rope_dim_offset:stop]
@@ -51,19 +52,47 @@ def _rotary_embedding_npu(
         if tensor is not None
     ]
     rotated = [part.reshape(num_tokens, -1).contiguous() for part in parts]
-    # The operator always takes a key: one head stands in for a missing one.
-    if key is None:
-        rotated.append(
-            rotated[0][:, :rotary_dim].clone(memory_format=torch.contiguous_format)
-        )
-    torch_npu._npu_rotary_embedding(
-        positions.flatten(),
-        rotated[0],
-        rotated[1],
-        rotary_dim,
-        cos_sin_cache,
-        is_neox,
+
+    fits_nnal = (
+        hasattr(torch_npu, "_npu_rotary_embedding")
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and cos_sin_cache.dtype == query.dtype
+        and not inverse
     )
+    if fits_nnal and _npu_cos_sin_cache is None:
+        _npu_cos_sin_cache = cos_sin_cache
+    if fits_nnal and cos_sin_cache is _npu_cos_sin_cache:
+        if key is None:
+            # The operator always takes a key: one head stands in for it.
+            rotated.append(
+                rotated[0][:, :rotary_dim].clone(memory_format=torch.contiguous_format)
+            )
+        torch_npu._npu_rotary_embedding(
+            positions.flatten(),
+            rotated[0],
+            rotated[1],
+            rotary_dim,
+            cos_sin_cache,
+            is_neox,
+        )
+    else:
+        rows = cos_sin_cache.to(query.dtype).index_select(0, positions.flatten())
+        cos, sin = rows.chunk(2, dim=-1)
+        if inverse:
+            sin = -sin
+        if is_neox:
+            mode, cos, sin = "half", cos.repeat(1, 2), sin.repeat(1, 2)
+        else:
+            mode = "interleave"
+            cos, sin = cos.repeat_interleave(2, dim=1), sin.repeat_interleave(2, dim=1)
+        for tensor in rotated:
+            result = torch_npu.npu_rotary_mul(
+                tensor.view(1, num_tokens, -1, rotary_dim),
+                cos.view(1, num_tokens, 1, rotary_dim),
+                sin.view(1, num_tokens, 1, rotary_dim),
+                rotary_mode=mode,
+            )
+            tensor.copy_(result.view(tensor.shape))
     for part, result in zip(parts, rotated):
         if not part.is_contiguous():
             part.copy_(result.view(part.shape))
@@ -79,10 +108,16 @@ class CustomOpsRotaryEmbedding(Rule):
     releases before 0.11.0 have, that adds the offsets to the positions first.
 
     ## Why
-    The body calls `torch.ops._C`, which is not built for NPU. The operator works in place on
-    contiguous 2-D tensors and turns whole heads, so the helper copies out and back what is strided
-    or only partly rotated (`rotary_dim < head_size`), stands in for a missing key (cross-layer
-    KV sharing), and serves `rope_dim_offset` and `inverse`, which vLLM passes from 0.20.2 on.
+    The body calls `torch.ops._C`, which is not built for NPU. `_npu_rotary_embedding` (NNAL) works
+    in place on contiguous 2-D tensors and turns whole heads, so the helper copies out and back
+    what is strided or only partly rotated (`rotary_dim < head_size`), and stands in for a missing
+    key (cross-layer KV sharing).
+
+    torch_npu keeps the cos and sin of the first cache that this operator gets in a process and
+    ignores later ones: a model with two rotary embeddings, or a draft model, would be rotated
+    wrongly without a word. So the helper remembers which cache that was, and sends every other one
+    to `npu_rotary_mul`, which has no such memory. float32, `inverse` (passed from 0.20.2 on) and
+    installations without NNAL go there too.
 
     ## Example
     ```python

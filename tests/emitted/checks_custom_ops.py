@@ -39,17 +39,20 @@ def turned(tensor: torch.Tensor, angles: torch.Tensor, neox: bool, start: int = 
 class Layout:
     """Query and key inside of one fused projection, or apart, in one of vLLM's shapes."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32) -> None:
         torch.manual_seed(0)
         query, key = HEADS * SIZE, KV_HEADS * SIZE
         self.positions = torch.tensor([3, 0, 41, 7, 7])
         self.whole: torch.Tensor | None = None
         if name.startswith("fused"):
-            self.whole = torch.randn(TOKENS, query + 2 * key)
+            self.whole = torch.randn(TOKENS, query + 2 * key, dtype=dtype)
             self.query = self.whole[:, :query]
             self.key = self.whole[:, query : query + key]
         else:
-            self.query, self.key = torch.randn(TOKENS, query), torch.randn(TOKENS, key)
+            self.query, self.key = (
+                torch.randn(TOKENS, query, dtype=dtype),
+                torch.randn(TOKENS, key, dtype=dtype),
+            )
         if name.endswith("heads"):
             self.query = self.query.view(TOKENS, HEADS, SIZE)
             self.key = self.key.view(TOKENS, KV_HEADS, SIZE)
@@ -57,20 +60,31 @@ class Layout:
             self.query, self.key = self.query[:1], self.key[:1]
             self.positions = self.positions[:1]
         if name == "batched":
-            self.query = torch.randn(2, 3, query)
-            self.key = torch.randn(2, 3, key)
+            self.query = torch.randn(2, 3, query, dtype=dtype)
+            self.key = torch.randn(2, 3, key, dtype=dtype)
             self.positions = torch.tensor([[0, 1, 2], [9, 10, 11]])
 
 
 LAYOUTS = ("apart", "apart heads", "fused", "fused heads", "one token", "batched")
 
 
+CLOSE = {torch.float32: {}, torch.bfloat16: {"rtol": 2e-2, "atol": 4e-2}}
+"""How near a result has to be, by the type that it is computed in."""
+
+
+def operators(dtype: torch.dtype, *, with_key: bool) -> list[str]:
+    """NNAL's operator for 16-bit tensors, else one call for the query and one for the key."""
+    if dtype == torch.bfloat16:
+        return ["_npu_rotary_embedding"]
+    return ["npu_rotary_mul"] * (2 if with_key else 1)
+
+
 def check_rotary_embedding() -> None:
     """In place on every layout, on whole heads and on a part, with a key and without."""
-    for release, name, rotary_dim, neox, with_key in itertools.product(
-        RELEASES, LAYOUTS, (SIZE, SIZE // 2), (True, False), (True, False)
+    for release, name, rotary_dim, neox, with_key, dtype in itertools.product(
+        RELEASES, LAYOUTS, (SIZE, SIZE // 2), (True, False), (True, False), CLOSE
     ):
-        layout = Layout(name)
+        layout = Layout(name, dtype)
         beyond = None if layout.whole is None else layout.whole[:, -KV_HEADS * SIZE :].clone()
         angles = angles_of(rotary_dim)[layout.positions.flatten()]
         want_query = turned(layout.query, angles, neox)
@@ -87,30 +101,81 @@ def check_rotary_embedding() -> None:
                 query,
                 key if with_key else None,
                 SIZE,
-                npu(cache_of(rotary_dim)),
+                npu(cache_of(rotary_dim, dtype)),
                 neox,
             )
-        case = (release, name, rotary_dim, neox, with_key)
+        case = (release, name, rotary_dim, neox, with_key, dtype)
         assert result is None, case
-        assert device.names() == ["_npu_rotary_embedding"], case
+        assert device.names() == operators(dtype, with_key=with_key), case
         assert kernels.calls == [], case
         _, args, kwargs = device.calls[0]
-        assert args[3:4] + args[5:] == (rotary_dim, neox), case
-        assert kwargs == {}, case
-        same(layout.query, want_query)
-        same(layout.key, want_key if with_key else kept_key)
+        if dtype == torch.bfloat16:
+            assert args[3:4] + args[5:] == (rotary_dim, neox), case
+            assert kwargs == {}, case
+        else:
+            assert kwargs == {"rotary_mode": "half" if neox else "interleave"}, case
+        same(layout.query, want_query, **CLOSE[dtype])
+        same(layout.key, want_key if with_key else kept_key, **CLOSE[dtype])
         if beyond is not None:
             assert layout.whole is not None
             same(layout.whole[:, -KV_HEADS * SIZE :], beyond)
 
 
+def check_a_second_cache_is_not_rotated_by_the_first() -> None:
+    """The operator keeps the first cache of a process: others, and inverses, go past it."""
+    dtype = torch.bfloat16
+    device = TorchNpu()
+    with vllm("0.33.0", torch_npu=device) as load:
+        ops = load("vllm._custom_ops")
+        caches = [npu(cache_of(SIZE, dtype)), npu(cache_of(8, dtype))]
+        scaled = angles_of(SIZE) * 3
+        caches.append(npu(torch.cat([scaled.cos(), scaled.sin()], dim=-1).to(dtype)))
+        for which, inverse in ((0, False), (2, False), (1, False), (0, True), (0, False)):
+            layout = Layout("fused", dtype)
+            angles = (angles_of(SIZE), angles_of(8), scaled)[which][layout.positions]
+            angles = -angles if inverse else angles
+            want = turned(layout.query, angles, True), turned(layout.key, angles, True)
+            device.calls.clear()
+            ops.rotary_embedding(
+                npu(layout.positions),
+                npu(layout.query),
+                npu(layout.key),
+                SIZE,
+                caches[which],
+                True,
+                inverse=inverse,
+            )
+            first = which == 0 and not inverse
+            assert (device.names() == ["_npu_rotary_embedding"]) is first
+            same(layout.query, want[0], **CLOSE[dtype])
+            same(layout.key, want[1], **CLOSE[dtype])
+
+
+def check_without_nnal() -> None:
+    """torch_npu has no `_npu_rotary_embedding` where NNAL is not installed."""
+    device = TorchNpu(without=("_npu_rotary_embedding",))
+    layout = Layout("fused", torch.bfloat16)
+    want = turned(layout.query, angles_of(SIZE)[layout.positions], False)
+    with vllm("0.11.0", torch_npu=device) as load:
+        load("vllm._custom_ops").rotary_embedding(
+            npu(layout.positions),
+            npu(layout.query),
+            npu(layout.key),
+            SIZE,
+            npu(cache_of(SIZE, torch.bfloat16)),
+            False,
+        )
+    assert device.names() == ["npu_rotary_mul"] * 2
+    same(layout.query, want, **CLOSE[torch.bfloat16])
+
+
 def check_whole_contiguous_heads_are_not_copied() -> None:
-    layout = Layout("apart")
+    layout = Layout("apart", torch.bfloat16)
     device = TorchNpu()
     with vllm("0.11.0", torch_npu=device) as load:
         query, key = npu(layout.query), npu(layout.key)
         load("vllm._custom_ops").rotary_embedding(
-            npu(layout.positions), query, key, SIZE, npu(cache_of(SIZE)), True
+            npu(layout.positions), query, key, SIZE, npu(cache_of(SIZE, torch.bfloat16)), True
         )
     _, args, _ = device.calls[0]
     assert args[1].inner.data_ptr() == layout.query.data_ptr()
@@ -196,7 +261,7 @@ def check_batched_rotary_embedding() -> None:
                 rotary_dim,
                 npu(offsets),
             )
-        assert device.names() == ["_npu_rotary_embedding"]
+        assert device.names() == operators(torch.float32, with_key=with_key)
         same(layout.query, want)
         same(layout.key, want_key if with_key else kept)
         same(positions, layout.positions)

@@ -148,11 +148,16 @@ class TorchNpu:
     """Stands for torch_npu: its operators compute, insist on their contracts, and are noted."""
 
     calls: list[Call] = field(default_factory=list)
+    without: tuple[str, ...] = ()
+    """Operators that are not installed."""
+    first_cache: torch.Tensor | None = None
+    """The cache whose cos and sin `_npu_rotary_embedding` keeps, as the real one does."""
 
     def module(self) -> types.ModuleType:
         made = types.ModuleType("torch_npu")
         for name in (
             "_npu_rotary_embedding",
+            "npu_rotary_mul",
             "npu_rms_norm",
             "npu_add_rms_norm",
             "npu_gemma_rms_norm",
@@ -160,7 +165,8 @@ class TorchNpu:
             "npu_fast_gelu",
             "npu_geglu",
         ):
-            setattr(made, name, self._noted(name))
+            if name not in self.without:
+                setattr(made, name, self._noted(name))
         return made
 
     def names(self) -> list[str]:
@@ -178,8 +184,8 @@ class TorchNpu:
 
         return noted
 
-    @staticmethod
     def _npu_rotary_embedding(
+        self,
         positions: NpuTensor,
         query: NpuTensor,
         key: NpuTensor,
@@ -191,7 +197,10 @@ class TorchNpu:
         assert positions.dtype in (torch.int32, torch.int64)
         assert cos_sin_cache.shape[1] == head_size, "the operator turns whole heads"
         assert cos_sin_cache.dtype == query.dtype == key.dtype
-        rows = cos_sin_cache.inner[positions.inner].double()
+        assert query.dtype in (torch.float16, torch.bfloat16)
+        if self.first_cache is None:
+            self.first_cache = cos_sin_cache.inner.clone()
+        rows = self.first_cache[positions.inner].double()
         cos, sin = rows.chunk(2, dim=-1)
         for tensor in (query, key):
             assert tensor.dim() == 2
@@ -200,6 +209,23 @@ class TorchNpu:
             assert tensor.is_contiguous()
             heads = tensor.inner.view(tensor.shape[0], -1, head_size)
             heads.copy_(rotate(heads, torch.atan2(sin, cos), is_neox_style))
+
+    @staticmethod
+    def npu_rotary_mul(
+        data: NpuTensor, r1: NpuTensor, r2: NpuTensor, rotary_mode: str = "half"
+    ) -> torch.Tensor:
+        _, tokens, _, size = data.shape
+        assert data.shape[0] == 1
+        assert r1.shape == r2.shape == (1, tokens, 1, size)
+        assert data.dtype == r1.dtype == r2.dtype
+        x = data.inner
+        if rotary_mode == "half":
+            left, right = x.chunk(2, dim=-1)
+            turned = torch.cat((-right, left), dim=-1)
+        else:
+            assert rotary_mode == "interleave"
+            turned = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+        return npu(x * r1.inner + turned * r2.inner)
 
     @staticmethod
     def npu_rms_norm(
