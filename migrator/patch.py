@@ -14,8 +14,13 @@ CONTEXT = 3
 
 
 def unified_patch(changes: Iterable[FileChange]) -> bytes:
-    """One patch for all changes, in the order given; it keeps CRLF, encodings and missing ends."""
-    return b"".join(part for change in changes for part in _file(change))
+    """One patch for all changes, in the order given; it keeps CRLF, encodings and missing ends.
+
+    Files that do not differ are left out: git takes a patch without hunks for garbage.
+    """
+    return b"".join(
+        part for change in changes if change.before != change.after for part in _file(change)
+    )
 
 
 def _file(change: FileChange) -> Iterator[bytes]:
