@@ -32,9 +32,9 @@ class ModelRunnerHook(Rule):
     """Make the worker's model runner in a method that a platform's worker can override.
 
     ## What it does
-    Moves `GPUModelRunner(self.vllm_config, self.device)` from `Worker.init_device` into a new method
-    `Worker._make_model_runner`, with its import where that was a local one. A model runner V2 stays
-    where it is.
+    Moves `GPUModelRunner(self.vllm_config, self.device)` from `Worker.init_device` into a new
+    method `Worker._make_model_runner`, with its import where that was a local one. A model runner
+    V2 stays where it is.
 
     ## Why
     The NPU's model runner is a subclass of the GPU's. vLLM has this very method from 0.32.0 on.
@@ -211,6 +211,7 @@ def _without_import(
                 lines = getattr(entry, "leading_lines", ())
                 continue
             new = entry.visit(_Swap(call, hook))
+            assert isinstance(new, cst.BaseStatement)
             if lines is not None:
                 # It stands where the import stood.
                 new = new.with_changes(leading_lines=lines)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from migrator.matchers import places
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
@@ -19,8 +21,6 @@ from migrator.rule import (
     changed,
     migrated,
 )
-
-import libcst as cst
 
 _HOMES = ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py")
 _SITE = "weak_ref_tensor"

@@ -45,9 +45,9 @@ class UnquantizedExperts(Rule):
     ## What it does
     Gives `UnquantizedFusedMoEMethod` a branch for an NPU tensor, as soon as the experts of each
     token are known: `unquantized_experts` of `fused_moe/npu_fused_moe.py`, which the tool adds
-    (`npu_moe_init_routing_v2`, `npu_grouped_matmul`, `npu_swiglu`, `npu_moe_token_unpermute`). Where
-    the method gets them as parameters, the branch goes first in `forward_native`; where it selects
-    them itself, right behind that in `forward_cuda`, which is its native path too.
+    (`npu_moe_init_routing_v2`, `npu_grouped_matmul`, `npu_swiglu`, `npu_moe_token_unpermute`).
+    Where the method gets them as parameters, the branch goes first in `forward_native`; where it
+    selects them itself, right behind that in `forward_cuda`, which is its native path too.
 
     ## Why
     An out-of-tree platform has no experts kernel: `fused_experts` is None there in older releases,

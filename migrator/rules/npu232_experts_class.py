@@ -29,8 +29,8 @@ class ExpertsClass(Rule):
     """Take a mixture whose class of experts is None for one without a modular kernel.
 
     ## What it does
-    In `FusedMoEMethodBase.is_monolithic`, asks whether `experts_cls` is something instead of whether
-    there is such an attribute.
+    In `FusedMoEMethodBase.is_monolithic`, asks whether `experts_cls` is something instead of
+    whether there is such an attribute.
 
     ## Why
     For an out-of-tree platform, vLLM's own choice of a backend answers `(OOT, None)`, and the

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates: variants by probes, imports by what a tree defines, real releases."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from migrator import templates
+from migrator.probes import PROBES
+from migrator.templates import TemplateError, render
+from migrator.tree import DiskTree, Tree
+
+NEW = Tree(
+    {
+        "vllm/config/compilation.py": b"class CompilationMode:\n    pass\n",
+        "vllm/v1/attention/backend.py": b"class AttentionImpl:\n    pass\n\n\n"
+        b"class AttentionType:\n    pass\n",
+    }
+)
+OLD = Tree(
+    {
+        "vllm/config/compilation.py": b"class CompilationLevel:\n    pass\n",
+        "vllm/attention/backends/abstract.py": b"class AttentionImpl:\n    pass\n\n\n"
+        b"if True:\n    class AttentionType:\n        pass\n",
+    },
+    "old",
+)
+
+VARIANT = b"""\
+def policy(config):
+    # npu-migrate: when config_has_compilation_mode
+    mode = config.mode
+
+    # npu-migrate: otherwise
+    mode = config.level
+    # npu-migrate: end
+    return mode
+"""
+
+
+def test_probe_chooses_the_variant() -> None:
+    assert render(VARIANT, NEW) == (
+        b"def policy(config):\n    mode = config.mode\n\n    return mode\n"
+    )
+    assert (
+        render(VARIANT, OLD) == b"def policy(config):\n    mode = config.level\n    return mode\n"
+    )
+
+
+def test_dropped_variant_leaves_no_gap() -> None:
+    text = b"""\
+import os
+
+
+def first():
+    return os
+
+
+# npu-migrate: when config_has_compilation_mode
+def second():
+    return 2
+
+
+# npu-migrate: end
+def third():
+    return 3
+"""
+    assert render(text, OLD) == (
+        b"import os\n\n\ndef first():\n    return os\n\n\ndef third():\n    return 3\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"# npu-migrate: when moon_is_full\n# npu-migrate: end\n", "no probe called 'moon_is"),
+        (b"# npu-migrate: when config_has_compilation_mode\n", "not closed"),
+        (b"x = 1\n# npu-migrate: otherwise\n", "line 2: 'otherwise' is out of place"),
+        (b"# npu-migrate: end\n", "line 1: 'end' is out of place"),
+        (
+            b"# npu-migrate: when config_has_compilation_mode\n"
+            b"# npu-migrate: when config_has_cudagraph_mode\n",
+            "line 2: 'when' is out of place",
+        ),
+    ],
+)
+def test_malformed_directive_is_named(text: bytes, message: str) -> None:
+    with pytest.raises(TemplateError, match=re.escape(message)):
+        render(text, NEW)
+
+
+def test_import_follows_the_definition() -> None:
+    text = (
+        b"from vllm.v1.attention.backend import AttentionImpl, AttentionType\n\nX = AttentionImpl\n"
+    )
+    assert render(text, NEW) == text
+    assert render(text, OLD) == text.replace(
+        b"vllm.v1.attention.backend", b"vllm.attention.backends.abstract"
+    )
+
+
+def test_import_splits_where_names_part() -> None:
+    parted = Tree(
+        {
+            "vllm/v1/attention/backend.py": b"class AttentionImpl:\n    pass\n",
+            "vllm/attention/backends/abstract.py": b"class AttentionType:\n    pass\n",
+        }
+    )
+    text = b"from vllm.v1.attention.backend import AttentionImpl, AttentionType\n"
+    assert render(text, parted) == (
+        b"from vllm.attention.backends.abstract import AttentionType\n"
+        b"from vllm.v1.attention.backend import AttentionImpl\n"
+    )
+
+
+def test_name_without_a_home_is_an_error() -> None:
+    with pytest.raises(TemplateError, match="old has no bind_kv_cache: neither"):
+        render(b"from vllm.v1.worker.utils import bind_kv_cache\n", OLD)
+
+
+def test_import_of_another_template_stands() -> None:
+    text = b"from vllm.accelerator import device_module\n"
+    assert render(text, OLD) == text
+
+
+def test_every_probe_says_what_it_looks_at() -> None:
+    for name, probe in PROBES.items():
+        assert probe.__name__ == name
+        assert probe.__doc__
+
+
+def test_every_probe_is_used_by_a_template() -> None:
+    used = {
+        name for template in templates.load_all() for name in templates.probes_of(template.text)
+    }
+    assert used <= set(PROBES)
+    assert set(PROBES) <= used
+
+
+@pytest.mark.parametrize("template", templates.load_all(), ids=lambda template: template.path)
+def test_template_is_a_file_of_vllm(template: templates.Template) -> None:
+    text = template.text.decode()
+    if template.path.endswith(".py"):
+        assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+        assert text.splitlines()[1].startswith("# SPDX-FileCopyrightText: Copyright contributors")
+        ast.parse(text)
+        assert max(map(len, text.splitlines())) <= 88
+
+
+@pytest.mark.releases
+@pytest.mark.parametrize(
+    "version",
+    [
+        "0.11.0",
+        "0.33.0",
+        *(
+            pytest.param(version, marks=pytest.mark.slow)
+            for version in ("0.9.2", "0.10.0", "0.10.2", "0.13.0", "0.18.0", "0.23.0", "0.29.0")
+        ),
+    ],
+)
+def test_templates_fit_a_release(version: str, release: Callable[[str], Path]) -> None:
+    tree = DiskTree(release(version))
+    for template in templates.load_all():
+        rendered = render(template.text, tree)
+        assert b"npu-migrate" not in rendered
+        assert rendered == render(template.text, DiskTree(release(version)))
+        if template.path.endswith(".py"):
+            module = ast.parse(rendered)
+            unresolved = [
+                f"{node.module}.{alias.name}"
+                for node in ast.walk(module)
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllm")
+                for alias in node.names
+                if node.level == 0 and not templates._defines(node.module or "", alias.name, tree)
+            ]
+            assert unresolved == []
