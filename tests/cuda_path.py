@@ -204,7 +204,8 @@ class _OnCuda(ast.NodeTransformer):
         if called == "_is_npu" or ast.unparse(node) == "hasattr(torch, 'npu')":
             return ast.Constant(False)
         if called == "self._make_model_runner" and self.hook is not None and self._hook_is_new():
-            return self.visit(self.hook)
+            inlined: ast.expr = self.visit(self.hook)
+            return inlined
         if isinstance(node.func, ast.Attribute) and node.func.attr == "is_cuda":
             return node
         self.generic_visit(node)
