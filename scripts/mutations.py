@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -47,11 +46,10 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU231": (("mixtral", "eager"), ("qwen3-moe", "eager")),
     "NPU232": (("mixtral", "eager"), ("qwen3-moe", "eager")),
     "NPU303": (("llama", "tp2"),),
+    "NPU401": (("vllm", "install"),),
     "NPU306": (("mixtral", "eager"), ("qwen3-moe", "eager")),
 }
 """Runs that reach what a rule changes, where the general ones do not come to it first."""
-INSTALL = frozenset({"NPU401"})
-"""Rules whose absence shows when the tree is installed for NPUs."""
 TIMEOUT = 600.0
 
 
@@ -64,44 +62,6 @@ class Outcome(msgspec.Struct):
     by: str
     said: str
     runs: list[str]
-
-
-def install(tree: Path, python: Path, folder: Path) -> str:
-    """Build a wheel of the tree for NPUs, without CUDA; what is wrong with it, or nothing."""
-    shutil.rmtree(folder, ignore_errors=True)
-    copy = folder / "tree"
-    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns(".git", "tests"))
-    settings = {
-        "PATH": f"{python.parent}:/usr/bin:/bin",
-        "HOME": str(folder),
-        "VLLM_TARGET_DEVICE": "npu",
-        "SETUPTOOLS_SCM_PRETEND_VERSION": "0.0.1",
-        "VLLM_USE_PRECOMPILED": "",
-        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-    }
-    script = (
-        "import setuptools.build_meta as b, sys; print(b.prepare_metadata_for_build_wheel('out'))"
-    )
-    (copy / "out").mkdir()
-    done = subprocess.run(
-        [str(python), "-c", script],
-        cwd=copy,
-        env=settings,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return f"setup.py for NPUs fails: {lines[-1]}"
-    metadata = next((copy / "out").glob("*.dist-info/METADATA")).read_text(encoding="utf-8")
-    fields = metadata.partition("\n\n")[0].splitlines()
-    if not any(line.startswith("Version:") and "npu" in line for line in fields):
-        return "the version of an installation for NPUs does not say so"
-    if not any(line.startswith("Requires-Dist: torch") and "npu" in line for line in fields):
-        return "an installation for NPUs does not require torch_npu"
-    return ""
 
 
 class Mutations:
@@ -151,15 +111,16 @@ class Mutations:
         return f"{tree_digest(tree)[:16]}-{self.programs[:16]}-{self.python}"
 
     def _run(self, tree: Path, pair: Pair) -> simulate.Run:
+        installs = pair[1] == "install"
         options = simulate.Options(
             tree=tree,
             launcher=launcher(self.python),
-            models=simulate.select_models(pair[:1]),
-            modes=simulate.select_modes(pair[1:]),
+            models=() if installs else simulate.select_models(pair[:1]),
+            modes=() if installs else simulate.select_modes(pair[1:]),
             work=self.state / "mutations" / "work",
             timeout=TIMEOUT,
         )
-        (run,) = simulate.simulate(options).runs
+        (run,) = (simulate.install if installs else simulate.simulate)(options).runs
         return run
 
     def judge(self, code: str) -> Outcome:
@@ -188,14 +149,6 @@ class Mutations:
             return "verify", checked.stdout.strip().splitlines()[0], runs
         if checked.returncode != 0:
             raise SystemExit(f"{code}: verify exits {checked.returncode}: {checked.stderr}")
-        if code in INSTALL:
-            runs.append("install")
-            folder = self.state / "mutations" / "install"
-            whole = install(self.whole, self.python, folder)
-            if whole:
-                raise SystemExit(f"the whole tree cannot be installed: {whole}")
-            said = install(tree, self.python, folder)
-            return ("install" if said else "", said, runs)
         for pair in dict.fromkeys([*FIRST.get(code, ()), *GENERAL]):
             name = " ".join(pair)
             if not self.passes_whole(pair):

@@ -47,6 +47,7 @@ EVERYWHERE = (
     ("qwen2", "eager"),
     ("qwen3", "eager"),
     ("mistral", "eager"),
+    ("vllm", "install"),
 )
 ALSO = (
     ("llama", "graph"),
@@ -55,6 +56,8 @@ ALSO = (
     ("qwen3-moe", "eager"),
     ("llama", "serve"),
     ("llama", "no-nnal"),
+    ("gemma", "eager"),
+    ("gpt2", "eager"),
     ("mixtral", "tp2"),
     ("llama", "tp2-graph"),
     ("qwen2", "tp2"),
@@ -95,7 +98,8 @@ operators, over all layers and workers; replays are those of captured graphs; ga
 lead of a best logit in the reference. A run also fails if an NPU operator of the model is not
 reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
-answers in one piece, streamed, and several at once.
+answers in one piece, streamed, and several at once. `install` builds a wheel with
+`VLLM_TARGET_DEVICE=npu`.
 
 What such runs cannot show: numerics of the device's kernels (they are in float32, which the
 device's attention does not take), asynchrony, speed.
@@ -236,15 +240,16 @@ def launcher(python: Path) -> simulate.Launcher:
 
 def make(state: State, job: Job, python: Path) -> simulate.Report:
     """Run one job."""
+    others = {"serve": simulate.serve, "install": simulate.install}
     options = simulate.Options(
         tree=state.tree(job.release),
         launcher=launcher(python),
-        models=simulate.select_models((job.model,)),
-        modes=simulate.select_modes(() if job.mode == "serve" else (job.mode,)),
+        models=() if job.mode == "install" else simulate.select_models((job.model,)),
+        modes=() if job.mode in others else simulate.select_modes((job.mode,)),
         work=state.folder / "work" / job.release,
         timeout=TIMEOUT,
     )
-    return (simulate.serve if job.mode == "serve" else simulate.simulate)(options)
+    return others.get(job.mode, simulate.simulate)(options)
 
 
 def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
@@ -271,7 +276,7 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
                 run.model,
                 run.mode,
                 *(str(count) if count else "–" for count in counts),
-                "yes" if run.equal else "**no**",
+                {True: "yes", False: "**no**", None: "–"}[run.equal],
                 f"{run.gap:.3f}" if run.gap is not None else "–",
                 f"{run.seconds:.0f}",
                 "pass" if run.passed else "**FAIL**",

@@ -66,6 +66,7 @@ class VerifyError(click.ClickException):
 )
 @click.option("--simulate", is_flag=True, help="Run tiny models through it on a simulated Ascend.")
 @click.option("--serve", is_flag=True, help="Ask `vllm serve` of it, on a simulated Ascend.")
+@click.option("--install", is_flag=True, help="Build a wheel of it for NPUs, without CUDA.")
 @click.option(
     "--models",
     metavar="NAMES",
@@ -113,6 +114,7 @@ def command(
     launcher: str | None,
     simulate: bool,
     serve: bool,
+    install: bool,
     models: str | None,
     modes: str | None,
     work: Path | None,
@@ -129,12 +131,13 @@ def command(
 
     With --simulate and --serve, tiny random models run through the tree in an environment with
     torch, torch_npu and transformers (--env), on the simulated Ascend, and their greedy tokens
-    are compared with those of transformers on the CPU in float32.
+    are compared with those of transformers on the CPU in float32. --install builds a wheel there.
 
     Exit code 0: nothing found; 1: findings; 2: the check could not be made.
     """
-    if simulate or serve:
-        _run(tree, env or python, (simulate, serve), models, modes, work, timeout, format_, quiet)
+    kinds = (install, simulate, serve)
+    if any(kinds):
+        _run(tree, env or python, kinds, models, modes, work, timeout, format_, quiet)
     if models or modes or work:
         raise VerifyError("--models, --modes and --work go with --simulate or --serve")
     if torch_npu and torch_npu_wheel:
@@ -180,7 +183,7 @@ _OURSELVES = (
 def _run(
     tree: Path,
     env: Path | None,
-    kinds: tuple[bool, bool],
+    kinds: tuple[bool, bool, bool],
     models: str | None,
     modes: str | None,
     work: Path | None,
@@ -206,8 +209,9 @@ def _run(
         launcher = simulate.Launcher(machine, python)
         with progress.status("") as status:
             for wanted, run, default in (
-                (kinds[0], simulate.simulate, simulate.DEFAULT_MODELS),
-                (kinds[1], simulate.serve, ("llama",)),
+                (kinds[0], simulate.install, ("llama",)),
+                (kinds[1], simulate.simulate, simulate.DEFAULT_MODELS),
+                (kinds[2], simulate.serve, ("llama",)),
             ):
                 if wanted:
                     options = simulate.Options(

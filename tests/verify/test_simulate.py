@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -701,6 +702,77 @@ def test_answers_of_a_server() -> None:
         "streams, conversation 1: came in one piece",
         "together: 3 for 4 conversations",
     ]
+
+
+# -- the wheel
+
+
+def wheel_runner(metadata: str, *names: str) -> Callable[..., process.Finished]:
+    """Stands for the build: leaves a wheel with such metadata and files."""
+
+    def build(
+        command: Sequence[str], variables: dict[str, str], folder: Path, log: Path, timeout: float
+    ) -> process.Finished:
+        assert variables["VLLM_TARGET_DEVICE"] == "npu"
+        assert (folder / "vllm" / "__init__.py").is_file()
+        log.touch()
+        with zipfile.ZipFile(Path(command[-1], "vllm-0.whl"), "w") as wheel:
+            wheel.writestr("vllm-0.dist-info/METADATA", metadata)
+            for name in names:
+                wheel.writestr(name, "")
+        return process.Finished(0, 5.0)
+
+    return build
+
+
+GOOD_WHEEL = "Name: vllm\nVersion: 0.0.1+npu\nRequires-Dist: torch-npu~=2.8\n\ncuda\n"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "names", "problems"),
+    [
+        (GOOD_WHEEL, ["vllm/platforms/npu.py"], []),
+        (GOOD_WHEEL, [], ["the wheel lacks vllm/platforms/npu.py"]),
+        (
+            GOOD_WHEEL,
+            ["vllm/platforms/npu.py", "vllm/_C.so"],
+            ["the wheel holds a compiled module: vllm/_C.so"],
+        ),
+        (
+            "Name: vllm\nVersion: 0.0.1+empty\nRequires-Dist: nvidia-x\n"
+            'Requires-Dist: flashinfer; extra == "flashinfer"\n\n',
+            ["vllm/platforms/npu.py"],
+            [
+                "the wheel's version, 0.0.1+empty, does not name the NPU",
+                "the wheel does not require torch_npu",
+                "the wheel requires nvidia-x, which is for CUDA",
+            ],
+        ),
+    ],
+)
+def test_the_wheel_of_a_tree(
+    emitted: Path,
+    installed: None,
+    tmp_path: Path,
+    metadata: str,
+    names: list[str],
+    problems: list[str],
+) -> None:
+    files = [
+        {"path": "vllm/platforms/npu.py", "status": "added"},
+        {"path": "setup.py", "status": "modified"},
+    ]
+    (emitted / "migration-log.json").write_text(json.dumps({"files": files, "release": "9.8.7"}))
+    options = simulate.Options(
+        tree=emitted,
+        launcher=simulate.Launcher((), Path(sys.executable)),
+        models=(),
+        modes=(),
+        work=tmp_path / "work",
+    )
+    (run,) = simulate.install(options, runner=wheel_runner(metadata, *names)).runs
+    assert run.problems == problems
+    assert run.equal is None
 
 
 # -- the recorder

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs tiny models through an emitted tree on the simulated Ascend and compares their tokens.
 
-`simulate` goes through `LLM.generate`, `serve` through `vllm serve` and the OpenAI client. The
-programs that run in the environment under test are in `programs`; nothing here imports torch.
+`simulate` goes through `LLM.generate`, `serve` through `vllm serve` and the OpenAI client,
+`install` builds a wheel. The programs that run in the environment under test are in `programs`;
+nothing here imports torch.
 """
 
 from __future__ import annotations
 
 from migrator.verify.simulate.environment import Launcher, SimulateError, interpreter
+from migrator.verify.simulate.installation import install
 from migrator.verify.simulate.models import DEFAULT_MODELS, MODELS
 from migrator.verify.simulate.models import select as select_models
 from migrator.verify.simulate.modes import DEFAULT_MODES, MODES
@@ -27,6 +29,7 @@ __all__ = [
     "Run",
     "SimulateError",
     "as_json",
+    "install",
     "interpreter",
     "merge",
     "select_models",

@@ -24,7 +24,7 @@ class Paths(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """One model in one mode. `equal`: every greedy token is the reference's.
+    """One model in one mode. `equal`: every greedy token is the reference's (None: there are none).
 
     `problems` is empty if all is right; `log` are the last lines of a run that failed; `gap` is
     the smallest lead of a best logit in the reference and `noise` what float32 changes of one.
@@ -32,7 +32,7 @@ class Run(msgspec.Struct):
 
     model: str
     mode: str
-    equal: bool
+    equal: bool | None
     problems: list[str]
     seconds: float
     paths: Paths = msgspec.field(default_factory=Paths)
@@ -88,7 +88,7 @@ def cells(run: Run) -> tuple[str, ...]:
         run.model,
         run.mode,
         *(str(count) if count else "–" for count in counts),
-        "yes" if run.equal else "NO",
+        {True: "yes", False: "NO", None: "–"}[run.equal],
         f"{run.seconds:.0f}",
         "pass" if run.passed else "FAIL",
     )
