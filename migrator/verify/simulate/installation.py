@@ -18,6 +18,8 @@ from migrator.verify.tree import LOG
 VERSION = "0.0.1"
 """What setuptools_scm is told, since an emitted tree has no history."""
 MODE = "install"
+CUDA_ONLY = ("nvidia", "cuda", "cupy", "flashinfer")
+"""Words in the names of distributions that are of no use without CUDA."""
 
 
 def install(
