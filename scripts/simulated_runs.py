@@ -186,14 +186,12 @@ def digest(paths: Iterable[Path]) -> str:
 
 def program_digest() -> str:
     """What the runs are made and judged by, beside the tree."""
-    parts = ("simulator", "verify/simulate")
-    suffixes = {".py", ".cpp", ".h"}
-    return digest(
-        path
-        for part in parts
-        for path in (ROOT / "migrator" / part).rglob("*")
-        if path.suffix in suffixes
-    )
+    package = ROOT / "migrator"
+    simulate_files = ("programs", "models.py", "modes.py", "judge.py", "installation.py")
+    roots = [package / "simulator"]
+    roots += [package / "verify" / "simulate" / name for name in simulate_files]
+    found = {path for root in roots for path in [root, *root.rglob("*")]}
+    return digest(path for path in found if path.suffix in {".py", ".cpp", ".h"})
 
 
 def tree_digest(tree: Path) -> str:
