@@ -27,5 +27,8 @@ def device_module() -> ModuleType:
 
 def device_graph():
     """An empty graph to capture this device's work into."""
-    module = device_module()
-    return module.CUDAGraph() if module is torch.cuda else module.NPUGraph()
+    if device_module() is torch.cuda:
+        return torch.cuda.CUDAGraph()
+    from vllm.compilation.npu_graph import NPUGraph
+
+    return NPUGraph()

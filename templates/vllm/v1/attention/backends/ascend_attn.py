@@ -22,13 +22,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch_npu
 
 import vllm.envs as envs
+from vllm.compilation.npu_graph import NPUGraph
 from vllm.config import VllmConfig
+from vllm.utils.torch_utils import weak_ref_tensor
 from vllm.v1.attention.backend import (
     AttentionBackend,
     AttentionImpl,
@@ -172,7 +174,7 @@ class AscendMetadata:
     block_table: torch.Tensor
     """[num_reqs, max_blocks] int32, on the device."""
     slot_mapping: torch.Tensor
-    """[num_actual_tokens] int32, on the device: block * block_size + offset."""
+    """[num_actual_tokens] integers, on the device: block * block_size + offset."""
     attn_mask: torch.Tensor
     """[2048, 2048] int8, on the device: 1 above the diagonal."""
 
@@ -198,7 +200,18 @@ def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     # npu-migrate: when builders_declare_graph_support
-    _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.NEVER
+    # Decode steps of one token a request can be captured as a whole.
+    _cudagraph_support: ClassVar[AttentionCGSupport] = (
+        AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+    )
+    cudagraph_support: ClassVar[AttentionCGSupport] = _cudagraph_support
+
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:
+        if getattr(kv_cache_spec, "head_size", None) not in FUSED_HEAD_SIZES:
+            # Only the fused operator can be given new lengths in a graph.
+            return AttentionCGSupport.NEVER
+        return cls._cudagraph_support
 
     def __init__(
         self,
@@ -273,7 +286,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             max_seq_len=int(seq_lens.max()) if num_reqs else 0,
             cum_query_lens=ends[:num_reqs].tolist(),
             block_table=block_table[:num_reqs],
-            slot_mapping=slot_mapping[:num_tokens].to(torch.int32),
+            slot_mapping=slot_mapping[:num_tokens],
             attn_mask=self.attn_mask,
         )
 
@@ -394,7 +407,10 @@ class AscendAttentionImpl(AttentionImpl):
                 self._write_cache(key, value, key_cache, value_cache, attn_metadata)
 
         state = attn_metadata.state
-        if not self.nnal or self.sliding_window is not None:
+        graph = NPUGraph.recording
+        if graph is not None:
+            self._capture(graph, layer, query, key_cache, value_cache, attn_metadata, out)
+        elif not self.nnal or self.sliding_window is not None:
             self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
         elif state is AscendAttentionState.DECODE:
             torch_npu._npu_paged_attention(
@@ -451,13 +467,15 @@ class AscendAttentionImpl(AttentionImpl):
         value_cache: torch.Tensor,
         attn_metadata: AscendMetadata,
     ) -> None:
+        # Here, not in the metadata: a captured graph repeats the conversion.
+        slots = attn_metadata.slot_mapping.to(torch.int32)
         if self.nnal:
             torch_npu._npu_reshape_and_cache(
                 key=key,
                 value=value,
                 key_cache=key_cache,
                 value_cache=value_cache,
-                slot_indices=attn_metadata.slot_mapping,
+                slot_indices=slots,
             )
         elif _scatter_takes_cache_mode():
             # The default cache mode is a fractal layout, not these buffers'.
@@ -466,13 +484,46 @@ class AscendAttentionImpl(AttentionImpl):
                 value,
                 key_cache,
                 value_cache,
-                attn_metadata.slot_mapping,
+                # Graph padding goes to the null block, which nobody reads.
+                slots.clamp(min=0),
                 cache_mode="Norm",
             )
         else:
-            slots = attn_metadata.slot_mapping.unsqueeze(1)
+            slots = slots.clamp(min=0).unsqueeze(1)
             for cache, tokens in ((key_cache, key), (value_cache, value)):
                 torch_npu.npu_scatter_nd_update_(cache.flatten(0, 1), slots, tokens)
+
+    def _capture(
+        self,
+        graph: NPUGraph,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        attn_metadata: AscendMetadata,
+        out: torch.Tensor,
+    ) -> None:
+        """Capture a decode step with lengths that can change between replays."""
+        # Nothing may be allocated while lengths are changed, and a strong
+        # reference would keep the graph's memory from being used again.
+        arguments = self._fused_arguments(key_cache, value_cache, attn_metadata)
+        seq_lens = arguments.pop("actual_seq_lengths_kv")
+        workspace = torch_npu._npu_fused_infer_attention_score_get_max_workspace(
+            query=query, actual_seq_lengths_kv=seq_lens, **arguments
+        )
+        softmax_lse = torch.empty(1, dtype=query.dtype, device=query.device)
+        query, out = weak_ref_tensor(query), weak_ref_tensor(out)
+
+        def launch(lengths: list[int]) -> None:
+            torch_npu.npu_fused_infer_attention_score.out(
+                query=query,
+                actual_seq_lengths_kv=lengths,
+                workspace=workspace,
+                out=[out, softmax_lse],
+                **arguments,
+            )
+
+        graph.add_attention(layer.layer_name, seq_lens, launch)
 
     def _fused_infer(
         self,
@@ -482,25 +533,35 @@ class AscendAttentionImpl(AttentionImpl):
         attn_metadata: AscendMetadata,
         out: torch.Tensor,
     ) -> None:
+        result, _ = torch_npu.npu_fused_infer_attention_score(
+            query=query, **self._fused_arguments(key_cache, value_cache, attn_metadata)
+        )
+        out.copy_(result)
+
+    def _fused_arguments(
+        self,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        attn_metadata: AscendMetadata,
+    ) -> dict[str, Any]:
+        """All arguments of `npu_fused_infer_attention_score` but the query."""
         num_blocks, block_size = key_cache.shape[:2]
         window = self.sliding_window
-        mask = {"sparse_mode": CAUSAL}
+        mask: dict[str, Any] = {"sparse_mode": CAUSAL}
         if window is not None:
             # A token sees itself and window - 1 tokens before it.
             mask = {"sparse_mode": BAND, "pre_tokens": window - 1, "next_tokens": 0}
-        result, _ = torch_npu.npu_fused_infer_attention_score(
-            query=query,
-            key=key_cache.view(num_blocks, block_size, -1),
-            value=value_cache.view(num_blocks, block_size, -1),
-            atten_mask=attn_metadata.attn_mask,
-            block_table=attn_metadata.block_table,
-            input_layout="TND",
-            block_size=block_size,
-            actual_seq_lengths=attn_metadata.cum_query_lens,
-            actual_seq_lengths_kv=attn_metadata.seq_lens_list,
-            num_key_value_heads=self.num_kv_heads,
-            num_heads=self.num_heads,
-            scale=self.scale,
+        return {
+            "key": key_cache.view(num_blocks, block_size, -1),
+            "value": value_cache.view(num_blocks, block_size, -1),
+            "atten_mask": attn_metadata.attn_mask,
+            "block_table": attn_metadata.block_table,
+            "input_layout": "TND",
+            "block_size": block_size,
+            "actual_seq_lengths": attn_metadata.cum_query_lens,
+            "actual_seq_lengths_kv": attn_metadata.seq_lens_list,
+            "num_key_value_heads": self.num_kv_heads,
+            "num_heads": self.num_heads,
+            "scale": self.scale,
             **mask,
-        )
-        out.copy_(result)
+        }
