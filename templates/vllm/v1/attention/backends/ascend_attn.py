@@ -409,7 +409,9 @@ class AscendAttentionImpl(AttentionImpl):
         state = attn_metadata.state
         graph = NPUGraph.recording
         if graph is not None:
-            self._capture(graph, layer, query, key_cache, value_cache, attn_metadata, out)
+            self._capture(
+                graph, layer, query, key_cache, value_cache, attn_metadata, out
+            )
         elif not self.nnal or self.sliding_window is not None:
             self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
         elif state is AscendAttentionState.DECODE:
