@@ -2,12 +2,17 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
 """A worker that drives one Ascend NPU."""
 
+import atexit
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch_npu  # noqa: F401
 
 import vllm.envs as envs
+from vllm.distributed.parallel_state import (
+    destroy_distributed_environment,
+    destroy_model_parallel,
+)
 from vllm.v1.worker.gpu_worker import Worker
 from vllm.v1.worker.npu_model_runner import NPUModelRunner
 
@@ -20,6 +25,10 @@ class NPUWorker(Worker):
             # Else torch_npu quietly keeps every tensor in the plain format.
             torch.npu.config.allow_internal_format = True
         super().init_device()
+        # torch_npu destroys all process groups when the interpreter exits. What
+        # is registered last runs first: without this, an engine that lives until
+        # then finds its groups gone when it comes to destroy them itself.
+        atexit.register(_destroy_process_groups)
 
     def _make_model_runner(self) -> NPUModelRunner:
         return NPUModelRunner(self.vllm_config, self.device)
@@ -27,3 +36,8 @@ class NPUWorker(Worker):
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager:
         # Sleep mode, the one user of memory pools, is not available.
         return nullcontext()
+
+
+def _destroy_process_groups() -> None:
+    destroy_model_parallel()
+    destroy_distributed_environment()
