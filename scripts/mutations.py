@@ -42,10 +42,12 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU216": (("llama", "tp2"), ("llama", "graph")),
     "NPU217": (("llama", "tp2-graph"),),
     "NPU220": (("llama", "graph"),),
+    "NPU222": (("llama", "nz"),),
     "NPU230": (("mixtral", "eager"), ("qwen3-moe", "eager")),
     "NPU231": (("mixtral", "eager"), ("qwen3-moe", "eager")),
     "NPU232": (("mixtral", "eager"), ("qwen3-moe", "eager")),
     "NPU303": (("llama", "tp2"),),
+    "NPU307": (("llama", "full-graph"),),
     "NPU401": (("vllm", "install"),),
     "NPU306": (("mixtral", "eager"), ("qwen3-moe", "eager")),
 }

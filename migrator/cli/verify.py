@@ -76,7 +76,8 @@ class VerifyError(click.ClickException):
 @click.option(
     "--modes",
     metavar="NAMES",
-    help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, tp2-graph, no-nnal.  "
+    help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, tp2-graph, "
+    "full-graph, bfloat16, nz, no-nnal.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(

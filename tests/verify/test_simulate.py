@@ -89,6 +89,7 @@ def good_lines() -> list[dict[str, Any]]:
         {"at": 0.1, "op": name} for names in ROLES.values() for name in names[:1]
     ]
     lines += [
+        {"at": 5.2, "op": "npu_top_k_top_p"},
         {"at": 0.2, "op": "_npu_flash_attention", "q": [5, 17], "kv": [5, 17]},
         {"at": 0.3, "op": "npu_fused_infer_attention_score", "q": [1, 140], "kv": [6, 142]},
         {"at": 0.4, "op": "_npu_paged_attention", "q": [1, 1], "kv": [7, 143]},
@@ -120,6 +121,7 @@ class FakeRunner:
         self.reference = made_reference()
         self.phases = good_phases(self.reference)
         self.log = ""
+        self.shortfall, self.score_code = 0.0, 0
 
     def __call__(
         self,
@@ -137,6 +139,11 @@ class FakeRunner:
         if command[-2].endswith("reference.py"):
             Path(job["out"], "reference.json").write_text(json.dumps(self.reference))
             return process.Finished(0, 1.0)
+        if command[-2].endswith("score.py"):
+            values = [[0.0] * NEW for _ in job["sequences"]]
+            values[0][1] = self.shortfall
+            Path(job["out"]).write_text(json.dumps({"shortfalls": values, "noise": 0.2}))
+            return process.Finished(self.score_code, 1.0)
         record = {"phases": self.phases, **self.record}
         Path(job["out"]).write_text(json.dumps(record), encoding="utf-8")
         for worker in range(self.workers):
@@ -342,6 +349,7 @@ def silent_report(r: FakeRunner) -> None:
         (spoil_logprobs, "seeded: no log probability for each token"),
         (positive_logprob, "drawn: a log probability is 0.5"),
         (without("npu_swiglu"), "no NPU operator for swiglu was called (npu_swiglu)"),
+        (without("npu_top_k_top_p"), "npu_top_k_top_p was not called"),
         (without("npu_add_rms_norm"), "no NPU operator for residual norm was called"),
         (without("_npu_reshape_and_cache"), "no NPU operator for cache write was called"),
         (whole_prompts, "no attention call was chunked"),
@@ -434,6 +442,33 @@ def test_without_nnal_none_of_its_operators_is_called(run: Simulate) -> None:
     (outcome,) = run(runner, "no-nnal").runs
     assert "_npu_paged_attention was called 3 times" in outcome.problems
     assert runner.variables[-1]["VLLM_NPU_USE_NNAL"] == "0"
+
+
+def test_half_precision_is_judged_by_logits(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.phases["fresh"]["tokens"] = answers(len(models.FRESH), 7)
+    runner.shortfall = 0.79
+    (outcome,) = run(runner, "bfloat16").runs
+    assert outcome.problems == []
+    assert (outcome.equal, outcome.exact) == (True, False)
+    engine, score = runner.jobs[-2:]
+    assert engine["engine"]["dtype"] == score["dtype"] == "bfloat16"
+    assert "ASCEND_SIM_RELAX" not in runner.variables[-2]
+    assert score["sequences"][0] == [
+        runner.reference["fresh"]["prompts"][0],
+        runner.phases["fresh"]["tokens"][0],
+    ]
+    # fresh twice more: what was drawn with one token left
+    assert len(score["sequences"]) == 3 * len(models.FRESH) + len(models.AGAIN)
+    runner.shortfall = 0.81
+    assert run(runner, "bfloat16").runs[0].problems == [
+        "fresh, prompt 0: a token's logit is 0.81 below the best one, rounding explains 0.80"
+    ]
+    runner.score_code = 1
+    assert run(runner, "bfloat16").runs[0].problems == ["the answers were not compared"]
+    assert (
+        "npu_format_cast or npu_format_cast_ was not called" in run(runner, "nz").runs[0].problems
+    )
 
 
 # -- what is run
@@ -897,5 +932,6 @@ def test_modes_say_what_they_need(mode: modes.Mode) -> None:
     assert mode.multiprocess or mode.devices == 1
     assert mode.graphs is not mode.engine["enforce_eager"]
     known = {name for names in ROLES.values() for name in names}
+    known |= {"npu_format_cast", "npu_format_cast_"}
     assert {name for names in mode.operators for name in names} <= known
     assert set(mode.forbidden) <= known

@@ -196,6 +196,19 @@ def variables(
     }
 
 
+def cpu_variables(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of a program that computes a reference: no device, no hub, no tree."""
+    kept = dict(os.environ if base is None else base)
+    kept.pop("PYTHONPATH", None)
+    return {
+        **kept,
+        "OMP_NUM_THREADS": "1",
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
 def client_variables(base: Mapping[str, str] | None = None) -> dict[str, str]:
     """Environment of a program that asks a server on this machine: no proxies, no device."""
     names = dict(os.environ if base is None else base)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrator.verify.simulate.models import ROLES, Model
+from migrator.verify.simulate.models import ROLES, SAMPLER, Model
 from migrator.verify.simulate.modes import Mode
 from migrator.verify.simulate.report import Paths
 
@@ -19,6 +19,8 @@ GREEDY = {"fresh": "fresh", "again": "again", "penalties": "penalties"}
 FORCED = ("top_k 1", "top_p 0")
 """Phases that draw at random, where only the best token can be drawn."""
 SAMPLED_TOP_K = 5
+SLACK = 2.0
+"""What a shortfall may be, in those that rounding explains: the NPU rounds at other places."""
 
 
 @dataclass
@@ -83,11 +85,22 @@ def count_paths(calls: Calls, phases: dict[str, Any]) -> Paths:
 
 
 def judge(
-    model: Model, mode: Mode, reference: dict[str, Any], record: dict[str, Any], calls: Calls
+    model: Model,
+    mode: Mode,
+    reference: dict[str, Any],
+    record: dict[str, Any],
+    calls: Calls,
+    score: dict[str, Any] | None = None,
 ) -> tuple[Paths, bool, list[str]]:
-    """Paths, whether every greedy token is the reference's, and everything that is not right."""
+    """Paths, whether every greedy token is the reference's, and everything that is not right.
+
+    `score` is what the program of that name found, for a run that is not in float32.
+    """
     phases = record.get("phases", {})
-    problems = list(differences(reference, phases))
+    if mode.dtype == "float32":
+        problems = list(differences(reference, phases))
+    else:
+        problems = list(shortfalls(reference, phases, score))
     equal = not problems and set(GREEDY) <= set(phases)
     problems += sampling(phases)
     paths = count_paths(calls, phases)
@@ -118,6 +131,42 @@ def differences(reference: dict[str, Any], phases: dict[str, Any]) -> Iterator[s
         for number, (ours, theirs) in enumerate(zip(got, answers, strict=False)):
             if ours != theirs:
                 yield f"{name}, prompt {number}: {parting(ours, theirs)}"
+
+
+def scored(phases: dict[str, Any]) -> list[tuple[str, int]]:
+    """Phase and number of each answer that is compared by its logits."""
+    names = [name for name in ("fresh", "again", *FORCED) if name in phases]
+    return [(name, number) for name in names for number in range(len(phases[name]["tokens"]))]
+
+
+def sequences(
+    reference: dict[str, Any], phases: dict[str, Any]
+) -> list[tuple[list[int], list[int]]]:
+    """Prompt and tokens of the same answers."""
+    parts = {**GREEDY, **dict.fromkeys(FORCED, "fresh")}
+    return [
+        (reference[parts[name]]["prompts"][number], phases[name]["tokens"][number])
+        for name, number in scored(phases)
+    ]
+
+
+def shortfalls(
+    reference: dict[str, Any], phases: dict[str, Any], score: dict[str, Any] | None
+) -> Iterator[str]:
+    """For each greedy answer that rounding does not explain: by how much it falls short."""
+    for name in GREEDY:
+        if name not in phases:
+            yield f"the run did not come to its part '{name}'"
+    if score is None:
+        yield "the answers were not compared"
+        return
+    allowed = 2 * score["noise"] * SLACK
+    for (name, number), values in zip(scored(phases), score["shortfalls"], strict=True):
+        if max(values) > allowed:
+            yield (
+                f"{name}, prompt {number}: a token's logit is {max(values):.2f} below the best "
+                f"one, rounding explains {allowed:.2f}"
+            )
 
 
 def parting(ours: Sequence[int], theirs: Sequence[int]) -> str:
@@ -174,7 +223,7 @@ def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:
     for role in model.roles:
         if not any(calls.operators[name] for name in ROLES[role]):
             yield f"no NPU operator for {role} was called ({' or '.join(ROLES[role])})"
-    for names in mode.operators:
+    for names in (SAMPLER, *mode.operators):
         if not any(calls.operators[name] for name in names):
             yield f"{' or '.join(names)} was not called"
     for name in mode.forbidden:

@@ -97,6 +97,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "experts": ("npu_grouped_matmul",),
 }
 """What an operator is for → the operators that do it; one of them has to be called."""
+SAMPLER = ("npu_top_k_top_p",)
+"""What sampling with top-k and top-p has to call, whatever the model."""
 _DENSE = ("norm", "residual norm", "swiglu", "rotary", "cache write", "attention")
 _SPARSE = (*_DENSE, "router", "experts")
 _GEMMA = ("gemma norm", "geglu", "rotary", "cache write", "attention")

@@ -44,6 +44,11 @@ class Mode:
     operators: tuple[tuple[str, ...], ...] = ()
     forbidden: tuple[str, ...] = ()
 
+    @property
+    def dtype(self) -> str:
+        """The dtype of the run; tokens of float32 are compared exactly, others by their logits."""
+        return str(self.engine.get("dtype", ENGINE["dtype"]))
+
 
 _EAGER = {"enforce_eager": True}
 _POINT_TO_POINT = (("isend", "send"), ("irecv", "recv"))
@@ -85,6 +90,24 @@ _ALL = (
         multiprocess=True,
         graphs=True,
         collectives=(("all_reduce",),),
+    ),
+    Mode(
+        "full-graph",
+        "one process, decode steps captured as a whole",
+        {
+            "enforce_eager": False,
+            "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY"},
+        },
+        graphs=True,
+    ),
+    # What the device's attention takes: here the simulator relaxes nothing.
+    Mode("bfloat16", "eager, in bfloat16", {**_EAGER, "dtype": "bfloat16"}),
+    Mode(
+        "nz",
+        "eager, in bfloat16, weights of linear layers in FRACTAL_NZ",
+        {**_EAGER, "dtype": "bfloat16"},
+        {"VLLM_NPU_WEIGHT_NZ": "1"},
+        operators=(("npu_format_cast", "npu_format_cast_"),),
     ),
     Mode(
         "no-nnal",

@@ -27,7 +27,8 @@ class Run(msgspec.Struct):
     """One model in one mode. `equal`: every greedy token is the reference's (None: there are none).
 
     `problems` is empty if all is right; `log` are the last lines of a run that failed; `gap` is
-    the smallest lead of a best logit in the reference and `noise` what float32 changes of one.
+    the smallest lead of a best logit in the reference and `noise` what float32 changes of one. A
+    run in half precision is not `exact`: its tokens are as good as rounding lets them be.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Run(msgspec.Struct):
     gap: float | None = None
     noise: float | None = None
     log: list[str] = []
+    exact: bool = True
 
     @property
     def passed(self) -> bool:
@@ -80,6 +82,13 @@ def merge(reports: list[Report]) -> Report:
 HEADINGS = ("model", "mode", "prefill", "decode", "chunked", "cached", "replays", "equal", "s", "")
 
 
+def equality(run: Run) -> str:
+    """What the table says of the tokens of a run."""
+    if run.equal is None:
+        return "–"
+    return ("yes" if run.exact else "near") if run.equal else "NO"
+
+
 def cells(run: Run) -> tuple[str, ...]:
     """A line of the table, a text for each of HEADINGS."""
     paths = run.paths
@@ -88,7 +97,7 @@ def cells(run: Run) -> tuple[str, ...]:
         run.model,
         run.mode,
         *(str(count) if count else "–" for count in counts),
-        {True: "yes", False: "NO", None: "–"}[run.equal],
+        equality(run),
         f"{run.seconds:.0f}",
         "pass" if run.passed else "FAIL",
     )

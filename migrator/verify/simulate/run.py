@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -153,14 +152,7 @@ def reference(model: Model, options: Options, versions: Versions, runner: Runner
         job_file.write_text(json.dumps({**job, "out": str(part)}), encoding="utf-8")
         command = [str(options.launcher.python), str(program), str(job_file)]
         # On the CPU, without the simulator: the reference must not depend on what it judges.
-        settings = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        settings.pop("PYTHONPATH", None)
+        settings = environment.cpu_variables()
         finished = runner(command, settings, part, log, options.timeout)
         if finished.code != 0 or not (part / "reference.json").is_file():
             last = process.tail(log, 1)
@@ -216,12 +208,19 @@ def run(
         "NPU_MIGRATE_RECORD": str(record),
         **mode.variables,
     }
+    if mode.dtype != "float32":
+        # What the device refuses is to be refused.
+        settings.pop("ASCEND_SIM_RELAX")
     program = [str(environment.PROGRAMS / "engine.py"), str(job)]
     command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
     finished = runner(command, settings, folder, log, options.timeout)
     seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     calls = judge.read_calls(record)
-    paths, equal, problems = judge.judge(model, mode, wanted, seen, calls)
+    exact = mode.dtype == "float32"
+    score = None
+    if not exact and seen.get("phases"):
+        score = score_answers(model_folder, mode, wanted, seen["phases"], folder, options, runner)
+    paths, equal, problems = judge.judge(model, mode, wanted, seen, calls, score)
     broken = ended_badly(finished, seen)
     if broken and not seen.get("phases"):
         # What it did not come to says nothing.
@@ -238,7 +237,35 @@ def run(
         gap=wanted["gap"],
         noise=wanted["noise"],
         log=process.tail(log) if broken else [],
+        exact=exact,
     )
+
+
+def score_answers(
+    model_folder: Path,
+    mode: Mode,
+    wanted: dict[str, Any],
+    phases: dict[str, Any],
+    folder: Path,
+    options: Options,
+    runner: Runner,
+) -> dict[str, Any] | None:
+    """What the score program says of a run in half precision; None if it failed."""
+    job, out = folder / "score.json", folder / "scored.json"
+    content = {
+        "out": str(out),
+        "model": str(model_folder),
+        "dtype": mode.dtype,
+        "sequences": judge.sequences(wanted, phases),
+    }
+    job.write_text(json.dumps(content), encoding="utf-8")
+    command = [str(options.launcher.python), str(environment.PROGRAMS / "score.py"), str(job)]
+    settings = environment.cpu_variables()
+    finished = runner(command, settings, folder, folder / "score.log", options.timeout)
+    if finished.code != 0 or not out.is_file():
+        return None
+    score: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return score
 
 
 def ending(finished: process.Finished) -> str:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far greedy tokens of a half precision run are from the best ones, by transformers in float32.
+
+    python score.py JOB.json
+
+For each sequence of the job (prompt and new tokens) the model sees the tokens that the run chose,
+so that one other choice does not make all that follows incomparable. `shortfalls`: how much less
+the logit of each chosen token is than the best one's. `noise`: the largest difference that half
+precision makes to a logit of transformers itself on the same sequences: a greedy run that rounds
+like that falls short by at most twice as much.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+# transformers asks whether torch_npu is there and would then put itself on the NPU.
+sys.modules["torch_npu"] = None  # type: ignore[assignment]
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+
+def load(folder: str, dtype: torch.dtype) -> Any:
+    """The model in eager attention."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager"
+    )
+    return model.eval()
+
+
+def main(job: dict[str, Any]) -> None:
+    """Write shortfalls and noise to the file that the job names."""
+    transformers.utils.logging.set_verbosity_error()
+    exact = load(job["model"], torch.float32)
+    half = load(job["model"], getattr(torch, job["dtype"]))
+    shortfalls, noise = [], 0.0
+    with torch.no_grad():
+        for prompt, tokens in job["sequences"]:
+            ids = torch.tensor([[*prompt, *tokens[:-1]]])
+            logits = exact(input_ids=ids).logits[0, len(prompt) - 1 :]
+            rounded = half(input_ids=ids).logits[0, len(prompt) - 1 :].float()
+            chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+            shortfalls.append((logits.max(-1).values - chosen).tolist())
+            noise = max(noise, float((rounded - logits).abs().max()))
+    found = {"shortfalls": shortfalls, "noise": noise, "spread": float(logits.std())}
+    Path(job["out"]).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
