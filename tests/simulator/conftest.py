@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,10 +115,11 @@ def environment_path() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def simulator() -> Simulator:
+def simulator() -> Iterator[Simulator]:
     """The simulator, built for the environment under test."""
     env = environment_path()
     facts = build.probe(env)
     if not facts["torch_npu"] and not os.environ.get(REQUIRE_VARIABLE):
         pytest.skip(f"torch_npu is not installed in {env or sys.prefix}")
-    return Simulator(build.build(build.environment(env)))
+    yield Simulator(build.build(build.environment(env)))
+    runner.remove_machine(f"run{os.getpid()}-*")  # of every process that the tests started
