@@ -79,16 +79,19 @@ class _OnCuda(ast.NodeTransformer):
         self.kept = kept
         self.hook = hook
         self.scope: list[str] = []
+        self.depth = 0
+        """How many functions are around the node."""
 
     # Statements
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
         qualified = ".".join([*self.scope, node.name])
-        inside_function = any(part[:1].islower() for part in self.scope)
-        if self.kept is not None and not inside_function and qualified not in self.kept:
+        if self.kept is not None and self.depth == 0 and qualified not in self.kept:
             return None
         self.scope.append(node.name)
+        self.depth += 1
         self.generic_visit(node)
+        self.depth -= 1
         self.scope.pop()
         self._fill_default(node)
         return node
@@ -147,6 +150,12 @@ class _OnCuda(ast.NodeTransformer):
         self.generic_visit(node)
         return node
 
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        if self.kept is not None and _is_name(node.targets[0], "_npu_cos_sin_cache"):
+            return None
+        self.generic_visit(node)
+        return node
+
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
         if _is_name(node.target, "environment_variables") and "VLLM_NPU" in ast.unparse(node.value):
             return None
@@ -160,6 +169,9 @@ class _OnCuda(ast.NodeTransformer):
         right = node.comparators[0]
         if isinstance(right, ast.Constant) and right.value == "npu":
             return ast.Constant(isinstance(node.ops[0], ast.NotEq))
+        if ast.unparse(node) == "getattr(self, 'experts_cls', None) is not None":
+            # They differ where the attribute is None, and there the old code went on to fail.
+            return ast.parse("hasattr(self, 'experts_cls')", mode="eval").body
         if isinstance(node.ops[0], ast.In) and ast.unparse(right) == "('cuda',)":
             return ast.Compare(node.left, [ast.Eq()], [ast.Constant("cuda")])
         return node
