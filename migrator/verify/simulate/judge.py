@@ -100,7 +100,7 @@ def judge(
     if mode.dtype == "float32":
         problems = list(differences(reference, phases))
     else:
-        problems = list(shortfalls(reference, phases, score))
+        problems = list(shortfalls(phases, score))
     equal = not problems and set(GREEDY) <= set(phases)
     problems += sampling(phases)
     paths = count_paths(calls, phases)
@@ -150,9 +150,7 @@ def sequences(
     ]
 
 
-def shortfalls(
-    reference: dict[str, Any], phases: dict[str, Any], score: dict[str, Any] | None
-) -> Iterator[str]:
+def shortfalls(phases: dict[str, Any], score: dict[str, Any] | None) -> Iterator[str]:
     """For each greedy answer that rounding does not explain: by how much it falls short."""
     for name in GREEDY:
         if name not in phases:
