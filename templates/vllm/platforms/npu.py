@@ -161,10 +161,12 @@ class NPUPlatform(Platform):
     def support_static_graph_mode(cls) -> bool:
         return True
 
+    # npu-migrate: when config_has_cudagraph_mode
     @classmethod
     def get_static_graph_wrapper_cls(cls) -> str:
         return "vllm.compilation.cuda_graph.CUDAGraphWrapper"
 
+    # npu-migrate: end
     @classmethod
     def get_punica_wrapper(cls) -> str:
         # Plain PyTorch; the Triton one is for CUDA and ROCm.
@@ -172,9 +174,7 @@ class NPUPlatform(Platform):
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        return (
-            "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"
-        )
+        return "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: "VllmConfig") -> None:
