@@ -12,6 +12,7 @@ import torch
 
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.npu_kernels import PAD_SLOT_ID
 from vllm.v1.worker.utils import bind_kv_cache
 
 KVBuffers = tuple[torch.Tensor, torch.Tensor]
@@ -56,6 +57,12 @@ class NPUModelRunner(GPUModelRunner):
         bind_kv_cache(
             kv_caches, self.compilation_config.static_forward_context, self.kv_caches
         )
+        # Dummy batches use what is in these buffers: nothing to write, instead of
+        # slot 0 for every token. They may be inference tensors.
+        with torch.inference_mode():
+            for table in self.input_batch.block_table.block_tables:
+                slots = table.slot_mapping
+                getattr(slots, "gpu", slots).fill_(PAD_SLOT_ID)
         # Whoever walks this list (block copies, zeroing) expects plain tensors.
         self.kv_caches[:] = [t for buffers in self.kv_caches for t in buffers]
         return kv_caches

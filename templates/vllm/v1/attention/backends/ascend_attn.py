@@ -479,21 +479,21 @@ class AscendAttentionImpl(AttentionImpl):
                 value_cache=value_cache,
                 slot_indices=slots,
             )
-        elif _scatter_takes_cache_mode():
+            return
+        # These operators skip no slot. What NNAL skips, graph padding, goes to the
+        # null block, which nobody reads, each token to a slot of its own.
+        own = torch.arange(slots.shape[0], dtype=torch.int32, device=slots.device)
+        slots = torch.where(slots < 0, own % key_cache.shape[1], slots)
+        if _scatter_takes_cache_mode():
             # The default cache mode is a fractal layout, not these buffers'.
             torch_npu.npu_scatter_pa_kv_cache(
-                key,
-                value,
-                key_cache,
-                value_cache,
-                # Graph padding goes to the null block, which nobody reads.
-                slots.clamp(min=0),
-                cache_mode="Norm",
+                key, value, key_cache, value_cache, slots, cache_mode="Norm"
             )
         else:
-            slots = slots.clamp(min=0).unsqueeze(1)
             for cache, tokens in ((key_cache, key), (value_cache, value)):
-                torch_npu.npu_scatter_nd_update_(cache.flatten(0, 1), slots, tokens)
+                torch_npu.npu_scatter_nd_update_(
+                    cache.flatten(0, 1), slots.unsqueeze(1), tokens
+                )
 
     def _capture(
         self,
