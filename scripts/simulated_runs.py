@@ -9,7 +9,7 @@ too; runs that are planned and have no outcome are listed below it.
 
     python scripts/simulated_runs.py --env DIR                     # all releases
     python scripts/simulated_runs.py --env DIR 0.11.0 0.32.0       # these
-    python scripts/simulated_runs.py --env DIR --old-env DIR       # serves 0.11.0 as well
+    python scripts/simulated_runs.py --env DIR --old-env DIR       # 0.11.0's graphs and server too
     python scripts/simulated_runs.py --write-only                  # the page from what is there
 """
 
@@ -38,8 +38,8 @@ PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-OLD = ("0.11.0",)
-"""Releases whose server needs a transformers before 5."""
+OLD = {"0.11.0": ("serve", "graph", "tp2-graph", "full-graph")}
+"""Release → modes in which vLLM itself, on any device, does not go with the newer environment."""
 EVERYWHERE = (
     ("llama", "eager"),
     ("llama", "mp"),
@@ -83,10 +83,14 @@ The last line is what older releases import and 0.32.0 no longer asks for. The C
 the one to take: torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor
 --env ENV` says whether torch, torch_npu and a compiler fit.
 
-The server of releases before transformers 5 (0.11.0 here) needs an older one, in an environment
-made the same way and then
+Two things of 0.11.0 do not go with it, on any device: its server asks transformers 5 for an
+attribute of tokenizers that is gone, and its graphs patch a function of torch that has another
+signature now. They run in an environment of the torch that 0.11.0 was made for:
 
-    ENV-OLD/bin/pip install "transformers<5" "huggingface_hub<1" "tokenizers<0.23"
+    python3.11 -m venv ENV-OLD
+    ENV-OLD/bin/pip install torch==2.8.0 torch_npu==2.8.0.post2 setuptools==78.1.1
+    ENV-OLD/bin/pip install -r vllm-0.11.0/requirements/common.txt "transformers<5"
+    ENV-OLD/bin/pip install --no-deps numba llvmlite
 
 Each run has 256 MiB a device, so that the size of the KV cache comes from vLLM's own profiling.
 """
@@ -127,6 +131,7 @@ class Outcome(msgspec.Struct):
 
     release: str
     key: str
+    torch: str
     transformers: str
     run: Run
 
@@ -259,7 +264,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
 
 def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
     """The interpreter of a job; None where it needs an environment that was not given."""
-    if job.mode == "serve" and job.release in OLD:
+    if job.mode in OLD.get(job.release, ()):
         return simulate.interpreter(old_env) if old_env is not None else None
     return simulate.interpreter(env)
 
@@ -280,6 +285,7 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
                 release,
                 run.model,
                 run.mode,
+                outcome.torch.partition("+")[0],
                 *(str(count) if count else "–" for count in counts),
                 equality(run).replace("NO", "**no**"),
                 f"{run.gap:.3f}" if run.gap is not None else "–",
@@ -289,23 +295,25 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |"
 
 
+COLUMNS = "release model mode torch prefill decode chunked cached replays equal gap s".split()
+
+
 def page(state: State, releases: Iterable[str]) -> str:
     """The page in Markdown."""
     chosen = list(releases)
     outcomes = [o for o in (state.read(job) for job in plan(chosen)) if o is not None]
     failed = [o for o in outcomes if not o.run.passed]
     absent = [job for job in plan(chosen) if state.read(job) is None]
-    versions = sorted({o.transformers for o in outcomes})
+    versions = sorted({f"torch {o.torch} with transformers {o.transformers}" for o in outcomes})
     lines = [
         "# Simulated runs",
         "",
         INTRODUCTION,
-        f"{len(outcomes)} runs, {len(failed)} failed. torch 2.13.0, torch_npu 2.13.0, transformers "
-        f"{', '.join(versions) or '–'}; a machine with two cores and other work to do.",
+        f"{len(outcomes)} runs, {len(failed)} failed; {', '.join(versions) or 'no environment'}. "
+        "Seconds are those of a machine with two cores and other work to do.",
         "",
-        "| release | model | mode | prefill | decode | chunked | cached | replays | equal | gap "
-        "| s | |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+        f"| {' | '.join(COLUMNS)} | |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
         *rows(state, chosen),
         "",
     ]
@@ -334,7 +342,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("releases", nargs="*", metavar="RELEASE")
     parser.add_argument("--env", type=Path, help="environment with torch, torch_npu, transformers")
-    parser.add_argument("--old-env", type=Path, help="the same with a transformers before 5")
+    parser.add_argument("--old-env", type=Path, help="the environment of 0.11.0's own torch")
     parser.add_argument("--state", type=Path, help="where outcomes are kept")
     parser.add_argument("--only", help="models and modes, such as llama:eager,llama:tp2")
     parser.add_argument("--write-only", action="store_true", help="run nothing")
@@ -366,7 +374,12 @@ def main(arguments: list[str]) -> int:
             started = time.monotonic()
             report = make(state, job, python)
             (run,) = report.runs
-            state.write(job, Outcome(job.release, key, report.versions["transformers"], run))
+            state.write(
+                job,
+                Outcome(
+                    job.release, key, report.versions["torch"], report.versions["transformers"], run
+                ),
+            )
             given.page.write_text(page(state, RELEASES), encoding="utf-8")
             took = time.monotonic() - started
             result = "pass" if run.passed else "FAIL: " + run.problems[0]

@@ -327,6 +327,10 @@ def bad_exit(r: FakeRunner) -> None:
     r.finished = process.Finished(1, 1.0)
 
 
+def wrong_kernel(r: FakeRunner) -> None:
+    r.record["kernels"] = {"rms_norm": 0.5, "fused_add_rms_norm": 1e-7}
+
+
 def refused_name(r: FakeRunner) -> None:
     r.record["described"]["device"] = "ValidationError: 1 error\nInput should be"
 
@@ -360,6 +364,7 @@ def silent_report(r: FakeRunner) -> None:
         (unfinished, "the run ended before it was done"),
         (lost_memory, "device 0: 10 bytes are not given back after the end"),
         (bad_exit, "exit code 1"),
+        (wrong_kernel, "_custom_ops.rms_norm on NPU tensors: 0.5"),
         (refused_name, "DeviceConfig(device='npu') gives ValidationError: 1 error"),
         (silent_report, "vllm collect-env reports no NPU"),
     ],
@@ -396,7 +401,8 @@ def test_a_crash_shows_the_end_of_its_log_only(run: Simulate) -> None:
     runner = FakeRunner()
     runner.phases, runner.record = {}, {}
     runner.finished = process.Finished(1, 3.0)
-    runner.log = "".join(f"line {n}\n\n" for n in range(40)) + "ValueError: no device\n"
+    words = [chr(97 + n) * 3 for n in range(26)]
+    runner.log = "".join(f"{word}\n\n" for word in words) + "ValueError: no device\n"
     (outcome,) = run(runner).runs
     assert outcome.problems == ["exit code 1"]
     assert outcome.log[-1] == "ValueError: no device"
@@ -610,6 +616,8 @@ def test_a_program_that_ends(tmp_path: Path) -> None:
     assert (finished.code, finished.left) == (3, ())
     assert process.tail(tmp_path / "log") == ["said"]
     assert process.tail(tmp_path / "nothing") == []
+    (tmp_path / "log").write_text("start\n" + "10:01 waiting\n10:02 waiting\n" * 20 + "end\n")
+    assert process.tail(tmp_path / "log") == ["start", "10:02 waiting", "end"]
 
 
 def test_what_hangs_is_ended_with_its_children(tmp_path: Path) -> None:

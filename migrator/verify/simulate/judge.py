@@ -19,6 +19,8 @@ GREEDY = {"fresh": "fresh", "again": "again", "penalties": "penalties"}
 FORCED = ("top_k 1", "top_p 0")
 """Phases that draw at random, where only the best token can be drawn."""
 SAMPLED_TOP_K = 5
+KERNEL_ERROR = 1e-5
+"""Largest error of a normalised float32 value that the order of additions explains."""
 SLACK = 2.0
 """What a shortfall may be, in those that rounding explains: the NPU rounds at other places."""
 
@@ -110,6 +112,9 @@ def judge(
     problems += operators(model, mode, calls)
     problems += distribution(mode, calls)
     problems += description(record.get("described"))
+    for name, error in record.get("kernels", {}).items():
+        if isinstance(error, str) or not error < KERNEL_ERROR:
+            problems.append(f"_custom_ops.{name} on NPU tensors: {error}")
     for device, seen in enumerate(record.get("memory_after", ())):
         if seen["free"] != seen["total"]:
             lost = seen["total"] - seen["free"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -140,9 +141,17 @@ def members(session: int, mark: str) -> dict[int, str]:
 
 
 def tail(log: Path, lines: int = 15) -> list[str]:
-    """The last lines of a log."""
+    """The last lines of a log; of neighbours that differ in numbers only, the last."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    return [line.rstrip()[:400] for line in text.splitlines() if line.strip()][-lines:]
+    kept: list[str] = []
+    shape = ""
+    for line in reversed([line.rstrip() for line in text.splitlines() if line.strip()]):
+        previous, shape = shape, re.sub(r"\d+", "0", line)
+        if shape != previous:
+            kept.append(line[:400])
+        if len(kept) == lines:
+            break
+    return kept[::-1]

@@ -132,6 +132,43 @@ def described() -> dict[str, Any]:
     }
 
 
+def kernels() -> dict[str, Any]:
+    """Calls of vLLM's own kernel functions on NPU tensors: the largest error of each, or why not.
+
+    Layers need not go through them, other callers do.
+    """
+    import torch
+
+    from vllm import _custom_ops as ops
+
+    generator = torch.Generator().manual_seed(3)
+    x, residual = (torch.randn(5, 64, generator=generator) for _ in range(2))
+    weight = torch.randn(64, generator=generator)
+
+    def norm(value: Any) -> Any:
+        return value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+
+    def rms_norm() -> list[tuple[Any, Any]]:
+        out = torch.empty_like(x).npu()
+        ops.rms_norm(out, x.npu(), weight.npu(), 1e-6)
+        return [(out, norm(x))]
+
+    def fused_add_rms_norm() -> list[tuple[Any, Any]]:
+        ours, total = x.npu(), residual.npu()
+        ops.fused_add_rms_norm(ours, total, weight.npu(), 1e-6)
+        return [(ours, norm(x + residual)), (total, x + residual)]
+
+    found: dict[str, Any] = {}
+    for call in (rms_norm, fused_add_rms_norm):
+        try:
+            pairs = call()
+        except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
+            found[call.__name__] = f"{type(error).__name__}: {error}".splitlines()[0]
+            continue
+        found[call.__name__] = max(float((a.cpu() - b).abs().max()) for a, b in pairs)
+    return found
+
+
 def main(job: dict[str, Any]) -> None:
     """Import vLLM, load, run, shut down."""
     record = Record(Path(job["out"]))
@@ -153,6 +190,8 @@ def main(job: dict[str, Any]) -> None:
     record.save(described=described())
     if job["workers_are_children"]:
         record.save(memory_after=wait_for_memory(torch, job["devices"]))
+    else:
+        record.save(kernels=kernels())
     record.save(finished=True)
 
 
