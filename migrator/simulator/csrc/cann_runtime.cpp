@@ -543,8 +543,9 @@ struct Stream {
 Stream *default_streams[kMaxDevices];
 std::set<Stream *> streams;
 std::set<Event *> events;
-std::map<Model *, ModelPtr> models;
-std::map<Node *, std::shared_ptr<Node>> task_groups;
+// Never destroyed: nodes hold Python callbacks, and Python is gone when static objects go.
+std::map<Model *, ModelPtr> &models = *new std::map<Model *, ModelPtr>;
+std::map<Node *, std::shared_ptr<Node>> &task_groups = *new std::map<Node *, std::shared_ptr<Node>>;
 int32_t next_stream_id = 0;
 uint32_t next_model_id = 0;
 thread_local int thread_capture_mode = 0;
