@@ -74,6 +74,14 @@ def builders_take_the_config_only(tree: Tree) -> bool:
     return not builders_take_the_runner(tree) and not builders_declare_graph_support(tree)
 
 
+def attention_takes_blocksparse_params(tree: Tree) -> bool:
+    """Attention implementations get `blocksparse_params`, in the midst of what is positional."""
+    return any(
+        "blocksparse_params" in (tree.parameters(home, "AttentionImpl.__init__") or ())
+        for home in BACKEND_HOMES
+    )
+
+
 def backends_set_block_size(tree: Tree) -> bool:
     """`CacheConfig` tells a user's block size from the default, which backends may replace."""
     return "user_specified_block_size" in _class_fields(tree, CACHE_CONFIG_HOMES, "CacheConfig")
@@ -109,6 +117,7 @@ PROBES: dict[str, Probe] = {
         builders_declare_graph_support,
         builders_take_the_runner,
         builders_take_the_config_only,
+        attention_takes_blocksparse_params,
         backends_set_block_size,
         config_has_compilation_mode,
         config_has_cudagraph_mode,

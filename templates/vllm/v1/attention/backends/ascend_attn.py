@@ -334,6 +334,9 @@ class AscendAttentionImpl(AttentionImpl):
         alibi_slopes: list[float] | None = None,
         sliding_window: int | None = None,
         kv_cache_dtype: str = "auto",
+        # npu-migrate: when attention_takes_blocksparse_params
+        blocksparse_params: dict[str, Any] | None = None,
+        # npu-migrate: end
         logits_soft_cap: float | None = None,
         attn_type: str = AttentionType.DECODER,
         kv_sharing_target_layer_name: str | None = None,
@@ -343,6 +346,9 @@ class AscendAttentionImpl(AttentionImpl):
             name
             for name, used in {
                 "ALiBi": alibi_slopes is not None,
+                # npu-migrate: when attention_takes_blocksparse_params
+                "block-sparse attention": blocksparse_params is not None,
+                # npu-migrate: end
                 "a logits soft cap": bool(logits_soft_cap),
                 f"attention of type {attn_type}": attn_type != AttentionType.DECODER,
                 f"a KV cache of {kv_cache_dtype}": kv_cache_dtype
