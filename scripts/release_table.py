@@ -13,6 +13,7 @@ command's exit code is 1 if any fails.
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ class Outcome:
     release: str
     log: Log | None
     problems: tuple[str, ...]
+    upstream: tuple[str, ...] = ()
+    """Files of the release that fail to compile with warnings as errors, untouched by rules."""
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,9 +86,13 @@ def migrate(release: str, scratch: Path) -> Outcome:
         text=True,
         check=False,
     )
-    if compiled.returncode != 0:
+    log = read_log((target / LOG_NAME).read_bytes())
+    # 0.17.1 has an invalid escape of its own in a file that no rule touches.
+    changed = {str(target / entry.path) for entry in log.files}
+    failed = set(re.findall(r"Error compiling '([^']+)'", compiled.stdout))
+    if failed & changed or (compiled.returncode != 0 and not failed):
         problems.append(f"compileall: {compiled.stdout[-400:]}")
-    return Outcome(release, read_log((target / LOG_NAME).read_bytes()), tuple(problems))
+    return Outcome(release, log, tuple(problems), tuple(sorted(failed - changed)))
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -133,6 +140,8 @@ def main(arguments: list[str]) -> int:
             outcome = migrate(release, Path(scratch))
             outcomes.append(outcome)
             state = "; ".join(outcome.problems) or "ok"
+            if outcome.upstream:
+                state += f" (upstream's own warnings in {len(outcome.upstream)} file)"
             print(f"{release}: {state}", file=sys.stderr, flush=True)
             subprocess.run(["rm", "-rf", str(Path(scratch) / release)], check=True)
     text = table(outcomes)
