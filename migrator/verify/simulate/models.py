@@ -30,6 +30,8 @@ _SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 64,
     "max_position_embeddings": MAX_MODEL_LENGTH,
+    # What vLLM falls back to: releases from before transformers 5 do not find another one there.
+    "rope_theta": 10000.0,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
