@@ -109,9 +109,9 @@ answers in one piece, streamed, and several at once. `install` builds a wheel wi
 `VLLM_TARGET_DEVICE=npu`.
 
 The device's attention takes float16 and bfloat16 only, so the simulator is told to let float32
-pass, but not in `bfloat16` and `nz` (linear weights in FRACTAL_NZ): there the tokens are near if no
-logit is further below the best one, in float32, than four times what bfloat16 changes of
-transformers' own.
+pass, but not in `bfloat16` and `nz` (linear weights in FRACTAL_NZ). There the tokens are near if no
+more of them miss the best one, by transformers in float32, than twice what transformers itself
+misses in bfloat16 and 5% of all.
 
 What such runs cannot show: numerics of the device's kernels, asynchrony, speed.
 """

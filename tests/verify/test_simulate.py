@@ -121,7 +121,7 @@ class FakeRunner:
         self.reference = made_reference()
         self.phases = good_phases(self.reference)
         self.log = ""
-        self.shortfall, self.score_code = 0.0, 0
+        self.misses, self.score_code = 0, 0
 
     def __call__(
         self,
@@ -140,9 +140,8 @@ class FakeRunner:
             Path(job["out"], "reference.json").write_text(json.dumps(self.reference))
             return process.Finished(0, 1.0)
         if command[-2].endswith("score.py"):
-            values = [[0.0] * NEW for _ in job["sequences"]]
-            values[0][1] = self.shortfall
-            Path(job["out"]).write_text(json.dumps({"shortfalls": values, "noise": 0.2}))
+            found = {"misses": [self.misses for _ in job["sequences"]], "own": 0.05}
+            Path(job["out"]).write_text(json.dumps(found))
             return process.Finished(self.score_code, 1.0)
         record = {"phases": self.phases, **self.record}
         Path(job["out"]).write_text(json.dumps(record), encoding="utf-8")
@@ -450,10 +449,10 @@ def test_without_nnal_none_of_its_operators_is_called(run: Simulate) -> None:
     assert runner.variables[-1]["VLLM_NPU_USE_NNAL"] == "0"
 
 
-def test_half_precision_is_judged_by_logits(run: Simulate) -> None:
+def test_half_precision_is_judged_by_the_best_tokens(run: Simulate) -> None:
     runner = FakeRunner()
     runner.phases["fresh"]["tokens"] = answers(len(models.FRESH), 7)
-    runner.shortfall = 0.79
+    runner.misses = 3
     (outcome,) = run(runner, "bfloat16").runs
     assert outcome.problems == []
     assert (outcome.equal, outcome.exact) == (True, False)
@@ -466,10 +465,14 @@ def test_half_precision_is_judged_by_logits(run: Simulate) -> None:
     ]
     # fresh twice more: what was drawn with one token left
     assert len(score["sequences"]) == 3 * len(models.FRESH) + len(models.AGAIN)
-    runner.shortfall = 0.81
+    runner.misses = 4
     assert run(runner, "bfloat16").runs[0].problems == [
-        "fresh, prompt 0: a token's logit is 0.81 below the best one, rounding explains 0.80"
+        "92 of 552 tokens are not the best; transformers in the same dtype misses 5%"
     ]
+    runner.misses = 13
+    assert "fresh, prompt 0: 13 of 24 tokens are not the best" in (
+        run(runner, "bfloat16").runs[0].problems
+    )
     runner.score_code = 1
     assert run(runner, "bfloat16").runs[0].problems == ["the answers were not compared"]
     assert (
