@@ -124,6 +124,8 @@ def f(x: torch.Tensor):
                 yield skipped(place.qualified_name, node, elsewhere)
             elif known.tensor is None:
                 yield manual(place.qualified_name, node, known.why)
+            elif _quote(place) is None:
+                yield manual(place.qualified_name, node, "f-strings around it use both quotes")
             else:
                 yield changed(
                     place.qualified_name,
@@ -150,25 +152,34 @@ def _rewrite(node: cst.Attribute, place: Place) -> Replace:
     """Replace the attribute, together with a `not` right before it."""
     parent = place.parent
     above = place.ancestors[-2] if len(place.ancestors) > 1 else None
+    quote = _quote(place) or '"'
     if isinstance(parent, cst.UnaryOperation) and isinstance(parent.operator, cst.Not):
         negated = parent
 
         def negate(new: cst.CSTNode) -> cst.CSTNode:
             assert isinstance(new, cst.UnaryOperation)
             assert isinstance(new.expression, cst.Attribute)
-            return _comparison(new.expression, cst.NotEqual(), new, _binds_tighter(above))
+            return _comparison(new.expression, cst.NotEqual(), new, _binds_tighter(above), quote)
 
         return Replace(negated, negate)
 
     def compare(new: cst.CSTNode) -> cst.CSTNode:
         assert isinstance(new, cst.Attribute)
-        return _comparison(new, cst.Equal(), new, _binds_tighter(parent))
+        return _comparison(new, cst.Equal(), new, _binds_tighter(parent), quote)
 
     return Replace(node, compare)
 
 
+def _quote(place: Place) -> str | None:
+    """A quote that no f-string around the node uses; before Python 3.12 it would end that one."""
+    used = "".join(node.quote for node in place.ancestors if isinstance(node, cst.FormattedString))
+    return next((quote for quote in ('"', "'") if quote not in used), None)
+
+
 def _binds_tighter(parent: cst.CSTNode | None) -> bool:
     """Would a bare comparison be torn apart by the node around it?"""
+    if isinstance(parent, cst.UnaryOperation):
+        return not isinstance(parent.operator, cst.Not)
     return isinstance(
         parent,
         (
@@ -178,6 +189,8 @@ def _binds_tighter(parent: cst.CSTNode | None) -> bool:
             cst.Call,
             cst.Comparison,
             cst.ComparisonTarget,
+            cst.StarredDictElement,
+            cst.StarredElement,
             cst.Subscript,
         ),
     )
@@ -188,6 +201,7 @@ def _comparison(
     operator: cst.BaseCompOp,
     outer: cst.UnaryOperation | cst.Attribute,
     parenthesise: bool,
+    quote: str,
 ) -> cst.Comparison:
     lpar = [*outer.lpar] if outer is not attribute else [*attribute.lpar]
     rpar = [*outer.rpar] if outer is not attribute else [*attribute.rpar]
@@ -196,7 +210,7 @@ def _comparison(
     device = cst.Attribute(attribute.value, cst.Name("device"))
     return cst.Comparison(
         cst.Attribute(device, cst.Name("type")),
-        [cst.ComparisonTarget(operator, cst.SimpleString('"cuda"'))],
+        [cst.ComparisonTarget(operator, cst.SimpleString(f"{quote}cuda{quote}"))],
         lpar=lpar,
         rpar=rpar,
     )
