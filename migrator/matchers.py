@@ -36,6 +36,27 @@ _LAYOUT = (
 )
 _LAYOUT_FIELDS = frozenset({"lines_after_decorators", "header", "footer", "trailing_whitespace"})
 
+_SOURCE_ORDER: dict[type, tuple[str, ...]] = {
+    cst.Arg: ("keyword", "value"),
+    cst.ClassDef: ("decorators", "name", "type_parameters", "bases", "keywords", "body"),
+    cst.CompFor: ("asynchronous", "target", "iter", "ifs", "inner_for_in"),
+    cst.ExceptHandler: ("type", "name", "body"),
+    cst.ExceptStarHandler: ("type", "name", "body"),
+    cst.For: ("asynchronous", "target", "iter", "body", "orelse"),
+    cst.FunctionDef: (
+        *("decorators", "asynchronous", "name", "type_parameters", "params", "returns", "body"),
+    ),
+    cst.IfExp: ("body", "test", "orelse"),
+    cst.MatchCase: ("pattern", "guard", "body"),
+    cst.MatchMapping: ("elements", "rest"),
+    cst.Parameters: (
+        *("posonly_params", "posonly_ind", "params", "star_arg", "kwonly_params", "star_kwarg"),
+    ),
+    cst.TypeAlias: ("name", "type_parameters", "value"),
+    cst.With: ("asynchronous", "items", "body"),
+}
+"""Fields of the nodes that LibCST does not declare in the order of the source."""
+
 _fields: dict[type, tuple[str, ...]] = {}
 _is_syntax: dict[type, bool] = {str: False, tuple: False, list: False}
 
@@ -47,6 +68,8 @@ def _fields_of(kind: type) -> tuple[str, ...]:
         if not name.startswith(("whitespace", "leading", "lpar", "rpar", "comma", "semicolon"))
         and name not in _LAYOUT_FIELDS
     )
+    order = _SOURCE_ORDER.get(kind, ())
+    names = (*order, *(name for name in names if name not in order))
     _fields[kind] = names
     return names
 
