@@ -90,7 +90,7 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
         return FileResult(path, None, failure=failure)
     try:
         module = cst.parse_module(data)
-    except (cst.ParserSyntaxError, ValueError, UnicodeError, RecursionError) as error:
+    except (SyntaxError, cst.ParserSyntaxError, ValueError, RecursionError) as error:
         return FileResult(path, None, failure=f"LibCST cannot parse it: {_first_line(error)}")
     try:
         findings = _findings(File(path, module, tree), rules)
