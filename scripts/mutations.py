@@ -22,7 +22,14 @@ from pathlib import Path
 
 import msgspec
 import platformdirs
-from simulated_runs import command, launcher, program_digest, tree_digest
+from simulated_runs import (
+    Job,
+    command,
+    interpreter_for,
+    launcher,
+    program_digest,
+    tree_digest,
+)
 
 from migrator.log import LOG_NAME
 from migrator.rules import all_rules
@@ -69,9 +76,10 @@ class Outcome(msgspec.Struct):
 class Mutations:
     """The mutations of one release, made and judged one by one."""
 
-    def __init__(self, release: str, python: Path, state: Path) -> None:
+    def __init__(self, release: str, env: Path, old_env: Path | None, state: Path) -> None:
         self.release = release
-        self.python = python
+        self.env = env
+        self.old_env = old_env
         self.state = state
         self.outcomes = state / "mutations" / release
         self.outcomes.mkdir(parents=True, exist_ok=True)
@@ -93,8 +101,14 @@ class Mutations:
         log = json.loads((self.whole / LOG_NAME).read_bytes())
         return [entry["code"] for entry in log["rules"] if entry["changed"]]
 
+    def interpreter(self, pair: Pair) -> Path | None:
+        """The interpreter of a run; None where it needs an environment that was not given."""
+        return interpreter_for(Job(self.release, *pair), self.env, self.old_env)
+
     def passes_whole(self, pair: Pair) -> bool:
         """Whether the tree with all rules passes a run; only then does a failure say something."""
+        if self.interpreter(pair) is None:
+            return False
         path = self.outcomes / f"whole-{pair[0]}-{pair[1]}.json"
         key = self._key(self.whole)
         try:
@@ -110,13 +124,15 @@ class Mutations:
         return bool(known["passed"])
 
     def _key(self, tree: Path) -> str:
-        return f"{tree_digest(tree)[:16]}-{self.programs[:16]}-{self.python}"
+        return f"{tree_digest(tree)[:16]}-{self.programs[:16]}-{self.env}-{self.old_env}"
 
     def _run(self, tree: Path, pair: Pair) -> simulate.Run:
+        python = self.interpreter(pair)
+        assert python is not None, "passes_whole says no without one"
         installs = pair[1] == "install"
         options = simulate.Options(
             tree=tree,
-            launcher=launcher(self.python),
+            launcher=launcher(python),
             models=() if installs else simulate.select_models(pair[:1]),
             modes=() if installs else simulate.select_modes(pair[1:]),
             work=self.state / "mutations" / "work",
@@ -154,7 +170,7 @@ class Mutations:
         for pair in dict.fromkeys([*FIRST.get(code, ()), *GENERAL]):
             name = " ".join(pair)
             if not self.passes_whole(pair):
-                runs.append(f"{name}: fails for the whole tree")
+                runs.append(f"{name}: not for the whole tree")
                 continue
             runs.append(name)
             run = self._run(tree, pair)
@@ -178,12 +194,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("release", nargs="?", default="0.11.0")
     parser.add_argument("--env", type=Path, required=True, help="as for simulated_runs.py")
+    parser.add_argument("--old-env", type=Path, help="as for simulated_runs.py")
     parser.add_argument("--state", type=Path, help="where outcomes are kept")
     parser.add_argument("--rules", help="only these, comma separated")
     given = parser.parse_args(arguments)
     default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
     state = (given.state or default).absolute()
-    mutations = Mutations(given.release, simulate.interpreter(given.env), state)
+    mutations = Mutations(given.release, given.env, given.old_env, state)
     codes = given.rules.split(",") if given.rules else mutations.changing()
     outcomes = []
     for code in codes:

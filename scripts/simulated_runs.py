@@ -38,8 +38,8 @@ PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-OLD = {"0.11.0": ("serve", "graph", "tp2-graph", "full-graph")}
-"""Release → modes in which vLLM itself, on any device, does not go with the newer environment."""
+OLD = {"0.11.0": ("serve", "graph", "tp2-graph", "full-graph", "gemma")}
+"""Release → modes and models that do not go with the newer environment, on any device."""
 EVERYWHERE = (
     ("llama", "eager"),
     ("llama", "mp"),
@@ -83,9 +83,9 @@ The last line is what older releases import and 0.32.0 no longer asks for. The C
 the one to take: torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor
 --env ENV` says whether torch, torch_npu and a compiler fit.
 
-Two things of 0.11.0 do not go with it, on any device: its server asks transformers 5 for an
-attribute of tokenizers that is gone, and its graphs patch a function of torch that has another
-signature now. They run in an environment of the torch that 0.11.0 was made for:
+Three things of 0.11.0 do not go with it, on any device: its server and its Gemma ask transformers 5
+for attributes that are gone, and its graphs patch a function of torch that has another signature
+now. They run in an environment of the torch that 0.11.0 was made for:
 
     python3.11 -m venv ENV-OLD
     ENV-OLD/bin/pip install torch==2.8.0 torch_npu==2.8.0.post2 setuptools==78.1.1
@@ -264,7 +264,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
 
 def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
     """The interpreter of a job; None where it needs an environment that was not given."""
-    if job.mode in OLD.get(job.release, ()):
+    if {job.mode, job.model} & set(OLD.get(job.release, ())):
         return simulate.interpreter(old_env) if old_env is not None else None
     return simulate.interpreter(env)
 
