@@ -216,6 +216,8 @@ def test_sizes_reach_every_path(model: models.Model) -> None:
         heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
         assert heads > kv_heads >= 2  # grouped queries, also in each half of TP=2
         assert settings["head_dim"] in {64, 128, 192}
+        if model.name == "qwen2":
+            assert settings["hidden_size"] == heads * settings["head_dim"]
     else:
         assert settings["n_embd"] // settings["n_head"] in {64, 128, 192}
     longest = max(prompt.own + prompt.shared for prompt in (*models.FRESH, *models.AGAIN))

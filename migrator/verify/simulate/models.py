@@ -129,7 +129,8 @@ class Model:
 
 _ALL = (
     Model("llama", "LlamaConfig", "LlamaForCausalLM"),
-    Model("qwen2", "Qwen2Config", "Qwen2ForCausalLM"),
+    # vLLM takes no head size from its configuration: it divides, as all its checkpoints allow.
+    Model("qwen2", "Qwen2Config", "Qwen2ForCausalLM", {"hidden_size": 256}),
     Model("qwen3", "Qwen3Config", "Qwen3ForCausalLM"),
     # A window shorter than a KV block and than most prompts.
     Model("mistral", "MistralConfig", "MistralForCausalLM", {"sliding_window": 64}),
