@@ -304,13 +304,18 @@ def page(state: State, releases: Iterable[str]) -> str:
     outcomes = [o for o in (state.read(job) for job in plan(chosen)) if o is not None]
     failed = [o for o in outcomes if not o.run.passed]
     absent = [job for job in plan(chosen) if state.read(job) is None]
+    now = program_digest()[:16]
+    earlier = sum(o.key.split("-")[1] != now for o in outcomes)
     versions = sorted({f"torch {o.torch} with transformers {o.transformers}" for o in outcomes})
     lines = [
         "# Simulated runs",
         "",
         INTRODUCTION,
         f"{len(outcomes)} runs, {len(failed)} failed; {', '.join(versions) or 'no environment'}. "
-        "Seconds are those of a machine with two cores and other work to do.",
+        "Seconds are those of a machine with two cores and other work to do."
+        + (
+            f" {earlier} are from an earlier state of the runs or the simulator." if earlier else ""
+        ),
         "",
         f"| {' | '.join(COLUMNS)} | |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
