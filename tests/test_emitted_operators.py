@@ -27,7 +27,7 @@ pytestmark = pytest.mark.releases
 
 INSIDE = Path(__file__).parent / "emitted"
 DRIVER = Path(__file__).parent / "simulator" / "inside" / "driver.py"
-FILES = ("checks_custom_ops.py", "checks_layers.py")
+FILES = ("checks_custom_ops.py", "checks_kernels.py", "checks_layers.py")
 LAYERS = "vllm/model_executor/layers"
 MODULES = (
     "vllm/_custom_ops.py",
