@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -198,6 +199,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--state", type=Path, help="where outcomes are kept")
     parser.add_argument("--rules", help="only these, comma separated")
     given = parser.parse_args(arguments)
+    # `kill` ends the processes of a run as an interrupt does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
     state = (given.state or default).absolute()
     mutations = Mutations(given.release, given.env, given.old_env, state)

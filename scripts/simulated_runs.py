@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -353,6 +354,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write-only", action="store_true", help="run nothing")
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
+    # `kill` ends the processes of a run as an interrupt does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
     state = State((given.state or default).absolute())
     releases = given.releases or RELEASES
