@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from migrator.log import LOG_NAME, Log, read_log
 from migrator.rules import all_rules
 from migrator.sources import fetch
 
+WORKERS = 2
+"""Releases at work at once."""
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "releases.md"
 QUICK = (
@@ -135,15 +139,14 @@ def main(arguments: list[str]) -> int:
     asked = [a for a in arguments if not a.startswith("-")]
     releases = asked or (QUICK if "--quick" in arguments else EVERY)
     outcomes = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for release in releases:
-            outcome = migrate(release, Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(WORKERS) as pool:
+        for outcome in pool.map(lambda release: migrate(release, Path(scratch)), releases):
             outcomes.append(outcome)
             state = "; ".join(outcome.problems) or "ok"
             if outcome.upstream:
                 state += f" (upstream's own warnings in {len(outcome.upstream)} file)"
-            print(f"{release}: {state}", file=sys.stderr, flush=True)
-            subprocess.run(["rm", "-rf", str(Path(scratch) / release)], check=True)
+            print(f"{outcome.release}: {state}", file=sys.stderr, flush=True)
+            shutil.rmtree(Path(scratch) / outcome.release, ignore_errors=True)
     text = table(outcomes)
     if asked:
         print(text, end="")

@@ -50,11 +50,11 @@ def check_requests_after_the_batch_are_ignored() -> None:
 
 def check_context_parallelism_is_refused() -> None:
     table = block_table([[1]], capacity=1, dcp_world_size=2)
+    refused = ""
     try:
         kernels().compute_slot_mapping(
             table, 1, torch.tensor([0, 1], dtype=torch.int32), torch.tensor([0])
         )
     except NotImplementedError as error:
-        assert "context parallelism" in str(error)
-    else:
-        raise AssertionError("context parallelism is taken")
+        refused = str(error)
+    assert "context parallelism" in refused
