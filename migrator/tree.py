@@ -16,7 +16,9 @@ from packaging.version import InvalidVersion, Version
 
 from migrator.errors import MigrateError
 
-SKIPPED_DIRECTORIES = frozenset({".git", ".hg", ".svn", "__pycache__", ".vllm-npu-migrate"})
+REPOSITORIES = (".git", ".hg", ".svn")
+"""Where version control keeps its history."""
+SKIPPED_DIRECTORIES = frozenset({*REPOSITORIES, "__pycache__", ".vllm-npu-migrate"})
 """Directories that are never part of a tree: version control, caches, our own staging."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

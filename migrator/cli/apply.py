@@ -65,6 +65,8 @@ def command(
     if output is not None and in_place:
         raise MigrateError("-o and --in-place exclude each other")
     source = open_source(src)
+    if in_place and not Path(src).is_dir():
+        raise MigrateError(f"--in-place would change the cached source of {src}; use -o DIR")
     if in_place and not dry_run:
         if writer.recover(source.tree.root):
             click.echo("Finished what an interrupted run had begun.", err=True)
@@ -119,7 +121,7 @@ def _refuse_unclean(root: Path) -> None:
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     """Raise where writing `target` would lose something that is not this tool's output."""
     from migrator.log import LOG_NAME, SUMMARY_NAME, read_log
-    from migrator.tree import DiskTree
+    from migrator.tree import REPOSITORIES, DiskTree
 
     inner, outer = target.resolve(), tree.root.resolve()
     if inner == outer:
@@ -140,7 +142,8 @@ def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
         return
     log = read_log(data)
     written = {entry.path: entry.after for entry in log.files}
-    edited = _edited(tree, there, written, {LOG_NAME, SUMMARY_NAME})
+    edited = [name for name in REPOSITORIES if (target / name).exists()]
+    edited += _edited(tree, there, written, {LOG_NAME, SUMMARY_NAME})
     if edited:
         shown = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
         raise MigrateError(

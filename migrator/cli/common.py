@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -37,7 +38,10 @@ class UserError(click.ClickException):
 
 
 def command(function: F) -> F:
-    """Turn `MigrateError` into one line on stderr and exit code 2, and an interrupt into 130."""
+    """Turn `MigrateError` into one line on stderr and exit code 2, and an interrupt into 130.
+
+    Any other exception is a bug: exit code 2, with its traceback.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -48,6 +52,13 @@ def command(function: F) -> F:
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted; nothing was left half written.", err=True)
             sys.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception:
+            # Python's own exit code for this is 1, which says that changes are pending.
+            traceback.print_exc()
+            click.echo("This is a bug of vllm-npu-migrate; please report it.", err=True)
+            sys.exit(ERROR)
 
     return wrapper  # type: ignore[return-value]
 
@@ -94,7 +105,6 @@ def settings(start: Path) -> dict[str, Any]:
     Raises:
         MigrateError: the file is not TOML, or has a setting that is unknown or of a wrong type.
     """
-    kinds = {"select": list, "ignore": list, "jobs": int, "format": str}
     for directory in (start.resolve(), *start.resolve().parents):
         path = directory / "pyproject.toml"
         if not path.is_file():
@@ -105,15 +115,30 @@ def settings(start: Path) -> dict[str, Any]:
             raise MigrateError(f"{path} cannot be read: {error}") from error
         if "vllm-npu-migrate" not in table:
             continue
-        found = dict(table["vllm-npu-migrate"])
+        found = table["vllm-npu-migrate"]
+        if not isinstance(found, dict):
+            raise MigrateError(f"{path}: [tool.vllm-npu-migrate] is no table")
         for key, value in found.items():
-            if key not in kinds or not isinstance(value, kinds[key]):
-                known = ", ".join(sorted(kinds))
+            if key not in _SETTINGS or not _SETTINGS[key][1](value):
+                known = ", ".join(f"{name} ({what})" for name, (what, _) in _SETTINGS.items())
                 raise MigrateError(
                     f"{path}: [tool.vllm-npu-migrate] has a wrong `{key}`; it takes {known}"
                 )
         return found
     return {}
+
+
+def _is_codes(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(code, str) for code in value)
+
+
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "select": ("a list of codes", _is_codes),
+    "ignore": ("a list of codes", _is_codes),
+    "jobs": ("a number from 1 on", lambda value: type(value) is int and value >= 1),
+    "format": (f"one of {', '.join(FORMATS)}", lambda value: value in FORMATS),
+}
+"""Each setting: what it takes, and a test for that."""
 
 
 def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
