@@ -90,10 +90,14 @@ def _note(plan: Plan, rule: Rule) -> str:
 
 
 def _line(record: Record, tense: Tense) -> str:
-    word = tense.value if record.status is Status.CHANGED else record.status.value
     path = printable(record.path)
     where = f"{path}:{record.before.line}" if record.before else path
-    return f"{where}: {record.rule} {word}: {record.site}: {record.reason}"
+    return f"{where}: {record.rule} {_word(record, tense)}: {record.site}: {record.reason}"
+
+
+def _word(record: Record, tense: Tense) -> str:
+    """What became of a site, or would."""
+    return tense.value if record.status is Status.CHANGED else record.status.value
 
 
 def _json(plan: Plan) -> str:
@@ -129,13 +133,16 @@ def _uri(path: str) -> str:
 
 
 def _sarif(plan: Plan, tense: Tense) -> str:
-    """A SARIF 2.1.0 log: one result for each site that changes or waits for a person."""
+    """A SARIF 2.1.0 log: one result for each site that changes, and each that waits for a person.
+
+    Files that could not be handled are results too; those that are added have no place yet.
+    """
     levels = {Status.CHANGED: "note", Status.MANUAL: "warning"}
     results = [
         {
             "ruleId": record.rule,
             "level": levels[record.status],
-            "message": {"text": f"{tense.value}: {record.site}: {record.reason}"},
+            "message": {"text": f"{_word(record, tense)}: {record.site}: {record.reason}"},
             "locations": [
                 {
                     "physicalLocation": {
@@ -150,6 +157,14 @@ def _sarif(plan: Plan, tense: Tense) -> str:
         }
         for record in plan.records
         if record.status in levels and record.before is not None
+    ]
+    results += [
+        {
+            "level": "error",
+            "message": {"text": f"left as it is: {failure.reason}"},
+            "locations": [{"physicalLocation": {"artifactLocation": {"uri": _uri(failure.path)}}}],
+        }
+        for failure in plan.failures
     ]
     results += [
         {"ruleId": m.rule, "level": "error", "message": {"text": m.describe()}}

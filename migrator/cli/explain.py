@@ -23,7 +23,9 @@ def command(code: str) -> None:
                 click.echo(f"{site.name} in {' or '.join(site.paths)}: in every release known")
                 for absence in site.absent:
                     click.echo(f"  but not in {absence.releases}: {absence.why}")
-            if not rule.sites:
+            for path in rule.templates:
+                click.echo(f"Adds {path}, fitted to the release.")
+            if not rule.sites and not rule.templates:
                 click.echo("Wherever its pattern is found; no release has to have one.")
             return
     raise MigrateError(f"there is no rule {code}; `vllm-npu-migrate rules` lists them")
