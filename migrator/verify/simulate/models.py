@@ -30,7 +30,8 @@ _SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 64,
     "max_position_embeddings": MAX_MODEL_LENGTH,
-    # What vLLM falls back to: releases from before transformers 5 do not find another one there.
+    # What vLLM falls back to (Qwen2, Qwen3: another): releases from before transformers 5 do not
+    # find what its configuration says.
     "rope_theta": 10000.0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -130,8 +131,13 @@ class Model:
 _ALL = (
     Model("llama", "LlamaConfig", "LlamaForCausalLM"),
     # vLLM takes no head size from its configuration: it divides, as all its checkpoints allow.
-    Model("qwen2", "Qwen2Config", "Qwen2ForCausalLM", {"hidden_size": 256}),
-    Model("qwen3", "Qwen3Config", "Qwen3ForCausalLM"),
+    Model(
+        "qwen2",
+        "Qwen2Config",
+        "Qwen2ForCausalLM",
+        {"hidden_size": 256, "rope_theta": 1000000.0},
+    ),
+    Model("qwen3", "Qwen3Config", "Qwen3ForCausalLM", {"rope_theta": 1000000.0}),
     # A window shorter than a KV block and than most prompts.
     Model("mistral", "MistralConfig", "MistralForCausalLM", {"sliding_window": 64}),
     Model(
