@@ -204,7 +204,8 @@ def main(arguments: list[str]) -> int:
     default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
     state = (given.state or default).absolute()
     mutations = Mutations(given.release, given.env, given.old_env, state)
-    codes = given.rules.split(",") if given.rules else mutations.changing()
+    wanted = given.rules.split(",") if given.rules else None
+    codes = [code for code in mutations.changing() if wanted is None or code in wanted]
     outcomes = []
     for code in codes:
         outcome = mutations.judge(code)
