@@ -34,6 +34,9 @@ class Outcome:
 
 RunCli = Callable[..., Outcome]
 
+TERMINAL = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+"""Variables by which the terminal that pytest runs in would change what is printed."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave slow tests out unless `-m` says which ones are wanted."""
@@ -61,7 +64,7 @@ def run_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCli:
         *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> Outcome:
         monkeypatch.chdir(cwd or tmp_path)
-        variables: dict[str, str | None] = {"NO_COLOR": None, "FORCE_COLOR": None, **(env or {})}
+        variables = {**dict.fromkeys(TERMINAL), **(env or {})}
         done = CliRunner().invoke(main, [str(a) for a in arguments], env=variables)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
@@ -80,7 +83,7 @@ def run_process(tmp_path: Path) -> RunCli:
         env: dict[str, str] | None = None,
         prefix: Sequence[str] = (),
     ) -> Outcome:
-        variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        variables = {k: v for k, v in os.environ.items() if k not in TERMINAL}
         done = subprocess.run(
             [*prefix, *cli_command(*arguments)],
             cwd=cwd or tmp_path,
