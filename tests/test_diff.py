@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunCli
-from tests.trees import ODD_FILES, SELECT, commit_all, copy_mini, git, snapshot
+from tests.trees import ODD_FILES, SELECT, commit_all, copy_mini, executables, git, snapshot
 
 
 def assert_patch_is_apply(tree: Path, out: Path, run_cli: RunCli, *options: str) -> None:
@@ -32,11 +32,6 @@ def assert_patch_is_apply(tree: Path, out: Path, run_cli: RunCli, *options: str)
         assert emitted[path][0] == mode, f"{path} has another mode than its source"
     dry = run_cli("apply", out, "--dry-run", *options)
     assert (dry.code, dry.out) == (0, b"")
-
-
-def executables(tree: dict[str, tuple[int, bytes | str]]) -> dict[str, tuple[int, bytes | str]]:
-    """A snapshot with what git knows of modes, which is whether a file can be executed."""
-    return {path: (mode & 0o100, data) for path, (mode, data) in tree.items()}
 
 
 def test_small_tree(mini_tree: Path, tmp_path: Path, run_cli: RunCli) -> None:

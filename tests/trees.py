@@ -85,6 +85,11 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes | str]]:
     return found
 
 
+def executables(tree: dict[str, tuple[int, bytes | str]]) -> dict[str, tuple[int, bytes | str]]:
+    """A snapshot with what git knows of modes, which is whether a file can be executed."""
+    return {path: (mode & 0o100, data) for path, (mode, data) in tree.items()}
+
+
 def git(root: Path, *arguments: str, stdin: bytes | None = None) -> str:
     """Run git in `root`, without the user's settings; the test fails where git does."""
     done = subprocess.run(
