@@ -382,6 +382,13 @@ def test_what_is_wrong_is_said(
     assert any(text.startswith(problem) for text in report.runs[0].problems)
 
 
+def test_operators_that_only_a_probe_calls_do_not_count(run: Simulate) -> None:
+    runner = FakeRunner()
+    without("npu_rms_norm")(runner)
+    runner.lines.append({"at": 99.0, "op": "npu_rms_norm"})
+    assert run(runner).runs[0].problems == ["no NPU operator for norm was called (npu_rms_norm)"]
+
+
 def test_tokens_alone_decide_what_is_equal(run: Simulate) -> None:
     runner = FakeRunner()
     runner.lines = []

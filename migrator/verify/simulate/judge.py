@@ -41,8 +41,8 @@ class Calls:
     """Time, new tokens and context length of each request, of each call."""
 
 
-def read_calls(folder: Path) -> Calls:
-    """Read the recorder's files; a line that was cut off by the end of its process is dropped."""
+def read_calls(folder: Path, until: float = float("inf")) -> Calls:
+    """Read the recorder's files up to a time; a line cut off by its process's end is dropped."""
     calls = Calls()
     for path in sorted(folder.glob("*.jsonl")):
         attended = False
@@ -50,6 +50,8 @@ def read_calls(folder: Path) -> Calls:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
+                continue
+            if entry["at"] > until:
                 continue
             kind, _, name = entry["op"].partition(" ")
             if kind == "collective":
