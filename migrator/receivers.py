@@ -20,7 +20,6 @@ from migrator.matchers import (
     annotation_text,
     dotted,
     parameters,
-    places,
     walk,
 )
 
@@ -134,12 +133,11 @@ class _Judge:
     def _subscript(self, node: cst.Subscript, depth: int) -> Evidence:
         code = self.module.code_for_node(node)
         for scope in self.scopes:
-            for place in places(scope, cst.Attribute):
-                attribute = place.node
-                assert isinstance(attribute, cst.Attribute)
+            if isinstance(scope, cst.Module):
+                continue
+            for attribute in _tensor_attributes(scope):
                 if (
-                    attribute.attr.value in _ONLY_TENSORS
-                    and isinstance(attribute.value, cst.Subscript)
+                    isinstance(attribute.value, cst.Subscript)
                     and self.module.code_for_node(attribute.value) == code
                 ):
                     return Evidence(True, f"{code}.{attribute.attr.value} is used beside it")
@@ -192,13 +190,9 @@ class _Judge:
         """A tensor's attribute that the scope asks the expression `name` for."""
         if isinstance(scope, cst.Module):
             return None
-        for node in walk(scope):
-            if (
-                isinstance(node, cst.Attribute)
-                and node.attr.value in _ONLY_TENSORS
-                and dotted(node.value) == name
-            ):
-                return node.attr.value
+        for attribute in _tensor_attributes(scope):
+            if dotted(attribute.value) == name:
+                return attribute.attr.value
         return None
 
     def _checked(self, scope: cst.FunctionDef, name: str) -> bool:
@@ -221,6 +215,22 @@ class _Judge:
                 if target.rpartition(".")[2] == name and _TENSOR.search(text):
                     return text
         return None
+
+
+def _tensor_attributes(scope: cst.CSTNode) -> Iterator[cst.Attribute]:
+    """Attributes in a scope that only tensors have.
+
+    `x.device.type` is none: the rewritten guard itself says that, and what one run has written
+    must not tell the next run more than this one knew.
+    """
+    written: set[int] = set()
+    for node in walk(scope):
+        if not isinstance(node, cst.Attribute):
+            continue
+        if node.attr.value == "type":
+            written.add(id(node.value))
+        elif node.attr.value in _ONLY_TENSORS and id(node) not in written:
+            yield node
 
 
 _Binding = tuple[str, cst.BaseExpression | None, cst.Annotation | None, bool]
