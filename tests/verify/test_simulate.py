@@ -111,6 +111,7 @@ class FakeRunner:
             "finished": True,
             "described": {
                 "device": "npu",
+                "devices": ["cuda", "npu"],
                 "reported": "NPU 0: Ascend910B1",
                 "variables": "ASCEND_HOME_PATH=/x",
             },
@@ -332,6 +333,14 @@ def wrong_kernel(r: FakeRunner) -> None:
     r.record["kernels"] = {"rms_norm": 0.5, "fused_add_rms_norm": 1e-7}
 
 
+def unknown_name(r: FakeRunner) -> None:
+    r.record["described"]["devices"] = ["cuda", "cpu"]
+
+
+def gpu_runner(r: FakeRunner) -> None:
+    r.record["runners"] = ["GPUModelRunner"]
+
+
 def refused_name(r: FakeRunner) -> None:
     r.record["described"]["device"] = "ValidationError: 1 error\nInput should be"
 
@@ -366,6 +375,8 @@ def silent_report(r: FakeRunner) -> None:
         (lost_memory, "device 0: 10 bytes are not given back after the end"),
         (bad_exit, "exit code 1"),
         (wrong_kernel, "_custom_ops.rms_norm on NPU tensors: 0.5"),
+        (unknown_name, "npu is not among the configuration's devices: cuda, cpu"),
+        (gpu_runner, "the model runner is ['GPUModelRunner'], not the NPU's"),
         (refused_name, "DeviceConfig(device='npu') gives ValidationError: 1 error"),
         (silent_report, "vllm collect-env reports no NPU"),
     ],

@@ -45,7 +45,7 @@ def test_an_emitted_release_gives_the_tokens_of_the_reference(
     tree = tmp_path / "emitted"
     assert run_cli("apply", release(RELEASE), "-o", tree, "-q").code == 0
     outcome = run_cli(
-        *("verify", tree, "--simulate", "--env", python, "--format", "json", "-q"),
+        *("verify", tree, "--simulate", "--python", python, "--format", "json", "-q"),
         *("--models", "llama", "--modes", "eager,mp", "--work", tmp_path / "work"),
     )
     report = json.loads(outcome.out)
@@ -63,7 +63,7 @@ def test_a_layer_that_is_not_migrated_is_found_out(
     tree = tmp_path / "emitted"
     assert run_cli("apply", release(RELEASE), "-o", tree, "-q", "--ignore", "NPU120").code == 0
     outcome = run_cli(
-        *("verify", tree, "--simulate", "--env", python, "--format", "json", "-q"),
+        *("verify", tree, "--simulate", "--python", python, "--format", "json", "-q"),
         *("--models", "llama", "--modes", "eager"),
     )
     assert outcome.code == 1

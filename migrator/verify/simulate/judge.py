@@ -117,6 +117,9 @@ def judge(
     problems += operators(model, mode, calls)
     problems += distribution(mode, calls)
     problems += description(record.get("described"))
+    # The GPU's own runner works by accident where it keeps keys and values as one tensor.
+    if record.get("runners", ["NPUModelRunner"]) != ["NPUModelRunner"]:
+        problems.append(f"the model runner is {record['runners']}, not the NPU's")
     for name, error in record.get("kernels", {}).items():
         if isinstance(error, str) or not error < KERNEL_ERROR:
             problems.append(f"_custom_ops.{name} on NPU tensors: {error}")
@@ -250,12 +253,14 @@ def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:
         yield "graphs were captured in eager mode"
 
 
-def description(described: dict[str, str] | None) -> Iterator[str]:
+def description(described: dict[str, Any] | None) -> Iterator[str]:
     """Whether vLLM's configuration takes the device by name, and its bug report names it."""
     if described is None:
         return
     if described["device"] != "npu":
         yield f"DeviceConfig(device='npu') gives {described['device'].splitlines()[0]}"
+    if "npu" not in described["devices"]:
+        yield f"npu is not among the configuration's devices: {', '.join(described['devices'])}"
     if "NPU 0: Ascend" not in described["reported"]:
         yield "vllm collect-env reports no NPU"
     if "ASCEND_" not in described["variables"]:

@@ -13,8 +13,9 @@ import gc
 import json
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 
 class Record:
@@ -116,6 +117,29 @@ def wait_for_memory(torch: Any, devices: int) -> list[dict[str, int]]:
         time.sleep(0.5)
 
 
+def device_names() -> list[str]:
+    """Names that the configuration takes for a device, of which `--device` makes its choices."""
+    for home in ("vllm.config.device", "vllm.config"):
+        try:
+            return [str(name) for name in get_args(import_module(home).Device)]
+        except (ImportError, AttributeError):
+            continue
+    return []
+
+
+def runners() -> list[str]:
+    """Names of the classes of the model runners in this process."""
+    from vllm.v1.worker.gpu_model_runner import (  # type: ignore[import-not-found]
+        GPUModelRunner,
+    )
+
+    return sorted(
+        type(found).__name__
+        for found in gc.get_objects()
+        if issubclass(type(found), GPUModelRunner)
+    )
+
+
 def described() -> dict[str, Any]:
     """What vLLM's configuration and bug report make of the device."""
     from vllm import collect_env
@@ -127,6 +151,7 @@ def described() -> dict[str, Any]:
         device = f"{type(error).__name__}: {error}"
     return {
         "device": device,
+        "devices": device_names(),
         "reported": str(collect_env.get_gpu_info(collect_env.run)),
         "variables": str(collect_env.get_env_vars()),
     }
@@ -181,6 +206,8 @@ def main(job: dict[str, Any]) -> None:
     loaded = time.time()
     record.save(import_seconds=imported - started, load_seconds=loaded - imported)
     run(job, llm, record)
+    if not job["workers_are_children"]:
+        record.save(runners=runners())
     release(llm)
     del llm
     gc.collect()
