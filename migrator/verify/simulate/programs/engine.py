@@ -133,6 +133,8 @@ def runners() -> list[str]:
         GPUModelRunner,
     )
 
+    # vLLM freezes what stands after start-up, which hides it from the collector's list.
+    gc.unfreeze()
     return sorted(
         type(found).__name__
         for found in gc.get_objects()
