@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -208,6 +209,26 @@ def _exchange(one: Path, other: Path) -> bool:
         at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange
     )
     return result == 0
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a tree for this process, so that no other one changes it in place meanwhile.
+
+    The system lets the lock go with the process, should it be killed.
+
+    Raises:
+        MigrateError: another process has the tree.
+    """
+    held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MigrateError(f"another run is changing {root}; wait for it to end") from error
+        yield
+    finally:
+        os.close(held)
 
 
 def recover(root: Path) -> bool:

@@ -197,7 +197,7 @@ def small_disk(place: Path, size: int) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def assert_full(done: Any) -> None:
@@ -389,3 +389,14 @@ def test_unpack_a_damaged_archive(tmp_path: Path) -> None:
     with pytest.raises(MigrateError, match="is damaged"):
         writer.unpack(tmp_path / "a.tar.gz", tmp_path / "cache" / "vllm-1")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_two_runs_do_not_change_one_tree(run_process: RunCli, mini_tree: Path) -> None:
+    before = snapshot(mini_tree)
+    with writer.locked(mini_tree):
+        outcome = run_process("apply", mini_tree, "--in-place", "--force", "--select", SELECT)
+        assert outcome.code == 2
+        assert "another run is changing" in outcome.err
+        assert snapshot(mini_tree) == before
+    outcome = run_process("apply", mini_tree, "--in-place", "--force", "--select", SELECT)
+    assert outcome.code == 0

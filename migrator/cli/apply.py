@@ -68,6 +68,7 @@ def command(
     if in_place and not Path(src).is_dir():
         raise MigrateError(f"--in-place would change the cached source of {src}; use -o DIR")
     if in_place and not dry_run:
+        click.get_current_context().with_resource(writer.locked(source.tree.root))
         if writer.recover(source.tree.root):
             click.echo("Finished what an interrupted run had begun.", err=True)
         if not force:
