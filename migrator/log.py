@@ -7,7 +7,6 @@ Rendered from a plan alone: same plan, same bytes; no time, no absolute path.
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -20,11 +19,10 @@ from migrator import __version__
 from migrator.engine import Span
 from migrator.errors import MigrateError
 from migrator.plan import FileChange, Plan
-from migrator.rule import Status
+from migrator.rule import Rule, Status
+from migrator.tree import LOG_NAME, SUMMARY_NAME, digest
 
 SCHEMA_VERSION: Literal[1] = 1
-LOG_NAME = "migration-log.json"
-SUMMARY_NAME = "MIGRATION.md"
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -122,7 +120,12 @@ def schema() -> bytes:
     """The JSON Schema of migration-log.json, as it is published in the project."""
     document = msgspec.json.schema(Log)
     document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
-    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
+    return pretty_json(document, order="sorted")
+
+
+def pretty_json(value: object, order: Literal["sorted"] | None = None) -> bytes:
+    """Encode a value as JSON for people to read, with a line feed at its end."""
+    return msgspec.json.format(msgspec.json.encode(value, order=order), indent=2) + b"\n"
 
 
 def read_log(data: bytes) -> Log:
@@ -145,19 +148,7 @@ def make_log(plan: Plan) -> Log:
         schema_version=SCHEMA_VERSION,
         tool=Tool(),
         release=plan.release,
-        rules=tuple(
-            RuleEntry(
-                code=rule.code,
-                name=rule.name,
-                summary=rule.summary,
-                safety=rule.safety.value,
-                changed=len(plan.records_of(rule.code, Status.CHANGED)),
-                migrated=len(plan.records_of(rule.code, Status.MIGRATED)),
-                skipped=len(plan.records_of(rule.code, Status.SKIPPED)),
-                manual=len(plan.records_of(rule.code, Status.MANUAL)),
-            )
-            for rule in plan.rules
-        ),
+        rules=tuple(_rule(plan, rule) for rule in plan.rules),
         files=tuple(_file(change) for change in plan.files),
         changes=_changes(plan),
         left_alone=_left_alone(plan),
@@ -261,14 +252,24 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _rule(plan: Plan, rule: Rule) -> RuleEntry:
+    counts = plan.tally(rule.code)
+    return RuleEntry(
+        code=rule.code,
+        name=rule.name,
+        summary=rule.summary,
+        safety=rule.safety.value,
+        changed=counts[Status.CHANGED],
+        migrated=counts[Status.MIGRATED],
+        skipped=counts[Status.SKIPPED],
+        manual=counts[Status.MANUAL],
+    )
 
 
 def _file(change: FileChange) -> FileEntry:
-    before = None if change.before is None else _digest(change.before)
+    before = None if change.before is None else digest(change.before)
     status: Literal["added", "modified"] = "added" if before is None else "modified"
-    return FileEntry(printable(change.path), status, before, _digest(change.after))
+    return FileEntry(printable(change.path), status, before, digest(change.after))
 
 
 def _lines(span: Span | None) -> Lines | None:
@@ -357,9 +358,8 @@ def emitted_files(plan: Plan) -> tuple[FileChange, ...]:
     log = msgspec.structs.replace(log, left_alone=tuple(_moved(log.left_alone, _moves(plan))))
     if plan.earlier_log is not None:
         log = merge_logs(read_log(plan.earlier_log), log, plan)
-    encoded = msgspec.json.format(msgspec.json.encode(log), indent=2) + b"\n"
     return (
         FileChange(SUMMARY_NAME, plan.earlier_summary, make_summary(log).encode()),
-        FileChange(LOG_NAME, plan.earlier_log, encoded),
+        FileChange(LOG_NAME, plan.earlier_log, pretty_json(log)),
         *plan.files,
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import gc
-import hashlib
 import json
 import multiprocessing
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +27,7 @@ from migrator import templates
 from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.rule import Absence, Rule, Site, Status
 from migrator.rules import all_rules
-from migrator.tree import Definition, Tree
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Definition, Tree, digest
 
 PACKAGE = "vllm/"
 """Directory of a tree that holds the code which rules look at."""
@@ -108,6 +108,11 @@ class Plan:
             r for r in self.records if r.rule == code and (not statuses or r.status in statuses)
         ]
 
+    def tally(self, code: str) -> dict[Status, int]:
+        """How many sites of one rule became what."""
+        counts = Counter(r.status for r in self.records if r.rule == code)
+        return {status: counts[status] for status in Status}
+
     @property
     def pending(self) -> bool:
         """Would `apply` change anything?"""
@@ -160,7 +165,9 @@ def make_plan(
         for r in results
         if r.after is not None and r.after != sources[r.path][0]
     ]
-    added = [_added(tree, rule, path) for rule in chosen for path in rule.templates]
+    earlier_log = tree.read(LOG_NAME)
+    written = _written_before(earlier_log)
+    added = [_added(tree, rule, path, written) for rule in chosen for path in rule.templates]
     files += [change for change, _ in added if change is not None]
     records = sorted(
         [*(r for result in results for r in result.records), *(record for _, record in added)],
@@ -177,8 +184,8 @@ def make_plan(
         missing=tuple(missing),
         failures=tuple(sorted(failures, key=lambda f: f.path)),
         links_out=tuple(links_out),
-        earlier_log=tree.read("migration-log.json"),
-        earlier_summary=tree.read("MIGRATION.md"),
+        earlier_log=earlier_log,
+        earlier_summary=tree.read(SUMMARY_NAME),
     )
 
 
@@ -202,11 +209,10 @@ def _candidates(
     named: dict[str, set[str]] = {}
     searched = []
     for rule in rules:
-        for path in {p for site in rule.sites for p in site.paths}.union(
-            p for p in rule.paths if not set(p) & set("*?[!")
-        ):
+        outright = {path for path in rule.paths if not _is_pattern(path)}
+        for path in outright.union(*(site.paths for site in rule.sites)):
             named.setdefault(path, set()).add(rule.code)
-        if rule.triggers and any(set(p) & set("*?[!") for p in rule.paths):
+        if rule.triggers and len(outright) < len(rule.paths):
             trigger = re.compile("|".join(rule.triggers).encode())
             spec = pathspec.GitIgnoreSpec.from_lines(rule.paths)
             searched.append((rule.code, trigger, spec))
@@ -226,6 +232,10 @@ def _candidates(
         if codes:
             sources[path] = (data, tuple(sorted(codes | helpers)))
     return sources, failures
+
+
+def _is_pattern(path: str) -> bool:
+    return not set(path).isdisjoint("*?[!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +319,9 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
         workers.shutdown(cancel_futures=True)
 
 
-def _added(tree: Tree, rule: Rule, path: str) -> tuple[FileChange | None, Record]:
+def _added(
+    tree: Tree, rule: Rule, path: str, written_before: Mapping[str, str]
+) -> tuple[FileChange | None, Record]:
     """The file that a rule adds, and what becomes of one that is there already."""
     after = templates.render(templates.load(path), tree)
     if path.endswith(".py"):
@@ -327,18 +339,18 @@ def _added(tree: Tree, rule: Rule, path: str) -> tuple[FileChange | None, Record
     there = Span(1, before.count(b"\n"))
     if before == after:
         return None, record(Status.MIGRATED, "already migrated", there, None)
-    written = _written_before(tree).get(path)
+    written = written_before.get(path)
     if written is None:
         return None, record(Status.MANUAL, "vLLM has a file of its own here", there, None)
-    if written != hashlib.sha256(before).hexdigest():
+    if written != digest(before):
         return None, record(Status.SKIPPED, "it was changed by hand; kept", there, None)
     return FileChange(path, before, after), record(Status.CHANGED, rule.summary, there, span)
 
 
-def _written_before(tree: Tree) -> dict[str, str]:
+def _written_before(log_data: bytes | None) -> dict[str, str]:
     """Path → hash of the files that an earlier run added to the tree, by its log."""
     try:
-        log = json.loads(tree.read("migration-log.json") or b"{}")
+        log = json.loads(log_data or b"{}")
         return {f["path"]: f["after"] for f in log["files"] if f["status"] == "added"}
     except (ValueError, KeyError, TypeError):
         return {}
@@ -374,11 +386,9 @@ def nearest_candidates(tree: Tree, site: Site, limit: int = 3) -> list[str]:
     names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     found: list[str] = []
     for path in site.paths:
-        for name in names:
-            here = tree.definition(path, name)
-            if here is not None:
-                found.append(f"{path}:{here.lineno} {name} (its shape is not what the rule knows)")
-                break
+        here = _first_defined(tree, path, names)
+        if here is not None:
+            found.append(f"{here} (its shape is not what the rule knows)")
     if found:
         return found[:limit]
     word = re.compile(rb"^\s*(?:async def|def|class) " + parts[0].encode() + rb"\b", re.M)
@@ -386,12 +396,9 @@ def nearest_candidates(tree: Tree, site: Site, limit: int = 3) -> list[str]:
         path = entry.path
         if entry.link is None and path.startswith(PACKAGE) and path.endswith(".py"):
             data = tree.read(path)
-            if data is not None and word.search(data):
-                for name in names:
-                    here = tree.definition(path, name)
-                    if here is not None:
-                        found.append(f"{path}:{here.lineno} {name}")
-                        break
+            here = _first_defined(tree, path, names) if data and word.search(data) else None
+            if here is not None:
+                found.append(here)
     if found:
         return sorted(found, key=lambda text: _distance(text, site))[:limit]
     for path in site.paths:
@@ -399,6 +406,15 @@ def nearest_candidates(tree: Tree, site: Site, limit: int = 3) -> list[str]:
         close = difflib.get_close_matches(site.name, known, n=limit, cutoff=0.5)
         found += [f"{path}:{known[name].lineno} {name}" for name in close]
     return found[:limit]
+
+
+def _first_defined(tree: Tree, path: str, names: Iterable[str]) -> str | None:
+    """The first of the names that the module at `path` defines, as `path:line name`."""
+    for name in names:
+        here = tree.definition(path, name)
+        if here is not None:
+            return f"{path}:{here.lineno} {name}"
+    return None
 
 
 def _distance(candidate: str, site: Site) -> tuple[float, str]:

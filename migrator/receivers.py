@@ -45,31 +45,25 @@ class Evidence:
 UNKNOWN = Evidence(None, "nothing in the module tells whether it is a tensor")
 
 
-def evidence(place: Place, receiver: cst.BaseExpression, module: cst.Module) -> Evidence:
+def evidence(
+    place: Place, receiver: cst.BaseExpression, module: cst.Module, imports: Imports
+) -> Evidence:
     """Judge the receiver of an attribute.
 
     Args:
         place: the attribute with its ancestors.
         receiver: the expression before its dot.
         module: the module around both.
+        imports: what the module's imports bind.
     """
-    scopes: list[cst.CSTNode] = [*place.functions, module]
-    judge = _Judge(module, Imports.of(module), scopes, place.class_)
-    return judge.judge(receiver, 0)
+    return _Judge(module, imports, [*place.functions, module]).judge(receiver, 0)
 
 
 class _Judge:
-    def __init__(
-        self,
-        module: cst.Module,
-        imports: Imports,
-        scopes: Sequence[cst.CSTNode],
-        class_: cst.ClassDef | None,
-    ) -> None:
+    def __init__(self, module: cst.Module, imports: Imports, scopes: Sequence[cst.CSTNode]) -> None:
         self.module = module
         self.imports = imports
         self.scopes = scopes
-        self.class_ = class_
 
     def judge(self, node: cst.BaseExpression, depth: int) -> Evidence:
         """Evidence for one expression; `depth` bounds how many assignments are followed."""

@@ -8,14 +8,13 @@ import os
 import urllib.parse
 from collections.abc import Iterator
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from migrator import __version__
 from migrator.engine import Record
-from migrator.log import make_log, printable
+from migrator.log import make_log, pretty_json, printable
 from migrator.plan import Plan
 from migrator.rule import Rule, Status
 
@@ -31,7 +30,7 @@ class Tense(enum.Enum):
 def render(plan: Plan, output_format: str, tense: Tense) -> str | None:
     """The plan in a format for programs: `json`, `github` or `sarif`; None for `text`."""
     if output_format == "json":
-        return _json(plan)
+        return pretty_json(make_log(plan)).decode()
     if output_format == "github":
         return "".join(f"{line}\n" for line in _github(plan))
     if output_format == "sarif":
@@ -49,10 +48,9 @@ def print_table(console: Console, plan: Plan, tense: Tense, *, verbose: bool = F
         table.add_column(head, justify="right")
     table.add_column("note")
     for rule in plan.rules:
-        changed = len(plan.records_of(rule.code, Status.CHANGED))
-        done = len(plan.records_of(rule.code, Status.MIGRATED))
-        skipped = len(plan.records_of(rule.code, Status.SKIPPED))
-        person = len(plan.records_of(rule.code, Status.MANUAL))
+        counts = plan.tally(rule.code)
+        changed, done = counts[Status.CHANGED], counts[Status.MIGRATED]
+        skipped, person = counts[Status.SKIPPED], counts[Status.MANUAL]
         table.add_row(
             rule.code,
             rule.name,
@@ -98,10 +96,6 @@ def _line(record: Record, tense: Tense) -> str:
 def _word(record: Record, tense: Tense) -> str:
     """What became of a site, or would."""
     return tense.value if record.status is Status.CHANGED else record.status.value
-
-
-def _json(plan: Plan) -> str:
-    return msgspec.json.format(msgspec.json.encode(make_log(plan)), indent=2).decode() + "\n"
 
 
 def _github(plan: Plan) -> Iterator[str]:
@@ -191,4 +185,4 @@ def _sarif(plan: Plan, tense: Tense) -> str:
             }
         ],
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    return pretty_json(document).decode()

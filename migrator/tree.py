@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
 import re
 import stat
@@ -20,6 +21,10 @@ REPOSITORIES = (".git", ".hg", ".svn")
 """Where version control keeps its history."""
 SKIPPED_DIRECTORIES = frozenset({*REPOSITORIES, "__pycache__", ".vllm-npu-migrate"})
 """Directories that are never part of a tree: version control, caches, our own staging."""
+
+LOG_NAME = "migration-log.json"
+SUMMARY_NAME = "MIGRATION.md"
+"""What a migration leaves in a tree to say what it did: for programs and for people."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -201,3 +206,8 @@ def _release(tree: Tree) -> str | None:
         except InvalidVersion:
             continue
     return None
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal: how logs name the content of a file."""
+    return hashlib.sha256(data).hexdigest()

@@ -32,9 +32,9 @@ from simulated_runs import (
     tree_digest,
 )
 
-from migrator.log import LOG_NAME
 from migrator.rules import all_rules
 from migrator.sources import fetch
+from migrator.tree import LOG_NAME
 from migrator.verify import simulate
 
 Pair = tuple[str, str]

@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrator.log import LOG_NAME, Log, read_log
+from migrator.log import Log, read_log
 from migrator.rules import all_rules
 from migrator.sources import fetch
+from migrator.tree import LOG_NAME
 
 WORKERS = 2
 """Releases at work at once."""

@@ -29,8 +29,8 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from migrator.log import LOG_NAME
 from migrator.sources import fetch
+from migrator.tree import LOG_NAME
 from migrator.verify import simulate
 from migrator.verify.simulate.report import Run, equality
 

@@ -17,8 +17,9 @@ import pytest
 import migrator
 from migrator import sources
 from migrator.cli import COMMANDS
-from migrator.log import LOG_NAME, schema
+from migrator.log import schema
 from migrator.rules import all_rules
+from migrator.tree import LOG_NAME
 from tests.conftest import Outcome, RunCli, cli_command
 from tests.trees import SELECT, commit_all, copy_mini, git, snapshot
 

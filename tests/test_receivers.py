@@ -10,7 +10,7 @@ import libcst as cst
 import pytest
 
 from migrator.engine import migrate_file
-from migrator.matchers import places
+from migrator.matchers import Imports, places
 from migrator.receivers import Evidence, evidence
 from migrator.rule import Status
 from migrator.rules import all_rules
@@ -97,7 +97,7 @@ def judge(source: str) -> Evidence:
     assert len(found) == 1
     node = found[0].node
     assert isinstance(node, cst.Attribute)
-    return evidence(found[0], node.value, module)
+    return evidence(found[0], node.value, module, Imports.of(module))
 
 
 @pytest.mark.parametrize("source", TENSOR)

@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 @click.option("--in-place", is_flag=True, help="Change SRC itself; it wants a clean git checkout.")
 @click.option("--dry-run", is_flag=True, help="Print the patch instead of writing anything.")
 @click.option("--force", is_flag=True, help="Replace an edited output, or an unclean checkout.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(common.FORMATS),
-    default=None,
-    help="What is printed on stdout beside the table on stderr [default: text].",
-)
+@common.format_option
 @common.planning_options
 @common.command
 def command(
@@ -58,9 +52,10 @@ def command(
     there are changes; 2: error.
     """
     from migrator import writer
-    from migrator.log import LOG_NAME, emitted_files
-    from migrator.report import Tense, print_table, render
+    from migrator.log import emitted_files
+    from migrator.report import Tense, render
     from migrator.sources import open_source
+    from migrator.tree import LOG_NAME
 
     if output is not None and in_place:
         raise MigrateError("-o and --in-place exclude each other")
@@ -73,11 +68,10 @@ def command(
             click.echo("Finished what an interrupted run had begun.", err=True)
         if not force:
             _refuse_unclean(source.tree.root)
-    plan = common.plan_for(source.tree, select=select, ignore=ignore, jobs=jobs, quiet=quiet)
-    output_format = output_format or common.settings(Path.cwd()).get("format", "text")
+    known = common.settings(Path.cwd())
     tense = Tense.WOULD if dry_run else Tense.PAST
-    if not quiet:
-        print_table(common.stderr_console(), plan, tense, verbose=verbose)
+    plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
+    output_format = output_format or known.get("format", "text")
     common.refuse_missing(plan)
     changes = emitted_files(plan)
     if dry_run:
@@ -121,8 +115,8 @@ def _refuse_unclean(root: Path) -> None:
 
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     """Raise where writing `target` would lose something that is not this tool's output."""
-    from migrator.log import LOG_NAME, SUMMARY_NAME, read_log
-    from migrator.tree import REPOSITORIES, DiskTree
+    from migrator.log import read_log
+    from migrator.tree import LOG_NAME, REPOSITORIES, SUMMARY_NAME, DiskTree
 
     inner, outer = target.resolve(), tree.root.resolve()
     if inner == outer:
@@ -155,7 +149,7 @@ def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
 
 def _edited(tree: DiskTree, there: DiskTree, written: dict[str, str], own: set[str]) -> list[str]:
     """Files of an earlier output that are neither as written then nor as the source has them."""
-    import hashlib
+    from migrator.tree import digest
 
     edited = []
     entries = {entry.path: entry for entry in there.entries()}
@@ -164,7 +158,7 @@ def _edited(tree: DiskTree, there: DiskTree, written: dict[str, str], own: set[s
             continue
         data = there.read(path) or b""
         if path in written:
-            if hashlib.sha256(data).hexdigest() != written[path]:
+            if digest(data) != written[path]:
                 edited.append(path)
         elif data != tree.read(path):
             edited.append(path)

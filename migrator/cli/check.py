@@ -12,13 +12,7 @@ from migrator.cli import common
 
 @click.command("check", short_help="Say for each rule whether a tree is migrated.")
 @click.argument("tree", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(common.FORMATS),
-    default=None,
-    help="What is printed on stdout beside the table on stderr [default: text].",
-)
+@common.format_option
 @common.planning_options
 @common.command
 def command(
@@ -31,15 +25,15 @@ def command(
     verbose: bool,
 ) -> None:
     """Say for each rule whether TREE is migrated; exit code 1 where anything is pending."""
-    from migrator.report import Tense, print_table, render
+    from migrator.report import Tense, render
     from migrator.sources import open_source
 
     source = open_source(str(tree))
-    plan = common.plan_for(source.tree, select=select, ignore=ignore, jobs=jobs, quiet=quiet)
-    if not quiet:
-        print_table(common.stderr_console(), plan, Tense.PENDING, verbose=verbose)
-    output_format = output_format or common.settings(Path.cwd()).get("format", "text")
-    text = render(plan, output_format, Tense.PENDING)
+    known = common.settings(Path.cwd())
+    tense = Tense.PENDING
+    plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
+    output_format = output_format or known.get("format", "text")
+    text = render(plan, output_format, tense)
     if text is not None:
         click.echo(text, nl=False)
     common.refuse_missing(plan)

@@ -8,7 +8,7 @@ import os
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from migrator.plan import Plan
+    from migrator.report import Tense
     from migrator.rule import Rule
     from migrator.tree import DiskTree
 
@@ -99,6 +100,17 @@ def planning_options(function: F) -> F:
     return function
 
 
+def format_option(function: F) -> F:
+    """The option `--format` of the subcommands that print for programs."""
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(FORMATS),
+        default=None,
+        help="What is printed on stdout beside the table on stderr [default: text].",
+    )(function)
+
+
 def settings(start: Path) -> dict[str, Any]:
     """`[tool.vllm-npu-migrate]` of the nearest pyproject.toml at or above `start`.
 
@@ -167,16 +179,34 @@ def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
 
 def plan_for(
     tree: DiskTree,
-    *,
+    known: Mapping[str, Any],
+    tense: Tense,
+    select: Sequence[str],
+    ignore: Sequence[str],
+    jobs: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> Plan:
+    """Make the plan for a tree and print its table, by options and by the settings `known`."""
+    from migrator.report import print_table
+
+    plan = _make_plan(tree, known, select, ignore, jobs, quiet)
+    if not quiet:
+        print_table(stderr_console(), plan, tense, verbose=verbose)
+    return plan
+
+
+def _make_plan(
+    tree: DiskTree,
+    known: Mapping[str, Any],
     select: Sequence[str],
     ignore: Sequence[str],
     jobs: int | None,
     quiet: bool,
 ) -> Plan:
-    """Make the plan for a tree, with a progress bar where stderr is a terminal."""
+    """Make the plan, with a progress bar where stderr is a terminal."""
     from migrator.plan import make_plan
 
-    known = settings(Path.cwd())
     rules = choose_rules(select or known.get("select", []), ignore or known.get("ignore", []))
     jobs = jobs or known.get("jobs") or _processors()
     if quiet or not sys.stderr.isatty():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -33,13 +34,12 @@ def command(
     Everything else goes to stderr. Exit code 0: nothing to do; 1: there are changes; 2: error.
     """
     from migrator.log import emitted_files
-    from migrator.report import Tense, print_table
+    from migrator.report import Tense
     from migrator.sources import open_source
 
     source = open_source(src)
-    plan = common.plan_for(source.tree, select=select, ignore=ignore, jobs=jobs, quiet=quiet)
-    if not quiet:
-        print_table(common.stderr_console(), plan, Tense.WOULD, verbose=verbose)
+    known = common.settings(Path.cwd())
+    plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, quiet, verbose)
     common.refuse_missing(plan)
     print_patch(plan, emitted_files(plan), "text")
     common.finish(plan, pending_counts=True)

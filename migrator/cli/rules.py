@@ -17,13 +17,13 @@ def command(output_format: str) -> None:
 
     rules = all_rules()
     if output_format == "json":
-        import msgspec
+        from migrator.log import pretty_json
 
         listing = [
             {"code": r.code, "name": r.name, "safety": r.safety.value, "summary": r.summary}
             for r in rules
         ]
-        click.echo(msgspec.json.format(msgspec.json.encode(listing), indent=2).decode())
+        click.echo(pretty_json(listing), nl=False)
         return
     width = max(len(rule.name) for rule in rules)
     for rule in rules:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import libcst as cst
 
@@ -63,10 +63,11 @@ def local_import(function: cst.FunctionDef) -> cst.CSTNode | None:
     return None
 
 
-def binds_platform(file: File, function: cst.FunctionDef) -> bool:
-    """Does `current_platform` mean the module's own import all through the function?"""
+def binds_platform(file: File, functions: Sequence[cst.FunctionDef]) -> bool:
+    """Does `current_platform` mean the module's own import all through these functions?"""
     shadowed = any(
         "current_platform" in bound_by(node)
+        for function in functions
         for node in walk(function.body)
         if isinstance(node, cst.ImportFrom)
     )

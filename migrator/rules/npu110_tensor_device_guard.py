@@ -117,7 +117,7 @@ def f(x: torch.Tensor):
             ):
                 yield skipped(place.qualified_name, node, "it is assigned to, not asked for")
                 continue
-            known = evidence(place, node.value, file.module)
+            known = evidence(place, node.value, file.module, file.imports)
             if known.tensor is False:
                 yield skipped(place.qualified_name, node, f"not a tensor: {known.why}")
             elif elsewhere is not None:

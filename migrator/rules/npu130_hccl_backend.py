@@ -11,7 +11,6 @@ import libcst as cst
 from migrator.matchers import (
     Place,
     annotation_text,
-    bound_by,
     cuda_only,
     dotted,
     first_statement,
@@ -34,6 +33,7 @@ from migrator.rule import (
     migrated,
     skipped,
 )
+from migrator.rules._platform_branch import IMPORT, binds_platform
 
 _MAP = re.compile(r"(?:\w+:\w+,)*cuda:nccl(?:,\w+:\w+)*")
 _GROUP_MAKERS = frozenset(
@@ -45,7 +45,6 @@ _GROUP_MAKERS = frozenset(
         "stateless_init_torch_distributed_process_group",
     }
 )
-_IMPORT = "from vllm.platforms import current_platform\n"
 _INTERFACE = "vllm/platforms/interface.py"
 
 
@@ -212,8 +211,8 @@ def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Findi
         return node.with_changes(default=cst.Name("None"), annotation=annotation)
 
     body = "    backend = current_platform.dist_backend\n"
-    if not _binds_platform(file, [function]):
-        body = f"    {_IMPORT}\n{body}"
+    if not binds_platform(file, [function]):
+        body = f"    {IMPORT}\n{body}"
     yield changed(
         name,
         function,
@@ -250,9 +249,9 @@ def _string(
         return
     edits: list[Edit] = [Replace(node, lambda _: cst.parse_expression(code))]
     scope = place.function
-    if not _binds_platform(file, place.functions) and id(scope) not in imported:
+    if not binds_platform(file, place.functions) and id(scope) not in imported:
         imported.add(id(scope))
-        edits.append(Insert(place.statement, _IMPORT))
+        edits.append(Insert(place.statement, IMPORT))
     yield changed(
         site, node, "a process group of this platform needs this platform's backend", *edits
     )
@@ -285,14 +284,3 @@ def _is_fallback(place: Place) -> bool:
         and parent.right is place.node
         and (dotted(parent.left) or "").rpartition(".")[2] == "backend"
     )
-
-
-def _binds_platform(file: File, functions: list[cst.FunctionDef]) -> bool:
-    """Does `current_platform` mean the module's own import all through these functions?"""
-    local = any(
-        "current_platform" in bound_by(node)
-        for function in functions
-        for node in walk(function.body)
-        if isinstance(node, cst.ImportFrom)
-    )
-    return "current_platform" in file.imports.module_level and not local
