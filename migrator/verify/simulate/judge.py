@@ -123,6 +123,11 @@ def judge(
     for name, error in record.get("kernels", {}).items():
         if isinstance(error, str) or not error < KERNEL_ERROR:
             problems.append(f"_custom_ops.{name} on NPU tensors: {error}")
+    if record.get("backend", "hccl") != "hccl":
+        problems.append(f"process groups have the backend {record['backend']} by default, not hccl")
+    error = record.get("transferred", 0.0)
+    if isinstance(error, str) or not error < KERNEL_ERROR:
+        problems.append(f"_custom_ops.apply_repetition_penalties under transfer_to_npu: {error}")
     for device, seen in enumerate(record.get("memory_after", ())):
         if seen["free"] != seen["total"]:
             lost = seen["total"] - seen["free"]

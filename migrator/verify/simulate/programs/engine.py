@@ -23,6 +23,7 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.folder = path.parent
         self.content: dict[str, Any] = {"phases": {}}
 
     def save(self, **values: Any) -> None:
@@ -196,6 +197,49 @@ def kernels() -> dict[str, Any]:
     return found
 
 
+def default_backend(folder: Path) -> str:
+    """Backend of the group that vLLM makes where its caller names none, or why there is none."""
+    import torch
+    from vllm.distributed import parallel_state  # type: ignore[import-not-found]
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
+    try:
+        parallel_state.init_distributed_environment(1, 0, f"file://{folder / 'store'}", 0)
+        group = parallel_state.get_world_group().device_group
+        return str(torch.distributed.get_backend(group))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        parallel_state.destroy_distributed_environment()
+
+
+def transferred() -> float | str:
+    """Penalties of an NPU tensor after `transfer_to_npu`: the largest error, or why not.
+
+    Programs of CUDA import that to run on an NPU. It makes `is_cuda` of an NPU tensor true and
+    cannot be undone: this is the last that a process does.
+    """
+    import torch
+    from torch_npu.contrib import (  # type: ignore[import-not-found]
+        transfer_to_npu,  # noqa: F401 - what its import does is what it is for
+    )
+    from vllm import _custom_ops as ops
+
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(3, 32, generator=generator)
+    seen, other = (torch.rand(3, 32, generator=generator) < 0.3 for _ in range(2))
+    penalties = torch.tensor([1.0, 1.3, 2.0])
+    factor = torch.where(seen | other, penalties[:, None], 1.0)
+    wanted = torch.where(logits > 0, logits / factor, logits * factor)
+    ours = logits.npu()
+    try:
+        ops.apply_repetition_penalties(ours, seen.npu(), other.npu(), penalties.npu())
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return float((ours.cpu() - wanted).abs().max())
+
+
 def main(job: dict[str, Any]) -> None:
     """Import vLLM, load, run, shut down."""
     record = Record(Path(job["out"]))
@@ -221,6 +265,8 @@ def main(job: dict[str, Any]) -> None:
         record.save(memory_after=wait_for_memory(torch, job["devices"]))
     else:
         record.save(kernels=kernels())
+        record.save(backend=default_backend(record.folder))
+        record.save(transferred=transferred())
     record.save(finished=True)
 
 
