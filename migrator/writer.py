@@ -4,7 +4,7 @@
 A new tree is staged beside its target and put in place by one rename. A tree that is changed in
 place is changed through a journal: everything is staged first, one rename of the journal decides,
 and what a crash leaves half done is finished or thrown away by the next run. Signals wait while
-files are moved.
+files are moved. Both ways a lock that goes with its process keeps a second run off.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import os
 import shutil
 import signal
 import tarfile
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,11 @@ from migrator.tree import DiskTree
 
 JOURNAL = ".vllm-npu-migrate"
 """Directory in a tree that holds the staged files and the journal while they are put in place."""
+
+STAGE = ".vllm-npu-migrate"
+"""End of the name of the hidden directory beside a target in which it is staged."""
+ASIDE = "old"
+"""Name in there of the tree whose place is taken, where the system cannot swap two names."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -120,23 +125,99 @@ def write_tree(
         MigrateError: `target` is there and `replace` was not asked for, or it cannot be written;
             nothing is left behind then.
     """
-    parent = target.parent
-    if not parent.is_dir():
-        raise MigrateError(f"there is no directory {parent} to put {target.name} in")
-    if os.path.lexists(target) and not replace:
-        raise MigrateError(f"{target} exists already")
-    stage: Path | None = None
+    if not target.parent.is_dir():
+        raise MigrateError(f"there is no directory {target.parent} to put {target.name} in")
     try:
-        with deferred_signals():
-            stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
-        root = stage / "tree"
-        _copy(source, {c.path: c for c in changes}, root, progress)
-        _put(root, target, stage / "old")
+        with _staged_beside(target) as stage, contextlib.ExitStack() as stack:
+            if os.path.lexists(target):
+                if not replace:
+                    raise MigrateError(f"{target} exists already")
+                stack.enter_context(locked(target))
+            root = stage / "tree"
+            _copy(source, {c.path: c for c in changes}, root, progress)
+            _put(root, target, stage)
     except OSError as error:
         raise _explain(error, target) from error
+
+
+@contextlib.contextmanager
+def _staged_beside(target: Path, *, wait: bool = False) -> Iterator[Path]:
+    """Have an empty directory beside `target` to stage it in, for this process alone.
+
+    Its name follows from the target's, so that a second run on the same target meets it, and the
+    next one finds and removes what a killed run left. The lock on it says whether its run lives.
+
+    Args:
+        target: what is to be staged.
+        wait: wait for another run on the same target instead of refusing.
+
+    Raises:
+        MigrateError: another process has it.
+    """
+    stage = target.parent / f".{target.name}{STAGE}"
+    held: int | None = None
+    try:
+        while held is None:
+            with deferred_signals():
+                held = _claim(stage)
+            if held is None and not wait:
+                raise MigrateError(f"another run is writing {target}; wait for it to end")
+            if held is None:
+                time.sleep(0.05)
+        _clear(stage, target)
+        yield stage
     finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
+        with deferred_signals():
+            if held is not None:
+                try:
+                    _clear(stage, target)
+                    with contextlib.suppress(OSError):
+                        stage.rmdir()
+                finally:
+                    os.close(held)
+
+
+def _claim(stage: Path) -> int | None:
+    """Make `stage`, or take over that of a dead run; None where a living process has it.
+
+    Returns:
+        An open descriptor with the lock on it.
+    """
+    while True:
+        with contextlib.suppress(FileExistsError):
+            stage.mkdir(mode=0o700)
+        try:
+            held = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # the run that had it ended in between
+        try:
+            there = os.fstat(held)
+            if there.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "it is another user's", str(stage))
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # It may have been removed, and made anew by a third run, before the lock was had.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(there, stage.lstat()):
+                    return held
+        except BlockingIOError:
+            os.close(held)
+            return None
+        except BaseException:
+            os.close(held)
+            raise
+        os.close(held)
+
+
+def _clear(stage: Path, target: Path) -> None:
+    """Empty the staging directory; a target that had stepped aside into it goes back first."""
+    aside = stage / ASIDE
+    if os.path.lexists(aside) and not os.path.lexists(target):
+        aside.rename(target)
+    for entry in list(stage.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink()
 
 
 def _copy(
@@ -182,20 +263,15 @@ def _copy(
         (root / path).chmod(left[path].mode)
 
 
-def _put(root: Path, target: Path, aside: Path) -> None:
-    """Rename `root` to `target`; a tree that is there goes to `aside`, in the same instant."""
+def _put(root: Path, target: Path, stage: Path) -> None:
+    """Rename `root` to `target`; a tree that is there leaves its place in the same instant."""
     with deferred_signals():
         if not os.path.lexists(target):
             root.rename(target)
-        elif _exchange(root, target):
-            root.rename(aside)
-        else:
-            target.rename(aside)
-            try:
-                root.rename(target)
-            except OSError:
-                aside.rename(target)
-                raise
+        elif not _exchange(root, target):
+            # Whatever ends this between its two steps: the old tree is put back by _clear.
+            target.rename(stage / ASIDE)
+            root.rename(target)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -276,6 +352,35 @@ def _safe_place(root: Path, path: str) -> Path:
     return place
 
 
+def _free_place(root: Path, path: str) -> Path:
+    """Where `path` is in the tree, if a file can be put there.
+
+    What would make that fail is looked for here, before the journal decides: later it would leave
+    one part of the tree new and the other old until somebody mends it.
+
+    Raises:
+        MigrateError: it cannot.
+    """
+    place = _safe_place(root, path)
+    if os.path.lexists(place) and not place.is_file():
+        raise MigrateError(f"{place} is there and is no file; nothing was written, move it away")
+    above = place.parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise MigrateError(
+            f"{above} is there and is no directory; nothing was written, move it away"
+        )
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise MigrateError(f"cannot write in {above}; nothing was written, make it writable")
+    if above.stat().st_dev != root.stat().st_dev:
+        raise MigrateError(
+            f"{above} is on another file system than {root}, so its files cannot be put in place "
+            "in one step; nothing was written, use -o DIR"
+        )
+    return place
+
+
 @sigterm_interrupts()
 def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
     """Write `changes` into the tree at `root`: all of them, or after a crash all or none.
@@ -285,16 +390,17 @@ def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
     """
     stage = root / JOURNAL
     journal = stage / "journal.json"
+    made = False
     try:
-        stage.mkdir()
-    except FileExistsError as error:
-        raise MigrateError(
-            f"{stage} is there: another run is at work on this tree, or one was killed; "
-            "where none runs, remove it"
-        ) from error
-    except OSError as error:
-        raise _explain(error, root) from error
-    try:
+        with deferred_signals():
+            try:
+                stage.mkdir()
+            except FileExistsError as error:
+                raise MigrateError(
+                    f"{stage} is there: another run is at work on this tree, or one was killed; "
+                    "where none runs, remove it"
+                ) from error
+            made = True
         steps = _stage(root, stage, changes)
         with deferred_signals():
             draft = stage / "journal.draft"
@@ -310,14 +416,14 @@ def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
             ) from error
         raise _explain(error, root) from error
     finally:
-        if not journal.exists():
+        if made and not journal.exists():
             shutil.rmtree(stage, ignore_errors=True)
 
 
 def _stage(root: Path, stage: Path, changes: Sequence[FileChange]) -> tuple[Step, ...]:
     steps = []
     for number, change in enumerate(changes):
-        place = _safe_place(root, change.path)
+        place = _free_place(root, change.path)
         staged = stage / f"{number}.new"
         _write_through(staged, change.after)
         if place.exists():
@@ -347,19 +453,19 @@ def unpack(archive: Path, target: Path) -> None:
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(stage / "x", filter="data")
-        tops = list((stage / "x").iterdir())
-        if len(tops) != 1 or not tops[0].is_dir():
-            raise MigrateError(f"{archive.name} is not a source archive: it has no single folder")
-        with contextlib.suppress(FileExistsError):
+        with _staged_beside(target, wait=True) as stage:
+            if target.is_dir():
+                return
+            with tarfile.open(archive) as tar:
+                tar.extractall(stage / "x", filter="data")
+            tops = list((stage / "x").iterdir())
+            if len(tops) != 1 or not tops[0].is_dir():
+                raise MigrateError(
+                    f"{archive.name} is not a source archive: it has no single folder"
+                )
             tops[0].rename(target)
     except (tarfile.TarError, EOFError) as error:
         raise MigrateError(f"{archive} is damaged ({error}); remove it and try again") from error
     except OSError as error:
-        if not target.is_dir():
-            raise _explain(error, target) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        raise _explain(error, target) from error
