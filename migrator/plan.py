@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
 import gc
 import json
@@ -259,6 +260,15 @@ def _start_worker(job: _Job) -> None:
     _job = job
     # An interrupt on a terminal goes to all processes; the first one says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where the first process is killed, its workers would wait for ever, and keep its locks.
+    _die_with_parent()
+
+
+def _die_with_parent() -> None:
+    """Have the system kill this process when the one that forked it ends (Linux's prctl)."""
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _work(path: str) -> FileResult:
