@@ -25,6 +25,11 @@ HELPER = '''\
 # gets in a process, and does not look at a later one.
 _npu_cos_sin_cache = None
 
+_npu_rotary_uses_nnal = (
+    hasattr(torch_npu, "_npu_rotary_embedding")
+    and envs.VLLM_NPU_USE_NNAL is not False
+)
+
 
 def _rotary_embedding_npu(
     positions: torch.Tensor,
@@ -54,7 +59,7 @@ def _rotary_embedding_npu(
     rotated = [part.reshape(num_tokens, -1).contiguous() for part in parts]
 
     fits_nnal = (
-        hasattr(torch_npu, "_npu_rotary_embedding")
+        _npu_rotary_uses_nnal
         and query.dtype in (torch.float16, torch.bfloat16)
         and cos_sin_cache.dtype == query.dtype
         and not inverse
@@ -117,7 +122,7 @@ class CustomOpsRotaryEmbedding(Rule):
     ignores later ones: a model with two rotary embeddings, or a draft model, would be rotated
     wrongly without a word. So the helper remembers which cache that was, and sends every other one
     to `npu_rotary_mul`, which has no such memory. float32, `inverse` (passed from 0.20.2 on) and
-    installations without NNAL go there too.
+    installations without NNAL go there too, and everything if `VLLM_NPU_USE_NNAL` is 0.
 
     ## Example
     ```python
@@ -150,6 +155,8 @@ class CustomOpsRotaryEmbedding(Rule):
             before='''\
 import torch
 
+import vllm.envs as envs
+
 
 def rotary_embedding(
     positions: torch.Tensor,
@@ -164,6 +171,8 @@ def rotary_embedding(
 ''',
             after='''\
 import torch
+
+import vllm.envs as envs
 
 try:
     import torch_npu

@@ -25,8 +25,8 @@ _TABLE = "environment_variables"
 
 VARIABLES = """\
 environment_variables |= {
-    # Whether attention on an NPU uses the operators of NNAL (ATB). If unset, it
-    # does where they are installed.
+    # Whether attention and rotary embedding on an NPU use the operators of NNAL
+    # (ATB). If unset, they do where these are installed.
     "VLLM_NPU_USE_NNAL": lambda: (
         bool(int(os.environ["VLLM_NPU_USE_NNAL"]))
         if "VLLM_NPU_USE_NNAL" in os.environ
@@ -34,6 +34,11 @@ environment_variables |= {
     ),
     # Keep the weights of linear layers on an NPU in the FRACTAL_NZ format.
     "VLLM_NPU_WEIGHT_NZ": lambda: bool(int(os.getenv("VLLM_NPU_WEIGHT_NZ", "0"))),
+    # Let float32 models pass to the attention operators of an NPU. No device takes
+    # them; a simulated one may.
+    "VLLM_NPU_ALLOW_FLOAT32": lambda: bool(
+        int(os.getenv("VLLM_NPU_ALLOW_FLOAT32", "0"))
+    ),
 }
 """
 
@@ -42,7 +47,8 @@ class EnvironmentVariables(Rule):
     """Declare the NPU's switches with vLLM's environment variables.
 
     ## What it does
-    Adds `VLLM_NPU_USE_NNAL` and `VLLM_NPU_WEIGHT_NZ` to `environment_variables`.
+    Adds `VLLM_NPU_USE_NNAL`, `VLLM_NPU_WEIGHT_NZ` and `VLLM_NPU_ALLOW_FLOAT32` to
+    `environment_variables`.
 
     ## Why
     `vllm.envs` is how vLLM reads switches, tells them to its workers and, in later releases, warns

@@ -152,21 +152,25 @@ def check_a_second_cache_is_not_rotated_by_the_first() -> None:
 
 
 def check_without_nnal() -> None:
-    """torch_npu has no `_npu_rotary_embedding` where NNAL is not installed."""
-    device = TorchNpu(without=("_npu_rotary_embedding",))
-    layout = Layout("fused", torch.bfloat16)
-    want = turned(layout.query, angles_of(SIZE)[layout.positions], False)
-    with vllm("0.11.0", torch_npu=device) as load:
-        load("vllm._custom_ops").rotary_embedding(
-            npu(layout.positions),
-            npu(layout.query),
-            npu(layout.key),
-            SIZE,
-            npu(cache_of(SIZE, torch.bfloat16)),
-            False,
-        )
-    assert device.names() == ["npu_rotary_mul"] * 2
-    same(layout.query, want, **CLOSE[torch.bfloat16])
+    """torch_npu lacks `_npu_rotary_embedding` without NNAL; a switch turns it off where it is."""
+    for without, switches in (
+        (("_npu_rotary_embedding",), {}),
+        ((), {"VLLM_NPU_USE_NNAL": False}),
+    ):
+        device = TorchNpu(without=without)
+        layout = Layout("fused", torch.bfloat16)
+        want = turned(layout.query, angles_of(SIZE)[layout.positions], False)
+        with vllm("0.11.0", torch_npu=device, **switches) as load:
+            load("vllm._custom_ops").rotary_embedding(
+                npu(layout.positions),
+                npu(layout.query),
+                npu(layout.key),
+                SIZE,
+                npu(cache_of(SIZE, torch.bfloat16)),
+                False,
+            )
+        assert device.names() == ["npu_rotary_mul"] * 2
+        same(layout.query, want, **CLOSE[torch.bfloat16])
 
 
 def check_whole_contiguous_heads_are_not_copied() -> None:

@@ -347,9 +347,10 @@ class _Config(Stub):
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the modules under test in their tree; every other module of vLLM is a stub."""
 
-    def __init__(self, tree: Path, platform: Platform) -> None:
+    def __init__(self, tree: Path, platform: Platform, switches: dict[str, Any]) -> None:
         self.tree = tree
         self.platform = platform
+        self.switches = switches
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: Any = None
@@ -368,6 +369,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         elif spec.name == "vllm.config":
             config = _Config()
             module.get_cached_compilation_config = lambda: config  # type: ignore[attr-defined]
+        elif spec.name == "vllm.envs":
+            vars(module).update(self.switches)
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -382,6 +385,7 @@ def vllm(
     torch_npu: TorchNpu | None = None,
     kernels: Recorder | None = None,
     device_type: str = "npu",
+    **switches: Any,
 ) -> Iterator[Callable[[str], Any]]:
     """Yield an importer of vLLM's modules, those under test taken from a release's tree.
 
@@ -391,8 +395,9 @@ def vllm(
         torch_npu: what `import torch_npu` gives; None: it raises ImportError.
         kernels: what stands for `torch.ops._C`.
         device_type: of `current_platform`.
+        switches: values of `vllm.envs`.
     """
-    finder = _Finder(TREES / release / kind, Platform(device_type))
+    finder = _Finder(TREES / release / kind, Platform(device_type), switches)
     before = torch.ops.__dict__.get("_C")
     sys.meta_path.insert(0, finder)
     torch.ops.__dict__["_C"] = kernels or Recorder()

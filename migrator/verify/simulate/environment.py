@@ -35,6 +35,9 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps({"python": sys.executable, "found": found}))
 """
 
+FLOAT32 = {"ASCEND_SIM_RELAX": "float32", "VLLM_NPU_ALLOW_FLOAT32": "1"}
+"""Variables of a comparison in float32, which the device's attention and rotary do not take."""
+
 
 class SimulateError(Exception):
     """The runs cannot begin; the message says what to do."""
@@ -191,8 +194,7 @@ def variables(
         "VLLM_CACHE_ROOT": str(folder / "vllm-cache"),
         "VLLM_CONFIG_ROOT": str(folder / "vllm-config"),
         "VLLM_LOGGING_LEVEL": "WARNING",
-        # The comparison is in float32, which the device's attention and rotary do not take.
-        "ASCEND_SIM_RELAX": "float32",
+        **FLOAT32,
     }
 
 

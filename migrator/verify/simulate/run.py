@@ -210,7 +210,8 @@ def run(
     }
     if mode.dtype != "float32":
         # What the device refuses is to be refused.
-        settings.pop("ASCEND_SIM_RELAX")
+        for name in environment.FLOAT32:
+            settings.pop(name)
     program = [str(environment.PROGRAMS / "engine.py"), str(job)]
     command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
     finished = runner(command, settings, folder, log, options.timeout)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+import vllm.envs as envs
 from vllm.logger import init_logger
 
 from .interface import DeviceCapability, Platform, PlatformEnum
@@ -187,6 +188,15 @@ class NPUPlatform(Platform):
             raise ValueError(
                 "NPU: multi-head latent attention has no backend here. Set "
                 "VLLM_MLA_DISABLE=1 to run the model with plain attention."
+            )
+        if (
+            model_config is not None
+            and model_config.dtype is torch.float32
+            and not envs.VLLM_NPU_ALLOW_FLOAT32
+        ):
+            raise ValueError(
+                "NPU: attention takes float16 and bfloat16, not float32. Use "
+                "--dtype bfloat16."
             )
         if vllm_config.cache_config is not None:
             _set_block_size(vllm_config.cache_config)
