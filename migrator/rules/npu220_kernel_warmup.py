@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+import libcst as cst
+
+from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site, skipped
 from migrator.rules._platform_branch import platform_branch
 
 _WARMUP = "vllm/model_executor/warmup/kernel_warmup.py"
@@ -16,11 +18,12 @@ class KernelWarmup(Rule):
     """Skip the warm-up of CUDA kernels on NPUs.
 
     ## What it does
-    Lets `kernel_warmup` return at once on an NPU.
+    Lets `kernel_warmup` return at once on an NPU, where it has steps that it takes whatever the
+    platform.
 
     ## Why
     It compiles and tunes DeepGEMM, FlashInfer and Triton kernels. Some of its steps ask for the
-    kernels' packages, others just run.
+    kernels' packages, from 0.24 on others just run.
 
     ## Example
     ```python
@@ -37,7 +40,7 @@ class KernelWarmup(Rule):
     safety = Safety.GUARDED
     paths = (_WARMUP,)
     triggers = (r"def kernel_warmup\b",)
-    sites = (Site(_SITE, (_WARMUP,), (Absence("<0.10.2", "there is no warm-up of kernels yet"),)),)
+    sites = (Site(_SITE, (_WARMUP,), (Absence("<0.10.1", "there is no warm-up of kernels yet"),)),)
     examples = (
         Example(
             path=_WARMUP,
@@ -61,13 +64,36 @@ def kernel_warmup(worker):
     deep_gemm_warmup(worker)
 ''',
         ),
+        Example(
+            path=_WARMUP,
+            before="""\
+def kernel_warmup(worker):
+    if is_deep_gemm_supported():
+        deep_gemm_warmup(worker)
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
-        """Report the function."""
+        """Report the function where a step of it is under no condition."""
+        function = file.function(_SITE)
+        if function is None:
+            return
+        if not any(_is_step(statement) for statement in function.body.body):
+            yield skipped(_SITE, function, "every step asks for its kernels first")
+            return
         yield from platform_branch(
             file,
             _SITE,
             body="# What follows compiles and tunes CUDA kernels.\nreturn\n",
             reason="it compiles and tunes CUDA kernels",
         )
+
+
+def _is_step(statement: cst.CSTNode) -> bool:
+    """Is it a call that stands for itself?"""
+    return (
+        isinstance(statement, cst.SimpleStatementLine)
+        and isinstance(statement.body[0], cst.Expr)
+        and isinstance(statement.body[0].value, cst.Call)
+    )
