@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import difflib
 import gc
 import json
 import multiprocessing
@@ -25,10 +24,11 @@ from functools import partial
 import pathspec
 
 from migrator import templates
+from migrator.candidates import nearest_candidates
 from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
-from migrator.rule import Absence, Rule, Site, Status
+from migrator.rule import Absence, Rule, Status
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Definition, Tree, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree, digest
 
 PACKAGE = "vllm/"
 """Directory of a tree that holds the code which rules look at."""
@@ -76,7 +76,7 @@ class MissingSite:
     site: str
     paths: tuple[str, ...]
     candidates: tuple[str, ...]
-    """Nearest places, best first, as `path:line name`."""
+    """Nearest places, best first, as `path:line name (what became of it)`."""
 
     def describe(self) -> str:
         """One line for people: the rule, where it looked, and what comes nearest."""
@@ -380,71 +380,7 @@ def _unseen_sites(
             if known is not None:
                 absent.append(AbsentSite(rule.code, site.name, known.releases, known.why))
             else:
-                near = tuple(nearest_candidates(tree, site))
-                missing.append(MissingSite(rule.code, site.name, site.paths, near))
+                near = nearest_candidates(tree, site, examples=rule.examples)
+                names = tuple(candidate.describe() for candidate in near)
+                missing.append(MissingSite(rule.code, site.name, site.paths, names))
     return absent, missing
-
-
-def nearest_candidates(tree: Tree, site: Site, limit: int = 3) -> list[str]:
-    """Where a site that was not found may have gone, best first, as `path:line name`.
-
-    The same definition in another file comes first (it moved), then definitions of the same file
-    with a similar name (it was renamed); a definition that is where it should be comes as it is
-    (its shape changed).
-    """
-    parts = site.name.split(".")
-    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-    found: list[str] = []
-    for path in site.paths:
-        here = _first_defined(tree, path, names)
-        if here is not None:
-            found.append(f"{here} (its shape is not what the rule knows)")
-    if found:
-        return found[:limit]
-    word = re.compile(rb"^\s*(?:async def|def|class) " + parts[0].encode() + rb"\b", re.M)
-    for entry in tree.entries():
-        path = entry.path
-        if entry.link is None and path.startswith(PACKAGE) and path.endswith(".py"):
-            data = tree.read(path)
-            here = _first_defined(tree, path, names) if data and word.search(data) else None
-            if here is not None:
-                found.append(here)
-    if found:
-        return sorted(found, key=lambda text: _distance(text, site))[:limit]
-    for path in site.paths:
-        known = dict(_all_definitions(tree, path))
-        close = difflib.get_close_matches(site.name, known, n=limit, cutoff=0.5)
-        found += [f"{path}:{known[name].lineno} {name}" for name in close]
-    return found[:limit]
-
-
-def _first_defined(tree: Tree, path: str, names: Iterable[str]) -> str | None:
-    """The first of the names that the module at `path` defines, as `path:line name`."""
-    for name in names:
-        here = tree.definition(path, name)
-        if here is not None:
-            return f"{path}:{here.lineno} {name}"
-    return None
-
-
-def _distance(candidate: str, site: Site) -> tuple[float, str]:
-    path = candidate.partition(":")[0]
-    near = max(difflib.SequenceMatcher(None, path, p).ratio() for p in site.paths)
-    return (-near, candidate)
-
-
-def _all_definitions(tree: Tree, path: str) -> Iterator[tuple[str, Definition]]:
-    module = tree.parse(path)
-    stack: list[tuple[str, list[Definition]]] = []
-    if module is not None:
-        stack.append(("", [s for s in module.body if isinstance(s, Definition)]))
-    while stack:
-        prefix, body = stack.pop()
-        for statement in body:
-            yield prefix + statement.name, statement
-            stack.append(
-                (
-                    f"{prefix}{statement.name}.",
-                    [s for s in statement.body if isinstance(s, Definition)],
-                )
-            )

@@ -10,10 +10,11 @@ import libcst as cst
 import pytest
 
 from migrator import plan as planning
+from migrator.candidates import nearest_candidates
 from migrator.cli.common import choose_rules
 from migrator.engine import migrate_file
 from migrator.errors import MigrateError
-from migrator.plan import Plan, make_plan, nearest_candidates
+from migrator.plan import Plan, make_plan
 from migrator.rule import (
     Absence,
     File,
@@ -83,7 +84,7 @@ def test_moved_site() -> None:
     tree = mini(**{OPS: b"", "vllm/kernels/ops.py": moved, "vllm/other.py": b"def f(): pass\n"})
     said = missing(tree, "NPU102")
     assert "nearest: vllm/kernels/ops.py:" in said
-    assert said.endswith(" rms_norm")
+    assert said.endswith(" rms_norm (moved)")
 
 
 def test_moved_method() -> None:
@@ -117,7 +118,7 @@ def test_the_nearer_of_two_files_comes_first() -> None:
         "vllm/quite/more.py": b"def rms_norm(): pass\n",
     }
     found = nearest_candidates(Tree(files), Site("rms_norm", (OPS,)))
-    assert found[0] == "vllm/_custom_ops_v2.py:1 rms_norm"
+    assert found[0].describe() == "vllm/_custom_ops_v2.py:1 rms_norm (moved)"
     assert len(found) == 3
 
 
