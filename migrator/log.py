@@ -6,7 +6,6 @@ Rendered from a plan alone: same plan, same bytes; no time, no absolute path.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -18,6 +17,7 @@ import msgspec
 from migrator import __version__
 from migrator.engine import Span
 from migrator.errors import MigrateError
+from migrator.hunks import Cut, cut
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
 from migrator.tree import LOG_NAME, SUMMARY_NAME, digest
@@ -171,7 +171,7 @@ def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
     # A file that the tool added is one site, and has one entry: that of the run that wrote it last.
     rewritten = {(e.rule, e.path) for e in now.changes if e.site == e.path}
     changes = [
-        msgspec.structs.replace(entry, after=moves[entry.path].lines(entry.after))
+        msgspec.structs.replace(entry, after=_moved_lines(entry.after, moves[entry.path]))
         if entry.path in moves
         else entry
         for entry in earlier.changes
@@ -208,11 +208,16 @@ def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
     )
 
 
-def _moves(plan: Plan) -> dict[str, _Moves]:
-    return {printable(change.path): _Moves(change) for change in plan.files}
+def _moves(plan: Plan) -> dict[str, Cut]:
+    """Path → where the lines of a rewritten file went."""
+    return {printable(change.path): cut(change, ()) for change in plan.files}
 
 
-def _moved(entries: Iterable[LeftEntry], moves: Mapping[str, _Moves]) -> list[LeftEntry]:
+def _moved_lines(lines: Lines, move: Cut) -> Lines:
+    return Lines(move.line(lines.line), move.line(lines.end_line))
+
+
+def _moved(entries: Iterable[LeftEntry], moves: Mapping[str, Cut]) -> list[LeftEntry]:
     """Entries with the lines that their sites have in the emitted files."""
     return [
         msgspec.structs.replace(entry, line=moves[entry.path].line(entry.line))
@@ -220,31 +225,6 @@ def _moved(entries: Iterable[LeftEntry], moves: Mapping[str, _Moves]) -> list[Le
         else entry
         for entry in entries
     ]
-
-
-class _Moves:
-    """Where the lines of a file went when it was rewritten."""
-
-    def __init__(self, change: FileChange) -> None:
-        matcher = difflib.SequenceMatcher(
-            None, _split(change.before or b""), _split(change.after), autojunk=False
-        )
-        self._steps = matcher.get_opcodes()
-
-    def line(self, line: int) -> int:
-        """The new number of a line from 1 on; of one that is gone, that of what replaced it."""
-        for _, start, stop, new_start, new_stop in self._steps:
-            if start < line <= stop:
-                return max(min(new_start + line - start, new_stop), 1)
-        return line
-
-    def lines(self, lines: Lines) -> Lines:
-        """The new numbers of a range of lines."""
-        return Lines(self.line(lines.line), self.line(lines.end_line))
-
-
-def _split(data: bytes) -> list[bytes]:
-    return data.split(b"\n")
 
 
 def printable(path: str) -> str:

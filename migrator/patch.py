@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from migrator.hunks import Block, Cut, blocks_of, hunks_of, split_lines
 from migrator.plan import FileChange
-
-CONTEXT = 3
-"""Unchanged lines around a hunk, as git has them."""
 
 
 def unified_patch(changes: Iterable[FileChange]) -> bytes:
@@ -23,33 +20,68 @@ def unified_patch(changes: Iterable[FileChange]) -> bytes:
     )
 
 
+def rule_patches(cuts: Sequence[Cut]) -> Iterator[tuple[str, bytes]]:
+    """Rule by rule, in the order of their codes: what it changes, as a patch.
+
+    Each patch starts from what those before it leave, so `git apply` takes them one by one, or all
+    at once: together they give what `unified_patch` gives.
+    """
+    codes = sorted({cut.rule(block) for cut in cuts for block in cut.blocks})
+    for code in codes:
+        parts = [part for cut in cuts for part in _file_of_rule(cut, code)]
+        yield code, b"".join(parts)
+
+
+def _file_of_rule(cut: Cut, code: str) -> Iterator[bytes]:
+    """The patch of one rule for one file, after those of the rules before it."""
+    before: list[bytes] = []
+    after: list[bytes] = []
+    blocks: list[Block] = []
+    done = 0
+    for block in cut.blocks:
+        same = cut.before[done : block.start]
+        before += same
+        after += same
+        old, new = cut.before[block.start : block.stop], cut.after[block.new_start : block.new_stop]
+        place = len(before), len(after)
+        rule = cut.rule(block)
+        before += new if rule < code else old
+        after += new if rule <= code else old
+        if rule == code:
+            blocks.append(Block(place[0], len(before), place[1], len(after)))
+        done = block.stop
+    if blocks:
+        before += cut.before[done:]
+        yield from _header(cut.change)
+        yield from _hunks(before, after, blocks)
+
+
 def _file(change: FileChange) -> Iterator[bytes]:
+    before, after = split_lines(change.before or b""), split_lines(change.after)
+    yield from _header(change)
+    yield from _hunks(before, after, blocks_of(before, after))
+
+
+def _header(change: FileChange) -> Iterator[bytes]:
     old, new = _quoted(f"a/{change.path}"), _quoted(f"b/{change.path}")
     yield b"diff --git %s %s\n" % (old, new)
     if change.before is None:
         yield b"new file mode %s\n" % (b"100755" if change.mode & 0o100 else b"100644")
     yield b"--- %s\n" % (b"/dev/null" if change.before is None else old)
     yield b"+++ %s\n" % new
-    yield from _hunks(_split(change.before or b""), _split(change.after))
 
 
-def _split(data: bytes) -> list[bytes]:
-    """Lines with their ends, where only a line feed ends one: that is how git counts."""
-    return re.findall(rb"[^\n]*\n|[^\n]+\Z", data)
-
-
-def _hunks(before: list[bytes], after: list[bytes]) -> Iterator[bytes]:
-    # Popular lines are no anchors (autojunk): a long file with many blank lines would take seconds.
-    matcher = difflib.SequenceMatcher(None, before, after)
-    for group in matcher.get_grouped_opcodes(CONTEXT):
-        first, last = group[0], group[-1]
-        yield b"@@ -%s +%s @@\n" % (_range(first[1], last[2]), _range(first[3], last[4]))
-        for tag, i1, i2, j1, j2 in group:
-            if tag == "equal":
-                yield from _lines(b" ", before[i1:i2])
-                continue
-            yield from _lines(b"-", before[i1:i2])
-            yield from _lines(b"+", after[j1:j2])
+def _hunks(before: list[bytes], after: list[bytes], blocks: Sequence[Block]) -> Iterator[bytes]:
+    for hunk in hunks_of(blocks, len(before)):
+        old, new = _range(hunk.start, hunk.stop), _range(hunk.new_start, hunk.new_stop)
+        yield b"@@ -%s +%s @@\n" % (old, new)
+        done = hunk.start
+        for block in hunk.blocks:
+            yield from _lines(b" ", before[done : block.start])
+            yield from _lines(b"-", before[block.start : block.stop])
+            yield from _lines(b"+", after[block.new_start : block.new_stop])
+            done = block.stop
+        yield from _lines(b" ", before[done : hunk.stop])
 
 
 def _range(start: int, stop: int) -> bytes:

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders a plan for people and for programs: the table of rules, JSON, GitHub, SARIF."""
+"""Renders a plan: tables, headings and colours for people, annotations for GitHub."""
 
 from __future__ import annotations
 
 import enum
-import os
-import urllib.parse
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migrator import __version__
 from migrator.engine import Record
+from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json, printable
 from migrator.plan import Plan
-from migrator.rule import Rule, Status
+from migrator.rule import Rule, Safety, Status
 
 
 class Tense(enum.Enum):
@@ -32,9 +31,11 @@ def render(plan: Plan, output_format: str, tense: Tense) -> str | None:
     if output_format == "json":
         return pretty_json(make_log(plan)).decode()
     if output_format == "github":
-        return "".join(f"{line}\n" for line in _github(plan))
+        return "".join(f"{line}\n" for line in _github(plan, tense))
     if output_format == "sarif":
-        return _sarif(plan, tense)
+        from migrator.sarif import sarif
+
+        return sarif(plan, word=tense.value, emitted=tense is Tense.PAST)
     return None
 
 
@@ -98,17 +99,23 @@ def _word(record: Record, tense: Tense) -> str:
     return tense.value if record.status is Status.CHANGED else record.status.value
 
 
-def _github(plan: Plan) -> Iterator[str]:
-    """Workflow commands that annotate a pull request."""
+def _github(plan: Plan, tense: Tense) -> Iterator[str]:
+    """Workflow commands that annotate a pull request, at the lines that it has."""
     levels = {Status.CHANGED: "notice", Status.MANUAL: "warning"}
+    rules = {rule.code: rule for rule in plan.rules}
+    cuts = {cut.change.path: cut for cut in cut_plan(plan)} if tense is Tense.PAST else {}
     for record in plan.records:
         level = levels.get(record.status)
-        if level is not None and record.before is not None:
-            place = (
-                f"file={_escape(printable(record.path), property_=True)},line={record.before.line},"
-                f"endLine={record.before.end_line},title={record.rule}"
-            )
-            yield f"::{level} {place}::{_escape(f'{record.site}: {record.reason}')}"
+        place = place_of(record, cuts.get(record.path), emitted=tense is Tense.PAST)
+        if level is None or place is None:
+            continue
+        rule = rules[record.rule]
+        title = f"{rule.code} {rule.name} ({rule.safety.value})"
+        properties = (
+            f"file={_escape(printable(record.path), property_=True)},line={place.line},"
+            f"endLine={place.end_line},title={_escape(title, property_=True)}"
+        )
+        yield f"::{level} {properties}::{_escape(f'{record.site}: {record.reason}')}"
     for failure in plan.failures:
         path = _escape(printable(failure.path), property_=True)
         yield f"::error file={path}::{_escape(failure.reason)}"
@@ -121,68 +128,129 @@ def _escape(text: str, *, property_: bool = False) -> str:
     return text.replace(":", "%3A").replace(",", "%2C") if property_ else text
 
 
-def _uri(path: str) -> str:
-    """A path as a relative URI reference."""
-    return urllib.parse.quote(os.fsencode(path))
+def rule_heading(plan: Plan, code: str) -> list[str]:
+    """What stands above the patch of one rule: what it does, how safe it is, each site's reason."""
+    (rule,) = (rule for rule in plan.rules if rule.code == code)
+    lines = [f"{rule.code} {rule.name} ({rule.safety.value})", rule.summary, ""]
+    for record in plan.records_of(code, Status.CHANGED):
+        place = f":{record.before.line}" if record.before is not None else " (new)"
+        site = f" {printable(record.site)}" if record.site != record.path else ""
+        lines.append(f"{printable(record.path)}{place}{site}: {record.reason}")
+    return [_visible(line) for line in lines]
 
 
-def _sarif(plan: Plan, tense: Tense) -> str:
-    """A SARIF 2.1.0 log: one result for each site that changes, and each that waits for a person.
+def _visible(text: str) -> str:
+    """Text with control characters written as `^[`: none of them reaches a terminal."""
+    return "".join(
+        f"^{chr(ord(sign) ^ 64)}" if (sign < " " and sign != "\t") or sign == "\x7f" else sign
+        for sign in text
+    )
 
-    Files that could not be handled are results too; those that are added have no place yet.
-    """
-    levels = {Status.CHANGED: "note", Status.MANUAL: "warning"}
-    results = [
-        {
-            "ruleId": record.rule,
-            "level": levels[record.status],
-            "message": {"text": f"{_word(record, tense)}: {record.site}: {record.reason}"},
-            "locations": [
-                {
-                    "physicalLocation": {
-                        "artifactLocation": {"uri": _uri(record.path)},
-                        "region": {
-                            "startLine": record.before.line,
-                            "endLine": record.before.end_line,
-                        },
-                    }
-                }
-            ],
-        }
-        for record in plan.records
-        if record.status in levels and record.before is not None
-    ]
-    results += [
-        {
-            "level": "error",
-            "message": {"text": f"left as it is: {failure.reason}"},
-            "locations": [{"physicalLocation": {"artifactLocation": {"uri": _uri(failure.path)}}}],
-        }
-        for failure in plan.failures
-    ]
-    results += [
-        {"ruleId": m.rule, "level": "error", "message": {"text": m.describe()}}
-        for m in plan.missing
-    ]
-    rules = [
-        {
-            "id": rule.code,
-            "name": rule.name,
-            "shortDescription": {"text": rule.summary},
-            "help": {"text": rule.doc},
-        }
-        for rule in plan.rules
-    ]
-    document = {
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {
-                    "driver": {"name": "vllm-npu-migrate", "version": __version__, "rules": rules}
-                },
-                "results": results,
-            }
-        ],
-    }
-    return pretty_json(document).decode()
+
+def coloured_patch(patch: bytes) -> Iterator[Text]:
+    """The lines of a patch for a terminal, in git's colours, without control characters."""
+    text = patch.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+    in_hunk = False
+    for line in text.split("\n")[:-1]:
+        if line.startswith(("# ", "#\n")) or line == "#":
+            in_hunk, style = False, "bold cyan" if line.startswith("# NPU") else "cyan"
+        elif line.startswith("diff --git "):
+            in_hunk, style = False, "bold"
+        elif line.startswith("@@ "):
+            in_hunk, style = True, "magenta"
+        elif not in_hunk:
+            style = "bold"
+        else:
+            style = {"+": "green", "-": "red", "\\": "dim"}.get(line[:1], "")
+        yield Text(_visible(line.removesuffix("\r")), style=style)
+
+
+def print_stat(console: Console, plan: Plan, *, files: bool, rules: bool) -> None:
+    """Lines that are added and removed, for each file and for each rule, with bars."""
+    added: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    codes: dict[str, list[str]] = {}
+    touched: dict[str, set[str]] = {}
+    for cut in cut_plan(plan):
+        path = cut.change.path
+        found = {cut.rule(block) for block in cut.blocks} | {r.rule for r in cut.records}
+        codes[path] = sorted(found)
+        for block in cut.blocks:
+            code, (new, old) = cut.rule(block), cut.lines(block)
+            for key in (path, code):
+                added[key] += new
+                removed[key] += old
+        for code in found:
+            touched.setdefault(code, set()).add(path)
+    if files:
+        table = _stat_table("file", "rules")
+        most = max((added[path] + removed[path] for path in codes), default=1)
+        for change in plan.files:
+            path = change.path
+            name = Text(_visible(printable(path)), style="" if change.before else "green")
+            _stat_row(table, (name,), path, most, added, removed, " ".join(codes[path]))
+        console.print(table)
+    if rules:
+        if files:
+            console.print()
+        table = _stat_table("rule", "what it does", "name", "safety", "sites", "files")
+        most = max((added[code] + removed[code] for code in touched), default=1)
+        for rule in plan.rules:
+            sites = len(plan.records_of(rule.code, Status.CHANGED))
+            if not sites:
+                continue
+            cells = (
+                Text(rule.code),
+                Text(rule.name),
+                Text(rule.safety.value, style=SAFETY_STYLES[rule.safety]),
+                Text(str(sites)),
+                Text(str(len(touched.get(rule.code, ())))),
+            )
+            _stat_row(table, cells, rule.code, most, added, removed, rule.summary)
+        console.print(table)
+    new, old = sum(added[path] for path in codes), sum(removed[path] for path in codes)
+    sites = sum(record.status is Status.CHANGED for record in plan.records)
+    person = sum(record.status is Status.MANUAL for record in plan.records) + len(plan.failures)
+    console.print(
+        f"\n{len(codes)} files, {sites} sites of {len(touched)} rules, "
+        f"{new} lines added, {old} removed; {person or 'nothing'} left for a person"
+    )
+
+
+SAFETY_STYLES = {Safety.EQUIVALENT: "dim", Safety.GUARDED: "green", Safety.BEHAVIOUR: "yellow"}
+BAR = 24
+"""Columns of the longest bar."""
+
+
+def _stat_table(first: str, last: str, *between: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in between:
+        numeric = heading in ("sites", "files")
+        table.add_column(heading, no_wrap=True, justify="right" if numeric else "left")
+    for heading in ("+", "-"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("", no_wrap=True, width=BAR)
+    table.add_column(last)
+    return table
+
+
+def _stat_row(
+    table: Table,
+    cells: Sequence[Text],
+    key: str,
+    most: int,
+    added: Mapping[str, int],
+    removed: Mapping[str, int],
+    last: str,
+) -> None:
+    new, old = added[key], removed[key]
+    bar = Text("+" * _part(new, most), style="green") + Text("-" * _part(old, most), style="red")
+    table.add_row(
+        *cells, Text(str(new), style="green"), Text(str(old), style="red"), bar, Text(last)
+    )
+
+
+def _part(count: int, most: int) -> int:
+    """Columns for a count of lines; one at least where there are any."""
+    return max(round(count * BAR / most), 1) if count else 0

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: nothing left, changes or sites left, an error, an interrupt."""
 
+PLAIN_WIDTH = 160
+"""Columns of tables that go to no terminal."""
+
 FORMATS = ("text", "json", "github", "sarif")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,7 +71,7 @@ def stderr_console() -> Console:
     """A console on stderr; it honours NO_COLOR and draws progress on a terminal only."""
     from rich.console import Console
 
-    width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else 160
+    width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     return Console(stderr=True, highlight=False, width=width)
 
 

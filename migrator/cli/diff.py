@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-npu-migrate diff`: the migration as one patch on stdout."""
+"""`vllm-npu-migrate diff`: the migration as one patch on stdout, or what it comes to."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ import click
 from migrator.cli import common
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from migrator.plan import FileChange, Plan
 
 
 @click.command("diff", short_help="Print the migration as one patch for `git apply`.")
 @click.argument("src")
+@click.option(
+    "--by",
+    type=click.Choice(["file", "rule"]),
+    default=None,
+    help="Sort the patch by file or by rule, with each site's reason [default: file].",
+)
+@click.option("--stat", is_flag=True, help="Print lines and sites for each file and rule instead.")
 @common.planning_options
 @common.command
 def command(
     src: str,
+    by: str | None,
+    stat: bool,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     jobs: int | None,
@@ -31,7 +42,10 @@ def command(
     """Print what `apply` would do to SRC as one unified patch on stdout.
 
     `git apply` takes the patch in the source tree and gives, byte for byte, what `apply` writes.
-    Everything else goes to stderr. Exit code 0: nothing to do; 1: there are changes; 2: error.
+    With --by rule it takes it too: each rule's part starts from what those before it leave.
+    --stat counts the lines of the files and the sites of the rules; --by leaves one of both.
+    On a terminal the patch has colours, unless NO_COLOR is set. Everything else goes to stderr.
+    Exit code 0: nothing to do; 1: there are changes; 2: error.
     """
     from migrator.log import emitted_files
     from migrator.report import Tense
@@ -39,9 +53,17 @@ def command(
 
     source = open_source(src)
     known = common.settings(Path.cwd())
-    plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, quiet, verbose)
+    # The numbers stand for the table of rules, which would say much the same beside them.
+    silent = quiet or (stat and not verbose)
+    plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, silent, verbose)
     common.refuse_missing(plan)
-    print_patch(plan, emitted_files(plan), "text")
+    changes = emitted_files(plan)
+    if stat:
+        _print_stat(plan, by)
+    elif by == "rule":
+        _print_by_rule(plan, changes)
+    else:
+        print_patch(plan, changes, "text")
     common.finish(plan, pending_counts=True)
 
 
@@ -51,6 +73,60 @@ def print_patch(plan: Plan, changes: Sequence[FileChange], output_format: str) -
     from migrator.report import Tense, render
 
     text = render(plan, output_format, Tense.WOULD)
-    data = text.encode() if text is not None else unified_patch(changes)
+    if text is not None:
+        _write(text.encode())
+    else:
+        _write_patch(unified_patch(changes))
+
+
+def _print_by_rule(plan: Plan, changes: Sequence[FileChange]) -> None:
+    """Write the patch of each rule below its reason and its sites, and then that of the logs."""
+    from migrator.hunks import cut_plan
+    from migrator.patch import rule_patches, unified_patch
+    from migrator.report import rule_heading
+
+    planned = {change.path for change in plan.files}
+    parts = []
+    for code, patch in rule_patches(cut_plan(plan)):
+        heading = "".join(f"# {line}".rstrip() + "\n" for line in rule_heading(plan, code))
+        parts.append(heading.encode("utf-8", "surrogateescape") + patch)
+    logs = unified_patch([change for change in changes if change.path not in planned])
+    if logs:
+        parts.append(
+            b"# What the tree keeps to say what was done, for people and programs\n" + logs
+        )
+    _write_patch(b"".join(parts))
+
+
+def _print_stat(plan: Plan, by: str | None) -> None:
+    from migrator.report import print_stat
+
+    console = _stdout_console()
+    print_stat(console, plan, files=by != "rule", rules=by != "file")
+
+
+def _stdout_console() -> Console:
+    """A console on stdout, in colour on a terminal only; plain text keeps to one width."""
+    from rich.console import Console
+
+    plain = not sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, width=common.PLAIN_WIDTH if plain else None)
+
+
+def _write(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def _write_patch(patch: bytes) -> None:
+    """Write a patch to stdout: its bytes, or in colour and readable where that is a terminal."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal or console.no_color:
+        _write(patch)
+        return
+    from migrator.report import coloured_patch
+
+    for line in coloured_patch(patch):
+        console.print(line, soft_wrap=True)
