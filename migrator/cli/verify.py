@@ -68,6 +68,9 @@ class VerifyError(click.ClickException):
 @click.option("--serve", is_flag=True, help="Ask `vllm serve` of it, on a simulated Ascend.")
 @click.option("--install", is_flag=True, help="Build a wheel of it for NPUs, without CUDA.")
 @click.option(
+    "--refusals", is_flag=True, help="See that it refuses at start-up what an NPU does not serve."
+)
+@click.option(
     "--models",
     metavar="NAMES",
     help="Models to run, comma separated: llama, qwen2, qwen3, mistral, mixtral, qwen3-moe, moe "
@@ -116,6 +119,7 @@ def command(
     simulate: bool,
     serve: bool,
     install: bool,
+    refusals: bool,
     models: str | None,
     modes: str | None,
     work: Path | None,
@@ -132,11 +136,12 @@ def command(
 
     With --simulate and --serve, tiny random models run through the tree in an environment with
     torch, torch_npu and transformers (--env), on the simulated Ascend, and their greedy tokens
-    are compared with those of transformers on the CPU in float32. --install builds a wheel there.
+    are compared with those of transformers on the CPU in float32. --install builds a wheel there;
+    --refusals starts engines that an NPU cannot serve, and wants a clear error of each.
 
     Exit code 0: nothing found; 1: findings; 2: the check could not be made.
     """
-    kinds = (install, simulate, serve)
+    kinds = (install, refusals, simulate, serve)
     if any(kinds):
         _run(tree, env or python, kinds, models, modes, work, timeout, format_, quiet)
     if models or modes or work:
@@ -184,7 +189,7 @@ _OURSELVES = (
 def _run(
     tree: Path,
     env: Path | None,
-    kinds: tuple[bool, bool, bool],
+    kinds: tuple[bool, bool, bool, bool],
     models: str | None,
     modes: str | None,
     work: Path | None,
@@ -211,8 +216,9 @@ def _run(
         with progress.status("") as status:
             for wanted, run, default in (
                 (kinds[0], simulate.install, ("llama",)),
-                (kinds[1], simulate.simulate, simulate.DEFAULT_MODELS),
-                (kinds[2], simulate.serve, ("llama",)),
+                (kinds[1], simulate.refusals, ("llama",)),
+                (kinds[2], simulate.simulate, simulate.DEFAULT_MODELS),
+                (kinds[3], simulate.serve, ("llama",)),
             ):
                 if wanted:
                     options = simulate.Options(

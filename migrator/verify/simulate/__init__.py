@@ -2,8 +2,8 @@
 """Runs tiny models through an emitted tree on the simulated Ascend and compares their tokens.
 
 `simulate` goes through `LLM.generate`, `serve` through `vllm serve` and the OpenAI client,
-`install` builds a wheel. The programs that run in the environment under test are in `programs`;
-nothing here imports torch.
+`install` builds a wheel, `refusals` starts what an NPU cannot serve. The programs that run in the
+environment under test are in `programs`; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from migrator.verify.simulate.models import DEFAULT_MODELS, MODELS
 from migrator.verify.simulate.models import select as select_models
 from migrator.verify.simulate.modes import DEFAULT_MODES, MODES
 from migrator.verify.simulate.modes import select as select_modes
+from migrator.verify.simulate.refusals import refusals
 from migrator.verify.simulate.report import Report, Run, as_json, merge, write_table
 from migrator.verify.simulate.run import Options, simulate
 from migrator.verify.simulate.server import serve
@@ -32,6 +33,7 @@ __all__ = [
     "install",
     "interpreter",
     "merge",
+    "refusals",
     "select_models",
     "select_modes",
     "serve",

@@ -280,12 +280,14 @@ def ending(finished: process.Finished) -> str:
     return f"exit code {finished.code}"
 
 
+def ended(finished: process.Finished) -> list[str]:
+    """What is wrong with how a program ended and with what it left."""
+    problems = [ending(finished)] if finished.code != 0 else []
+    return problems + [f"left a process behind: {command[:200]}" for command in finished.left]
+
+
 def ended_badly(finished: process.Finished, seen: dict[str, Any]) -> list[str]:
     """What is wrong with the way in which a run ended."""
-    problems = []
-    if finished.code != 0:
-        problems.append(ending(finished))
-    elif not seen.get("finished"):
-        problems.append("the run ended before it was done")
-    problems += [f"left a process behind: {command[:200]}" for command in finished.left]
-    return problems
+    if finished.code == 0 and not seen.get("finished"):
+        return ["the run ended before it was done", *ended(finished)]
+    return ended(finished)

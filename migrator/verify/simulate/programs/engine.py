@@ -200,6 +200,7 @@ def kernels() -> dict[str, Any]:
 def default_backend(folder: Path) -> str:
     """Backend of the group that vLLM makes where its caller names none, or why there is none."""
     import torch
+
     from vllm.distributed import parallel_state  # type: ignore[import-not-found]
 
     parallel_state.destroy_model_parallel()
@@ -224,6 +225,7 @@ def transferred() -> float | str:
     from torch_npu.contrib import (  # type: ignore[import-not-found]
         transfer_to_npu,  # noqa: F401 - what its import does is what it is for
     )
+
     from vllm import _custom_ops as ops
 
     generator = torch.Generator().manual_seed(4)
