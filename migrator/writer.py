@@ -127,10 +127,12 @@ def write_tree(
     """
     if not target.parent.is_dir():
         raise MigrateError(f"there is no directory {target.parent} to put {target.name} in")
+    there = os.path.lexists(target)
     try:
         with _staged_beside(target) as stage, contextlib.ExitStack() as stack:
             if os.path.lexists(target):
-                if not replace:
+                # One that was not there before is what a killed run had set aside to replace it.
+                if there and not replace:
                     raise MigrateError(f"{target} exists already")
                 stack.enter_context(locked(target))
             root = stage / "tree"
@@ -154,7 +156,7 @@ def _staged_beside(target: Path, *, wait: bool = False) -> Iterator[Path]:
     Raises:
         MigrateError: another process has it.
     """
-    stage = target.parent / f".{target.name}{STAGE}"
+    stage = _stage_of(target)
     held: int | None = None
     try:
         while held is None:
@@ -175,6 +177,10 @@ def _staged_beside(target: Path, *, wait: bool = False) -> Iterator[Path]:
                         stage.rmdir()
                 finally:
                     os.close(held)
+
+
+def _stage_of(target: Path) -> Path:
+    return target.parent / f".{target.name}{STAGE}"
 
 
 def _claim(stage: Path) -> int | None:
@@ -307,6 +313,11 @@ def locked(root: Path) -> Iterator[None]:
         os.close(held)
 
 
+def unfinished(root: Path) -> bool:
+    """Did a run that was killed leave one part of this tree new and the other old?"""
+    return (root / JOURNAL / "journal.json").is_file()
+
+
 def recover(root: Path) -> bool:
     """Finish or throw away what an interrupted run left in a tree.
 
@@ -320,7 +331,7 @@ def recover(root: Path) -> bool:
     if stage.is_symlink() or not stage.is_dir():
         return False
     journal = stage / "journal.json"
-    decided = journal.is_file()
+    decided = unfinished(root)
     if decided:
         try:
             steps = msgspec.json.decode(journal.read_bytes(), type=Journal).steps
@@ -328,8 +339,11 @@ def recover(root: Path) -> bool:
             raise MigrateError(
                 f"{journal} is damaged; restore the tree from git and remove {stage}"
             ) from error
-        _carry_out(root, stage, steps)
-    shutil.rmtree(stage)
+        with deferred_signals():
+            _carry_out(root, stage, steps)
+            shutil.rmtree(stage)
+    else:
+        shutil.rmtree(stage)
     return decided
 
 
@@ -442,6 +456,7 @@ def _write_through(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+@sigterm_interrupts()
 def unpack(archive: Path, target: Path) -> None:
     """Unpack the one directory of a source archive as `target`, in one step.
 
@@ -450,7 +465,7 @@ def unpack(archive: Path, target: Path) -> None:
     Raises:
         MigrateError: the archive is damaged or has more than one directory at its top.
     """
-    if target.is_dir():
+    if target.is_dir() and not _stage_of(target).exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -192,7 +192,12 @@ def plan_for(
 ) -> Plan:
     """Make the plan for a tree and print its table, by options and by the settings `known`."""
     from migrator.report import print_table
+    from migrator.writer import unfinished
 
+    if unfinished(tree.root):
+        name = tree.root
+        hint = f"apply {name} --in-place finishes it"
+        click.echo(f"{name}: an interrupted run left it half written; {hint}", err=True)
     plan = _make_plan(tree, known, select, ignore, jobs, quiet)
     if not quiet:
         print_table(stderr_console(), plan, tense, verbose=verbose)
