@@ -128,6 +128,10 @@ def judge(
     error = record.get("transferred", 0.0)
     if isinstance(error, str) or not error < KERNEL_ERROR:
         problems.append(f"_custom_ops.apply_repetition_penalties under transfer_to_npu: {error}")
+    if not record.get("follows_streams", True):
+        problems.append("vLLM's current_stream() does not follow torch.npu.stream()")
+    if record.get("takes_v2_runner", False):
+        problems.append("the model runner V2, made of Triton kernels, is taken if it is asked for")
     for device, seen in enumerate(record.get("memory_after", ())):
         if seen["free"] != seen["total"]:
             lost = seen["total"] - seen["free"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import time
 from importlib import import_module
@@ -197,6 +198,39 @@ def kernels() -> dict[str, Any]:
     return found
 
 
+def follows_streams() -> bool:
+    """Whether vLLM's current stream is the one that torch_npu was told to work on."""
+    import torch
+
+    for home in ("vllm.utils.torch_utils", "vllm.utils"):
+        try:
+            current_stream = import_module(home).current_stream
+            break
+        except (ImportError, AttributeError):
+            continue
+    outer = current_stream()
+    side = torch.npu.Stream()
+    with torch.npu.stream(side):
+        inner = current_stream()
+    return bool(inner == side and current_stream() == outer)
+
+
+def takes_v2_runner(config: Any) -> bool:
+    """Whether vLLM would take its model runner V2, made of Triton kernels, if it were asked to.
+
+    Its default depends on Triton, which need not be installed here.
+    """
+    from vllm import envs
+
+    # Later releases read their switches once.
+    getattr(envs, "disable_envs_cache", lambda: None)()
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+    try:
+        return bool(getattr(config, "use_v2_model_runner", False))
+    finally:
+        del os.environ["VLLM_USE_V2_MODEL_RUNNER"]
+
+
 def default_backend(folder: Path) -> str:
     """Backend of the group that vLLM makes where its caller names none, or why there is none."""
     import torch
@@ -256,6 +290,7 @@ def main(job: dict[str, Any]) -> None:
     run(job, llm, record)
     if not job["workers_are_children"]:
         record.save(runners=runners())
+    config = llm.llm_engine.vllm_config
     release(llm)
     del llm
     gc.collect()
@@ -267,6 +302,7 @@ def main(job: dict[str, Any]) -> None:
         record.save(memory_after=wait_for_memory(torch, job["devices"]))
     else:
         record.save(kernels=kernels())
+        record.save(follows_streams=follows_streams(), takes_v2_runner=takes_v2_runner(config))
         record.save(backend=default_backend(record.folder))
         record.save(transferred=transferred())
     record.save(finished=True)

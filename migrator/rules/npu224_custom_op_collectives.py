@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU224: collectives of an NPU in compiled models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from migrator.matchers import dotted, places, walk
+from migrator.recipes import tests_for_npu
+from migrator.rule import (
+    Absence,
+    Example,
+    File,
+    Finding,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+)
+
+_STATE = "vllm/distributed/parallel_state.py"
+_SITE = "GroupCoordinator.__init__"
+_NAME = "use_custom_op_call"
+
+
+class CustomOpCollectives(Rule):
+    """Keep an NPU's collectives whole where a model is compiled.
+
+    ## What it does
+    In `GroupCoordinator.__init__`, lets `use_custom_op_call` be true on an NPU.
+
+    ## Why
+    With it, collectives are custom operators, which `torch.compile` does not look into. Without it,
+    Dynamo traces through the communicator into `torch.distributed`, and tensor parallelism fails as
+    soon as a model is compiled for graphs. From 0.18 on vLLM asks its platforms.
+
+    ## Example
+    ```python
+    self.use_custom_op_call = (
+        current_platform.is_cuda_alike() or current_platform.is_tpu()
+        or current_platform.device_type == "npu"
+    )
+    ```
+
+    ## Safety
+    Equivalent on every other platform.
+    """
+
+    code = "NPU224"
+    safety = Safety.EQUIVALENT
+    paths = (_STATE,)
+    triggers = (rf"{_NAME}\b",)
+    sites = (
+        Site(
+            _SITE,
+            (_STATE,),
+            (Absence(">=0.18", "vLLM asks the platform's use_custom_op_collectives() there"),),
+        ),
+    )
+    examples = (
+        Example(
+            path=_STATE,
+            before="""\
+class GroupCoordinator:
+    def __init__(self):
+        self.use_custom_op_call = (current_platform.is_cuda_alike()
+                                   or current_platform.is_tpu())
+""",
+            after="""\
+class GroupCoordinator:
+    def __init__(self):
+        self.use_custom_op_call = (current_platform.is_cuda_alike()
+                                   or current_platform.is_tpu()
+                                   or current_platform.device_type == "npu")
+""",
+        ),
+        Example(
+            path=_STATE,
+            before="""\
+class GroupCoordinator:
+    def __init__(self):
+        self.use_custom_op_call = (
+            current_platform.is_cuda_alike() or current_platform.is_tpu()
+        )
+""",
+            after="""\
+class GroupCoordinator:
+    def __init__(self):
+        self.use_custom_op_call = (
+            current_platform.is_cuda_alike() or current_platform.is_tpu()
+            or current_platform.device_type == "npu"
+        )
+""",
+        ),
+        Example(
+            path=_STATE,
+            before="""\
+class GroupCoordinator:
+    def __init__(self):
+        self.use_custom_op_call = (
+            current_platform.is_tpu() or current_platform.use_custom_op_collectives()
+        )
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the assignment where the platform itself is not asked."""
+        function = file.function(_SITE)
+        if function is None:
+            return
+        for place in places(function.body, cst.Assign):
+            node = place.node
+            assert isinstance(node, cst.Assign)
+            if dotted(node.targets[0].target) != f"self.{_NAME}":
+                continue
+            if any(tests_for_npu(inner) for inner in walk(node.value)):
+                yield migrated(_SITE, node)
+            elif isinstance(node.value, cst.BooleanOperation) and node.value.lpar:
+                names = {dotted(n) for n in walk(node.value) if isinstance(n, cst.Attribute)}
+                if "current_platform.is_cuda_alike" in names:
+                    yield changed(
+                        _SITE,
+                        node,
+                        "Dynamo traces through collectives that are no custom operators",
+                        Replace(node.value, _or_npu),
+                    )
+
+
+def _or_npu(node: cst.CSTNode) -> cst.CSTNode:
+    assert isinstance(node, cst.BooleanOperation)
+    operator = node.operator
+    if isinstance(operator.whitespace_before, cst.SimpleWhitespace):
+        below = cst.ParenthesizedWhitespace(indent=True, last_line=cst.SimpleWhitespace("    "))
+        operator = cst.Or(whitespace_before=below)
+    return cst.BooleanOperation(
+        node.with_changes(lpar=[], rpar=[]),
+        operator,
+        cst.parse_expression('current_platform.device_type == "npu"'),
+        lpar=node.lpar,
+        rpar=node.rpar,
+    )
