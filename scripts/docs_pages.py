@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import inspect
 import posixpath
 import re
@@ -421,42 +422,63 @@ def messages() -> dict[str, list[str]]:
     """Module → the messages of errors that it raises for users, what is filled in between `<>`."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "migrator").rglob("*.py")):
-        if "runtime" in path.parts:
-            continue
-        texts = []
+        if "runtime" not in path.parts:
+            texts = _Messages(path).texts()
+            if texts:
+                found[path.relative_to(ROOT).as_posix()] = texts
+    return found
+
+
+class _Messages:
+    """The messages of one module, read off its source."""
+
+    def __init__(self, path: Path) -> None:
+        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        # The command's modules import inside of functions.
+        self.homes = {
+            alias.name: node.module
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+
+    def texts(self) -> list[str]:
         calls = [
             node
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(self.tree)
             if isinstance(node, ast.Call) and _called(node) in _USER_ERRORS and node.args
         ]
-        for call in sorted(calls, key=lambda node: node.lineno):
-            text = _message(call.args[0])
-            if re.search(r"\w", re.sub(r"<[^>]*>", "", text)):
-                texts.append(text)
-        if texts:
-            found[path.relative_to(ROOT).as_posix()] = list(dict.fromkeys(texts))
-    return found
+        texts = [self.text(call.args[0]) for call in sorted(calls, key=lambda call: call.lineno)]
+        # One that is nothing but another error's text is there with that one.
+        return [t for t in dict.fromkeys(texts) if re.search(r"\w", re.sub(r"<[^>]*>", "", t))]
+
+    def text(self, node: ast.expr) -> str:
+        """The text of an expression, with what is known only later as `<name>`."""
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if isinstance(node, ast.JoinedStr):
+            return "".join(self.text(value) for value in node.values)
+        if isinstance(node, ast.FormattedValue):
+            return self.filled(node.value)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return self.text(node.left) + self.text(node.right)
+        if isinstance(node, ast.IfExp):
+            return self.text(node.body)
+        return self.filled(node)
+
+    def filled(self, node: ast.expr) -> str:
+        """What stands for a value in a message: itself if it is a constant of a module."""
+        names = [n for n in re.findall(r"[A-Za-z_]\w*", ast.unparse(node)) if n != "strip"]
+        if isinstance(node, ast.Name) and node.id.isupper():
+            home = importlib.import_module(self.homes.get(node.id, self.module))
+            return str(getattr(home, node.id))
+        return f"<{names[-1].lower().strip('_') if names else '…'}>"
 
 
 def _called(node: ast.Call) -> str:
     function = node.func
     return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-
-
-def _message(node: ast.expr) -> str:
-    """The text of an expression, with what is known only later as `<name>`."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_message(value) for value in node.values)
-    if isinstance(node, ast.FormattedValue):
-        words = re.findall(r"[A-Za-z_]\w*", ast.unparse(node.value))
-        return f"<{words[-1].lower().strip('_') if words else '…'}>"
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _message(node.left) + _message(node.right)
-    if isinstance(node, ast.IfExp):
-        return _message(node.body)
-    return "<…>"
 
 
 def message_page() -> str:
