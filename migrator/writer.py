@@ -19,7 +19,8 @@ import signal
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -38,11 +39,35 @@ ASIDE = "old"
 """Name in there of the tree whose place is taken, where the system cannot swap two names."""
 
 
-class Step(msgspec.Struct, frozen=True):
-    """One file to put in place: its path in the tree and the name of its staged copy."""
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file, or a link, with just these bytes and permission bits, whatever is there before."""
 
     path: str
-    staged: str
+    data: bytes
+    """The link's target, for a link."""
+    mode: int = 0o644
+    link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A file or link that goes, and with it the directories that it leaves empty."""
+
+    path: str
+
+
+Change = FileChange | Placed | Removal
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One file to put in place: its path in the tree and the name of its staged copy.
+
+    Without a staged copy the file is removed.
+    """
+
+    path: str
+    staged: str | None
 
 
 class Journal(msgspec.Struct, frozen=True):
@@ -103,7 +128,7 @@ def _explain(error: OSError, target: Path) -> MigrateError:
 @sigterm_interrupts()
 def write_tree(
     source: DiskTree,
-    changes: Sequence[FileChange],
+    changes: Sequence[Change],
     target: Path,
     *,
     replace: bool = False,
@@ -116,7 +141,7 @@ def write_tree(
 
     Args:
         source: the tree.
-        changes: files to add or to write instead of the source's.
+        changes: files to add, to write instead of the source's, or to leave out.
         target: directory that gets the tree.
         replace: `target` exists and its place is to be taken.
         progress: called with the number of files written so far.
@@ -228,7 +253,7 @@ def _clear(stage: Path, target: Path) -> None:
 
 def _copy(
     source: DiskTree,
-    changes: dict[str, FileChange],
+    changes: dict[str, Change],
     root: Path,
     progress: Callable[[int], None] | None,
 ) -> None:
@@ -250,10 +275,14 @@ def _copy(
 
     left = dict(changes)
     for done, entry in enumerate(source.entries(), start=1):
+        change = left.pop(entry.path, None)
+        if isinstance(change, Removal):
+            continue
         parent_of(entry.path)
         place = root / entry.path
-        change = left.pop(entry.path, None)
-        if change is not None:
+        if isinstance(change, Placed):
+            _make(change, place)
+        elif change is not None:
             place.write_bytes(change.after)
             place.chmod(entry.mode if entry.link is None else change.mode)
         elif entry.link is not None:
@@ -263,10 +292,27 @@ def _copy(
             place.chmod(entry.mode)
         if progress is not None:
             progress(done)
-    for path in sorted(left):
+    for path, change in sorted(left.items()):
+        if isinstance(change, Removal):
+            continue
         parent_of(path)
-        (root / path).write_bytes(left[path].after)
-        (root / path).chmod(left[path].mode)
+        if isinstance(change, Placed):
+            _make(change, root / path)
+        else:
+            (root / path).write_bytes(change.after)
+            (root / path).chmod(change.mode)
+
+
+def _make(change: Placed, place: Path, *, through: bool = False) -> None:
+    """Make a file or link at a free place; `through` waits until the disk has it."""
+    if change.link:
+        place.symlink_to(os.fsdecode(change.data))
+        return
+    if through:
+        _write_through(place, change.data)
+    else:
+        place.write_bytes(change.data)
+    place.chmod(change.mode)
 
 
 def _put(root: Path, target: Path, stage: Path) -> None:
@@ -348,38 +394,76 @@ def recover(root: Path) -> bool:
 
 
 def _carry_out(root: Path, stage: Path, steps: Sequence[Step]) -> None:
+    # Done again after a crash, each step does what is left of it, or nothing.
     for step in steps:
-        staged = stage / step.staged
-        if staged.exists():
-            place = _safe_place(root, step.path)
+        place = _safe_place(root, step.path, itself=True)
+        if step.staged is None:
+            _remove(root, place)
+        elif os.path.lexists(staged := stage / step.staged):
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged, place)
 
 
-def _safe_place(root: Path, path: str) -> Path:
-    """Where `path` is in the tree, refusing to go through a link or out of it."""
+def _remove(root: Path, place: Path) -> None:
+    """Remove a file or link, and the directories above it that have nothing else in them."""
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+    above = place.parent
+    with contextlib.suppress(OSError):  # it is not empty, or a file has taken its place already
+        while above != root:
+            above.rmdir()
+            above = above.parent
+
+
+def _safe_place(
+    root: Path, path: str, removed: Collection[str] = (), *, itself: bool = False
+) -> Path:
+    """Where `path` is in the tree, refusing to go through a link or out of it.
+
+    `itself` says that a link at `path` is what is meant, not what it leads to; links among those
+    that are `removed` do not count.
+    """
     place = root
-    for part in path.split("/"):
+    parts = path.split("/")
+    for number, part in enumerate(parts, start=1):
         place = place / part
-        if part in ("", ".", "..") or (place.is_symlink()):
+        through = (
+            place.is_symlink()
+            and not (itself and number == len(parts))
+            and "/".join(parts[:number]) not in removed
+        )
+        if part in ("", ".", "..") or through:
             raise MigrateError(f"{path} leads out of the tree through a link; nothing was written")
     return place
 
 
-def _free_place(root: Path, path: str) -> Path:
+def _free_place(
+    root: Path, path: str, removed: Collection[str] = (), *, itself: bool = False
+) -> Path:
     """Where `path` is in the tree, if a file can be put there.
 
     What would make that fail is looked for here, before the journal decides: later it would leave
     one part of the tree new and the other old until somebody mends it.
 
+    Args:
+        root: the tree.
+        path: of the file.
+        removed: paths that are free by then.
+        itself: a link that is there is replaced.
+
     Raises:
         MigrateError: it cannot.
     """
-    place = _safe_place(root, path)
-    if os.path.lexists(place) and not place.is_file():
+    place = _safe_place(root, path, removed, itself=itself)
+    if not (
+        place.is_file()
+        or (itself and place.is_symlink())
+        or not os.path.lexists(place)
+        or (removed and place.is_dir() and _all_removed(root, place, removed))
+    ):
         raise MigrateError(f"{place} is there and is no file; nothing was written, move it away")
     above = place.parent
-    while not os.path.lexists(above):
+    while not os.path.lexists(above) or above.relative_to(root).as_posix() in removed:
         above = above.parent
     if not above.is_dir():
         raise MigrateError(
@@ -395,8 +479,17 @@ def _free_place(root: Path, path: str) -> Path:
     return place
 
 
+def _all_removed(root: Path, directory: Path, removed: Collection[str]) -> bool:
+    """Will a directory be empty, and gone, when these files are?"""
+    return all(
+        (Path(above) / name).relative_to(root).as_posix() in removed
+        for above, directories, files in os.walk(directory)
+        for name in [*files, *(d for d in directories if (Path(above) / d).is_symlink())]
+    ) and all(files or directories for _, directories, files in os.walk(directory))
+
+
 @sigterm_interrupts()
-def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
+def change_in_place(root: Path, changes: Sequence[Change]) -> None:
     """Write `changes` into the tree at `root`: all of them, or after a crash all or none.
 
     Raises:
@@ -434,11 +527,26 @@ def change_in_place(root: Path, changes: Sequence[FileChange]) -> None:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def _stage(root: Path, stage: Path, changes: Sequence[FileChange]) -> tuple[Step, ...]:
+def _stage(root: Path, stage: Path, changes: Sequence[Change]) -> tuple[Step, ...]:
+    # What goes makes room first: a file may come where a directory was.
+    removed = {change.path for change in changes if isinstance(change, Removal)}
     steps = []
+    for path in sorted(removed):
+        place = _safe_place(root, path, itself=True)
+        if os.path.lexists(place) and not os.access(place.parent, os.W_OK | os.X_OK):
+            raise MigrateError(
+                f"cannot write in {place.parent}; nothing was written, make it writable"
+            )
+        steps.append(Step(path, None))
     for number, change in enumerate(changes):
-        place = _free_place(root, change.path)
+        if isinstance(change, Removal):
+            continue
+        place = _free_place(root, change.path, removed, itself=isinstance(change, Placed))
         staged = stage / f"{number}.new"
+        if isinstance(change, Placed):
+            _make(change, staged, through=True)
+            steps.append(Step(change.path, staged.name))
+            continue
         _write_through(staged, change.after)
         if place.exists():
             shutil.copymode(place, staged)
