@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leave out each rule in turn and see whether `verify` or `verify --simulate` notices.
+"""Leave out each rule in turn, see whether `verify` or `verify --simulate` notices; write the page.
 
 For every rule that changes something in a release: `apply --ignore RULE`, then `verify` without
 running; if that finds nothing, models through the tree, the cheapest run that should fail first,
@@ -8,8 +8,9 @@ absence nothing notices has no test, and the exit code is 1.
 
 Outcomes are kept below --state by what they came from, so that an interrupted run goes on.
 
-    python scripts/mutations.py --env DIR                    # 0.11.0
-    python scripts/mutations.py --env DIR 0.32.0 --rules NPU210,NPU217
+    python scripts/mutations.py --env DIR                              # all of RELEASES
+    python scripts/mutations.py --env DIR 0.32.0 --rules NPU218,NPU219
+    python scripts/mutations.py --write-only                           # the page from what is there
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 from simulated_runs import (
+    ROOT,
     Job,
     command,
     interpreter_for,
@@ -36,35 +38,41 @@ from migrator.rules import all_rules
 from migrator.sources import fetch
 from migrator.tree import LOG_NAME
 from migrator.verify import simulate
+from migrator.verify.simulate.report import Run
 
 Pair = tuple[str, str]
 
+RELEASES = ("0.11.0", "0.32.0", "0.10.0")
+"""Each takes the rules that the ones before it have no site for."""
+PAGE = ROOT / "docs" / "mutations.md"
 GENERAL: tuple[Pair, ...] = (("llama", "eager"), ("llama", "tp2"), ("llama", "graph"))
 """Runs that any rule may fail, cheap ones first."""
+_MOE: tuple[Pair, ...] = (("mixtral", "eager"), ("qwen3-moe", "eager"))
 FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU121": (("gpt2", "eager"),),
     "NPU122": (("gemma", "eager"),),
     "NPU124": (("gemma", "eager"),),
-    "NPU130": (("llama", "tp2"),),
     "NPU215": (("llama", "graph"),),
-    "NPU216": (("llama", "tp2"), ("llama", "graph")),
     "NPU217": (("llama", "tp2-graph"),),
-    "NPU220": (("llama", "graph"),),
+    "NPU220": (("llama", "graph"), *_MOE),
     "NPU222": (("llama", "nz"),),
-    "NPU230": (("mixtral", "eager"), ("qwen3-moe", "eager")),
-    "NPU231": (("mixtral", "eager"), ("qwen3-moe", "eager")),
-    "NPU232": (("mixtral", "eager"), ("qwen3-moe", "eager")),
-    "NPU303": (("llama", "tp2"),),
+    "NPU224": (("llama", "tp2-graph"),),
+    "NPU230": _MOE,
+    "NPU231": _MOE,
+    "NPU232": _MOE,
+    "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU401": (("vllm", "install"),),
-    "NPU306": (("mixtral", "eager"), ("qwen3-moe", "eager")),
 }
 """Runs that reach what a rule changes, where the general ones do not come to it first."""
 TIMEOUT = 600.0
 
 
 class Outcome(msgspec.Struct):
-    """What noticed that a rule was missing; `by` is empty if nothing did."""
+    """What noticed that a rule was missing; `by` is empty if nothing did.
+
+    `key` names the tree, the programs and the environments that it came from.
+    """
 
     rule: str
     name: str
@@ -130,16 +138,17 @@ class Mutations:
     def _run(self, tree: Path, pair: Pair) -> simulate.Run:
         python = self.interpreter(pair)
         assert python is not None, "passes_whole says no without one"
-        installs = pair[1] == "install"
+        others = {"install": simulate.install, "refusals": simulate.refusals}
+        own = others.get(pair[1])
         options = simulate.Options(
             tree=tree,
             launcher=launcher(python),
-            models=() if installs else simulate.select_models(pair[:1]),
-            modes=() if installs else simulate.select_modes(pair[1:]),
+            models=() if own else simulate.select_models(pair[:1]),
+            modes=() if own else simulate.select_modes(pair[1:]),
             work=self.state / "mutations" / "work",
             timeout=TIMEOUT,
         )
-        (run,) = (simulate.install if installs else simulate.simulate)(options).runs
+        (run,) = (own or simulate.simulate)(options).runs
         return run
 
     def judge(self, code: str) -> Outcome:
@@ -176,45 +185,95 @@ class Mutations:
             runs.append(name)
             run = self._run(tree, pair)
             if not run.passed:
-                errors = [line for line in run.log if "Error" in line]
-                return name, errors[-1].strip() if errors else run.problems[0], runs
+                return name, said(run), runs
         return "", "", runs
 
 
-def table(release: str, outcomes: list[Outcome]) -> str:
-    """The outcomes in Markdown."""
-    lines = [f"| rule left out of {release} | noticed by | says |", "| --- | --- | --- |"]
-    for outcome in outcomes:
-        said = outcome.said.replace("|", "\\|")[:140]
-        by = outcome.by or f"**nothing** ({', '.join(outcome.runs)})"
-        lines.append(f"| {outcome.rule} {outcome.name} | {by} | {said} |")
+def said(run: Run) -> str:
+    """The most telling line of a run that failed."""
+    errors = [line.strip() for line in run.log if "Error" in line]
+    return errors[-1] if errors else run.problems[0]
+
+
+INTRODUCTION = """\
+# Mutations
+
+Made by `python scripts/mutations.py`: each rule is left out of the emitted tree once
+(`apply --ignore RULE`), and something has to notice: `verify` without running, else a run of a tiny
+model on the simulated Ascend that the whole tree passes ([simulated-runs.md](simulated-runs.md)).
+A rule whose absence nothing notices would have no test. Rules that change nothing in 0.11.0 are
+left out of a release that they are for.
+
+"""
+
+
+def page(outcomes: dict[str, list[Outcome]]) -> str:
+    """The page in Markdown, a table for each release."""
+    every = [outcome for some in outcomes.values() for outcome in some]
+    noticed = sum(bool(outcome.by) for outcome in every)
+    static = sum(outcome.by == "verify" for outcome in every)
+    lines = [
+        INTRODUCTION + f"{len(every)} rules left out, {noticed} noticed: {static} by `verify` "
+        f"without running, {noticed - static} by a run.",
+    ]
+    for release, some in outcomes.items():
+        if some:
+            lines += ["", f"## {release}", "", table(some)]
     return "\n".join(lines) + "\n"
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The outcomes of a release in Markdown."""
+    lines = ["| left out | noticed by | which says |", "| --- | --- | --- |"]
+    for outcome in outcomes:
+        text = outcome.said.replace("|", "\\|")
+        if len(text) > 160:
+            text = text[:160].rstrip() + " …"
+        by = outcome.by or f"**nothing** ({', '.join(outcome.runs)})"
+        lines.append(f"| {outcome.rule} {outcome.name} | {by} | {text and f'`{text}`'} |")
+    return "\n".join(lines)
+
+
+def kept(state: Path, release: str) -> list[Outcome]:
+    """The outcomes of a release that were written, whatever they came from, by code."""
+    files = sorted((state / "mutations" / release).glob("NPU*.json"))
+    return [msgspec.json.decode(file.read_bytes(), type=Outcome) for file in files]
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("release", nargs="?", default="0.11.0")
-    parser.add_argument("--env", type=Path, required=True, help="as for simulated_runs.py")
+    parser.add_argument("releases", nargs="*", metavar="RELEASE")
+    parser.add_argument("--env", type=Path, help="as for simulated_runs.py")
     parser.add_argument("--old-env", type=Path, help="as for simulated_runs.py")
     parser.add_argument("--state", type=Path, help="where outcomes are kept")
     parser.add_argument("--rules", help="only these, comma separated")
+    parser.add_argument("--write-only", action="store_true", help="run nothing")
+    parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
     # `kill` ends the processes of a run as an interrupt does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
     state = (given.state or default).absolute()
-    mutations = Mutations(given.release, given.env, given.old_env, state)
     wanted = given.rules.split(",") if given.rules else None
-    codes = [code for code in mutations.changing() if wanted is None or code in wanted]
-    outcomes = []
-    for code in codes:
-        outcome = mutations.judge(code)
-        outcomes.append(outcome)
-        print(
-            f"{code}: {outcome.by or 'NOTHING'}: {outcome.said[:200]}", file=sys.stderr, flush=True
-        )
-    print(table(given.release, outcomes), end="")
-    return 0 if all(outcome.by for outcome in outcomes) else 1
+    if not given.write_only and given.env is None:
+        parser.error("--env DIR names the environment that the trees run in")
+    seen: set[str] = set()
+    good = True
+    for release in () if given.write_only else given.releases or RELEASES:
+        mutations = Mutations(release, given.env, given.old_env, state)
+        codes = [code for code in mutations.changing() if code not in seen]
+        if not given.releases:
+            seen.update(codes)
+        for code in codes:
+            if wanted is not None and code not in wanted:
+                continue
+            outcome = mutations.judge(code)
+            good &= bool(outcome.by)
+            found = f"{outcome.by or 'NOTHING'}: {outcome.said[:200]}"
+            print(f"{release} {code}: {found}", file=sys.stderr, flush=True)
+            given.page.write_text(page({r: kept(state, r) for r in RELEASES}), encoding="utf-8")
+    given.page.write_text(page({r: kept(state, r) for r in RELEASES}), encoding="utf-8")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-OLD = {"0.11.0": ("serve", "graph", "tp2-graph", "full-graph", "gemma")}
+OLD = {"0.11.0": ("serve", "graph", "tp2-graph", "full-graph", "gemma", "refusals")}
 """Release → modes and models that do not go with the newer environment, on any device."""
 EVERYWHERE = (
     ("llama", "eager"),
@@ -56,6 +56,7 @@ ALSO = (
     ("mixtral", "eager"),
     ("qwen3-moe", "eager"),
     ("llama", "serve"),
+    ("vllm", "refusals"),
     ("llama", "bfloat16"),
     ("llama", "nz"),
     ("llama", "no-nnal"),
@@ -84,8 +85,8 @@ The last line is what older releases import and 0.32.0 no longer asks for. The C
 the one to take: torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor
 --env ENV` says whether torch, torch_npu and a compiler fit.
 
-Three things of 0.11.0 do not go with it, on any device: its server and its Gemma ask transformers 5
-for attributes that are gone, and its graphs patch a function of torch that has another signature
+Three things of 0.11.0 do not go with it, on any device: its server and its Gemmas ask transformers
+5 for attributes that are gone, and its graphs patch a function of torch that has another signature
 now. They run in an environment of the torch that 0.11.0 was made for:
 
     python3.11 -m venv ENV-OLD
@@ -107,7 +108,10 @@ lead of a best logit in the reference. A run also fails if an NPU operator of th
 reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
 answers in one piece, streamed, and several at once. `install` builds a wheel with
-`VLLM_TARGET_DEVICE=npu`.
+`VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
+soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode) and wants a clear
+error of each. A run in one process also asks some functions of vLLM directly: kernels that layers
+do not go through, the current stream, the default backend of process groups, `transfer_to_npu`.
 
 The device's attention takes float16 and bfloat16 only, so the simulator is told to let float32
 pass, but not in `bfloat16` and `nz` (linear weights in FRACTAL_NZ). There the tokens are near if no
@@ -200,9 +204,9 @@ def digest(paths: Iterable[Path]) -> str:
 def program_digest() -> str:
     """What the runs are made and judged by, beside the tree."""
     package = ROOT / "migrator"
-    simulate_files = ("programs", "models.py", "modes.py", "judge.py", "installation.py")
+    names = ("programs", "models.py", "modes.py", "judge.py", "installation.py", "refusals.py")
     roots = [package / "simulator"]
-    roots += [package / "verify" / "simulate" / name for name in simulate_files]
+    roots += [package / "verify" / "simulate" / name for name in names]
     found = {path for root in roots for path in [root, *root.rglob("*")]}
     return digest(path for path in found if path.suffix in {".py", ".cpp", ".h"})
 
@@ -251,11 +255,15 @@ def launcher(python: Path) -> simulate.Launcher:
 
 def make(state: State, job: Job, python: Path) -> simulate.Report:
     """Run one job."""
-    others = {"serve": simulate.serve, "install": simulate.install}
+    others = {
+        "serve": simulate.serve,
+        "install": simulate.install,
+        "refusals": simulate.refusals,
+    }
     options = simulate.Options(
         tree=state.tree(job.release),
         launcher=launcher(python),
-        models=() if job.mode == "install" else simulate.select_models((job.model,)),
+        models=() if job.model == "vllm" else simulate.select_models((job.model,)),
         modes=() if job.mode in others else simulate.select_modes((job.mode,)),
         work=state.folder / "work" / job.release,
         timeout=TIMEOUT,

@@ -256,9 +256,7 @@ def transferred() -> float | str:
     cannot be undone: this is the last that a process does.
     """
     import torch
-    from torch_npu.contrib import (  # type: ignore[import-not-found]
-        transfer_to_npu,  # noqa: F401 - what its import does is what it is for
-    )
+    from torch_npu.contrib import transfer_to_npu  # noqa: F401 - its import does it all
 
     from vllm import _custom_ops as ops
 
