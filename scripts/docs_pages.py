@@ -499,6 +499,7 @@ def message_page() -> str:
 
 def _area(module: str) -> str:
     name = module.removeprefix("migrator/").removesuffix(".py").removesuffix("/__init__")
+    name = re.sub("^cli/", "command ", name)
     return name.replace("/", ": ").replace("_", " ").capitalize()
 
 
