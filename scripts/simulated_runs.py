@@ -204,7 +204,7 @@ def digest(paths: Iterable[Path]) -> str:
 def program_digest() -> str:
     """What the runs are made and judged by, beside the tree."""
     package = ROOT / "migrator"
-    names = ("programs", "models.py", "modes.py", "judge.py", "installation.py", "refusals.py")
+    names = ("programs", "models.py", "modes.py", "judge.py", "installation.py", "refusing.py")
     roots = [package / "simulator"]
     roots += [package / "verify" / "simulate" / name for name in names]
     found = {path for root in roots for path in [root, *root.rglob("*")]}

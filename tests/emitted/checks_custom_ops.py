@@ -153,14 +153,15 @@ def check_a_second_cache_is_not_rotated_by_the_first() -> None:
 
 def check_without_nnal() -> None:
     """torch_npu lacks `_npu_rotary_embedding` without NNAL; a switch turns it off where it is."""
-    for without, switches in (
+    cases: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         (("_npu_rotary_embedding",), {}),
         ((), {"VLLM_NPU_USE_NNAL": False}),
-    ):
+    )
+    for without, switches in cases:
         device = TorchNpu(without=without)
         layout = Layout("fused", torch.bfloat16)
         want = turned(layout.query, angles_of(SIZE)[layout.positions], False)
-        with vllm("0.11.0", torch_npu=device, **switches) as load:
+        with vllm("0.11.0", torch_npu=device, switches=switches) as load:
             load("vllm._custom_ops").rotary_embedding(
                 npu(layout.positions),
                 npu(layout.query),

@@ -385,7 +385,7 @@ def vllm(
     torch_npu: TorchNpu | None = None,
     kernels: Recorder | None = None,
     device_type: str = "npu",
-    **switches: Any,
+    switches: dict[str, Any] | None = None,
 ) -> Iterator[Callable[[str], Any]]:
     """Yield an importer of vLLM's modules, those under test taken from a release's tree.
 
@@ -397,7 +397,7 @@ def vllm(
         device_type: of `current_platform`.
         switches: values of `vllm.envs`.
     """
-    finder = _Finder(TREES / release / kind, Platform(device_type), switches)
+    finder = _Finder(TREES / release / kind, Platform(device_type), switches or {})
     before = torch.ops.__dict__.get("_C")
     sys.meta_path.insert(0, finder)
     torch.ops.__dict__["_C"] = kernels or Recorder()

@@ -24,7 +24,15 @@ from typing import Any
 import pytest
 
 from migrator.verify import simulate
-from migrator.verify.simulate import environment, judge, models, modes, process, server
+from migrator.verify.simulate import (
+    environment,
+    judge,
+    models,
+    modes,
+    process,
+    refusing,
+    server,
+)
 from migrator.verify.simulate.judge import Calls
 from migrator.verify.simulate.models import MODELS, ROLES
 from migrator.verify.simulate.modes import MODES
@@ -349,6 +357,26 @@ def silent_report(r: FakeRunner) -> None:
     r.record["described"].update(reported="None", variables="TORCH_X=1")
 
 
+def wrong_backend(r: FakeRunner) -> None:
+    r.record["backend"] = "gloo"
+
+
+def wrong_guard(r: FakeRunner) -> None:
+    r.record["transferred"] = "AttributeError: no apply_repetition_penalties_"
+
+
+def wrong_penalties(r: FakeRunner) -> None:
+    r.record["transferred"] = 0.25
+
+
+def deaf_stream(r: FakeRunner) -> None:
+    r.record["follows_streams"] = False
+
+
+def other_runner(r: FakeRunner) -> None:
+    r.record["takes_v2_runner"] = True
+
+
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
@@ -379,6 +407,11 @@ def silent_report(r: FakeRunner) -> None:
         (gpu_runner, "the model runner is ['GPUModelRunner'], not the NPU's"),
         (refused_name, "DeviceConfig(device='npu') gives ValidationError: 1 error"),
         (silent_report, "vllm collect-env reports no NPU"),
+        (wrong_backend, "process groups have the backend gloo by default, not hccl"),
+        (wrong_guard, "_custom_ops.apply_repetition_penalties under transfer_to_npu: Attribute"),
+        (wrong_penalties, "_custom_ops.apply_repetition_penalties under transfer_to_npu: 0.25"),
+        (deaf_stream, "vLLM's current_stream() does not follow torch.npu.stream()"),
+        (other_runner, "the model runner V2, made of Triton kernels, is taken"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -966,3 +999,61 @@ def test_modes_say_what_they_need(mode: modes.Mode) -> None:
     known |= {"npu_format_cast", "npu_format_cast_"}
     assert {name for names in mode.operators for name in names} <= known
     assert set(mode.forbidden) <= known
+
+
+# -- refusals
+
+
+def refuse(
+    emitted: Path, tmp_path: Path, errors: dict[str, Any], finished: process.Finished
+) -> tuple[simulate.Run, dict[str, str]]:
+    seen: dict[str, str] = {}
+
+    def runner(
+        command: Sequence[str], variables: dict[str, str], folder: Path, log: Path, timeout: float
+    ) -> process.Finished:
+        seen.update(variables)
+        job = json.loads(Path(command[-1]).read_text(encoding="utf-8"))
+        assert [case["name"] for case in job["cases"]] == [case.name for case in refusing.CASES]
+        Path(job["out"]).write_text(json.dumps(errors), encoding="utf-8")
+        log.write_text("the end\n")
+        return finished
+
+    options = simulate.Options(
+        tree=emitted,
+        launcher=simulate.Launcher(("sim", "run"), Path("/env/bin/python")),
+        models=(),
+        modes=(),
+        work=tmp_path / "work",
+    )
+    (run,) = simulate.refusals(options, runner=runner).runs
+    return run, seen
+
+
+def good_errors() -> dict[str, Any]:
+    return {
+        case.name: {"error": f"ValueError: Sl{case.says}.", "seconds": 1.0}
+        for case in refusing.CASES
+    }
+
+
+def test_refusals_in_plain_words_pass(emitted: Path, installed: None, tmp_path: Path) -> None:
+    run, variables = refuse(emitted, tmp_path, good_errors(), process.Finished(0, 9.0))
+    assert (run.model, run.mode, run.problems, run.log) == ("vllm", "refusals", [], [])
+    # The device's own refusal of float32 must not be turned off.
+    assert not set(environment.FLOAT32) & set(variables)
+
+
+def test_what_is_not_refused_is_said(emitted: Path, installed: None, tmp_path: Path) -> None:
+    errors = good_errors()
+    errors["float32"]["error"] = None
+    errors["ALiBi"]["error"] = "RuntimeError: aclnn error 161002\nKeyError: 3"
+    del errors["encoder"]
+    run, _ = refuse(emitted, tmp_path, errors, process.Finished(1, 9.0))
+    assert run.problems == [
+        "exit code 1",
+        "float32: an engine starts",
+        "ALiBi: stopped by another error, RuntimeError: aclnn error 161002",
+        "encoder: not tried",
+    ]
+    assert run.log == ["the end"]

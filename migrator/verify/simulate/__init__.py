@@ -14,7 +14,7 @@ from migrator.verify.simulate.models import DEFAULT_MODELS, MODELS
 from migrator.verify.simulate.models import select as select_models
 from migrator.verify.simulate.modes import DEFAULT_MODES, MODES
 from migrator.verify.simulate.modes import select as select_modes
-from migrator.verify.simulate.refusals import refusals
+from migrator.verify.simulate.refusing import refusals
 from migrator.verify.simulate.report import Report, Run, as_json, merge, write_table
 from migrator.verify.simulate.run import Options, simulate
 from migrator.verify.simulate.server import serve
