@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import libcst as cst
 from libcst._nodes.internal import CodegenState
 
-from migrator.matchers import parents_of
+from migrator.layout import Layout, Nodes, Piece
+from migrator.matchers import forget, parents_of
 from migrator.rule import Edit, File, Finding, Insert, Replace, Rule, Status, statements
 from migrator.tree import Tree
 
@@ -85,9 +86,16 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
         The new bytes and the findings; a failure instead where the file cannot be parsed, or an
         edit would make it invalid.
     """
-    failure = unparsable(path, data)
-    if failure is not None:
-        return FileResult(path, None, failure=failure)
+    try:
+        return _migrate(path, data, rules, tree)
+    finally:
+        forget()
+
+
+def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileResult:
+    parsed = _parsed(path, data)
+    if isinstance(parsed, str):
+        return FileResult(path, None, failure=parsed)
     try:
         module = cst.parse_module(data)
     except (SyntaxError, cst.ParserSyntaxError, ValueError, RecursionError) as error:
@@ -96,17 +104,23 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
         findings = _findings(File(path, module, tree), rules)
         if not findings:
             return FileResult(path, None)
-        old = _Source(module, {id(finding.node) for _, finding in findings})
+        edits = [edit for _, finding in findings for edit in finding.edits]
+        sites = [finding.node for _, finding in findings]
+        layout = Layout.of(module, data, parsed, [*sites, *(edit.node for edit in edits)])
+        old = _Source(module, layout.around(sites), {id(node) for node in sites})
+        if old.data != data:
+            # It may be the layout that is wrong; the module as a whole says so for certain.
+            layout = Layout(module)
+            old = _Source(module, layout.around(sites), {id(node) for node in sites})
     except RecursionError:
         return FileResult(path, None, failure="it is nested too deeply to be searched")
     if old.data != data:
         return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
-    edits = [edit for _, finding in findings for edit in finding.edits]
     if not edits:
         return FileResult(path, None, _records(path, findings, old, None, {}))
     try:
-        after, images = _edit(module, edits)
-        new = _Source(after, {id(image) for nodes in images.values() for image in nodes})
+        after, images = _edit(module, edits, layout)
+        new = _Source(module, after, {id(image) for nodes in images.values() for image in nodes})
         failure = unparsable(path, new.data)
         if failure is not None:
             raise EditError(f"the rewritten file does not parse: {failure}")
@@ -124,17 +138,24 @@ def unparsable(path: str, data: bytes) -> str | None:
     It comes before LibCST, which dies of a segmentation fault on very deep nesting where Python
     raises cleanly.
     """
+    parsed = _parsed(path, data)
+    return parsed if isinstance(parsed, str) else None
+
+
+def _parsed(path: str, data: bytes) -> ast.Module | str:
+    """The syntax tree that Python's own parser makes of these bytes, or why it refuses them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = compile(data, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        assert isinstance(parsed, ast.Module)
         if _kills_libcst(data, parsed):
             return f"it nests more than {DEPTH} operators or names, too deep for LibCST"
     except SyntaxError as error:
         return f"not valid Python: line {error.lineno or 0}: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
         return f"Python cannot parse it: {_first_line(error)}"
-    return None
+    return parsed
 
 
 def _kills_libcst(data: bytes, parsed: ast.AST) -> bool:
@@ -228,10 +249,20 @@ def _with_blank_lines(statement: cst.BaseStatement, count: int) -> cst.BaseState
 
 
 def _edit(
-    module: cst.Module, edits: Sequence[Edit]
-) -> tuple[cst.Module, dict[int, list[cst.CSTNode]]]:
+    module: cst.Module, edits: Sequence[Edit], layout: Layout
+) -> tuple[list[Piece], dict[int, list[cst.CSTNode]]]:
+    """The parts of the edited module, and for each edit the nodes that stand for it there."""
     editor = _Editor(module, edits)
-    after = module.visit(editor)
+    after: list[Piece] = []
+    for piece in layout.around([edit.node for edit in edits]):
+        if isinstance(piece, str):
+            after.append(piece)
+            continue
+        for node in piece.nodes:
+            edited = node.visit(editor)
+            assert not isinstance(edited, cst.RemovalSentinel)
+            nodes = (edited,) if isinstance(edited, cst.CSTNode) else tuple(edited.nodes)
+            after.append(Nodes(nodes, piece.indents))
     if editor.pending:
         raise EditError("an edit lies inside a node that another edit replaces")
     return after, editor.images
@@ -290,11 +321,23 @@ _NOTHING = contextlib.nullcontext()
 
 
 class _Source:
-    """A module's bytes, and the lines of the wanted nodes in them."""
+    """A module's bytes, and the lines of the wanted nodes in them.
 
-    def __init__(self, module: cst.Module, wanted: set[int]) -> None:
+    Args:
+        module: for its encoding and its ways of indenting and ending lines.
+        pieces: the whole module in order; the wanted nodes lie in those that are nodes.
+        wanted: identities of nodes.
+    """
+
+    def __init__(self, module: cst.Module, pieces: Iterable[Piece], wanted: set[int]) -> None:
         marker = _Marker(module, wanted)
-        module._codegen(marker)  # Module.code does just this, with a state of its own
+        for piece in pieces:
+            if isinstance(piece, str):
+                marker.add_token(piece)
+                continue
+            marker.indent_tokens[:] = piece.indents
+            for node in piece.nodes:
+                node._codegen(marker)  # Module.code does just this, with a state of its own
         self.module = module
         self.data = "".join(marker.tokens).encode(module.encoding)
         ranges = marker.inclusive | marker.exact

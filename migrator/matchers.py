@@ -207,6 +207,11 @@ def _index(
     return parents, by_type
 
 
+def forget() -> None:
+    """Let go of the syntax trees that were searched: they take a hundred times their text."""
+    _index.cache_clear()
+
+
 def parents_of(root: cst.CSTNode) -> Parents:
     """For every node below `root`, by its identity, the node right above it."""
     return _index(root)[0]
@@ -219,19 +224,23 @@ def definitions(module: cst.Module) -> Definitions:
     functions are not.
     """
     found: dict[str, cst.FunctionDef | cst.ClassDef] = {}
-
-    def visit(body: Iterable[cst.CSTNode], prefix: str) -> None:
-        for statement in body:
-            if isinstance(statement, cst.FunctionDef):
-                found.setdefault(prefix + statement.name.value, statement)
-            elif isinstance(statement, cst.ClassDef):
-                found.setdefault(prefix + statement.name.value, statement)
-                visit(statement.body.body, f"{prefix}{statement.name.value}.")
-            elif isinstance(statement, (cst.If, cst.Else, cst.Try, cst.TryStar, cst.With)):
-                visit(_suites(statement), prefix)
-
-    visit(module.body, "")
+    _define(module.body, "", found)
     return found
+
+
+def _define(
+    body: Iterable[cst.CSTNode], prefix: str, found: dict[str, cst.FunctionDef | cst.ClassDef]
+) -> None:
+    # Not a function inside of `definitions`: one that calls itself is a cycle of references, which
+    # would keep the module alive until the collector runs.
+    for statement in body:
+        if isinstance(statement, cst.FunctionDef):
+            found.setdefault(prefix + statement.name.value, statement)
+        elif isinstance(statement, cst.ClassDef):
+            found.setdefault(prefix + statement.name.value, statement)
+            _define(statement.body.body, f"{prefix}{statement.name.value}.", found)
+        elif isinstance(statement, (cst.If, cst.Else, cst.Try, cst.TryStar, cst.With)):
+            _define(_suites(statement), prefix, found)
 
 
 def _suites(statement: cst.CSTNode) -> Iterator[cst.CSTNode]:

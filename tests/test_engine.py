@@ -47,11 +47,6 @@ def migrate(data: bytes, rules: list[Rule] | None = None, path: str = "vllm/x.py
         (GUARD + b"def broken(:\n", "not valid Python: line 6: "),
         (GUARD + b"x = " + b"(" * 3000 + b"1" + b")" * 3000, "too many nested parentheses"),
         (GUARD + b"x = " + b" + ".join([b"a"] * 20_000), "maximum recursion depth"),
-        (GUARD + b"x = a" + b".b" * 500, "nested too deeply"),
-        (GUARD + b"x = a" + b".b()" * 500, "nested too deeply"),
-        (GUARD + b"if a: pass\n" + b"elif a: pass\n" * 500, "nested too deeply"),
-        (GUARD + b"x = " + b"not " * 900 + b"a", "nested too deeply"),
-        (GUARD + b"x = " + b"'a' " * 1500, "nested too deeply"),
         (GUARD + b"x = " + b"'a' " * 20_000, "LibCST cannot parse it"),
         (GUARD + b"\0", "null bytes"),
         (GUARD + b"# \xff\n", "codec can't decode"),
@@ -69,6 +64,33 @@ def test_failure(data: bytes, reason: str) -> None:
     assert result.failure is not None
     assert reason in result.failure
     assert "\n" not in result.failure
+
+
+DEEP = {
+    "attributes": b"(a" + b".b" * 500 + b")",
+    "calls": b"a" + b".b()" * 500,
+    "operators": b"not " * 900 + b"a",
+    "strings": b"(" + b"'a' " * 1500 + b")",
+    "branches": b"0\n    if a: pass\n" + b"    elif a: pass\n" * 500,
+}
+"""Expressions, and a chain of branches, that LibCST parses and cannot write."""
+
+
+@pytest.mark.parametrize("deep", DEEP.values(), ids=DEEP)
+def test_a_site_beside_what_is_nested_too_deeply(deep: bytes) -> None:
+    guard = GUARD.replace(b"return x.is_cuda", b"return x.is_cuda, " + deep)
+    if b"elif" in deep:
+        guard = guard.replace(b"return x.is_cuda, 0\n    if a", b"if x.is_cuda")
+    result = migrate(guard)
+    assert result == FileResult("vllm/x.py", None, failure=result.failure)
+    assert result.failure == "it is nested too deeply to be searched"
+
+
+@pytest.mark.parametrize("deep", DEEP.values(), ids=DEEP)
+def test_what_is_nested_too_deeply_elsewhere_is_kept(deep: bytes) -> None:
+    """Only the statements around edits are written by LibCST; the rest is taken as it is."""
+    rest = b"def g(a):\n    return " + deep + b"\n"
+    assert migrate(GUARD + rest).after == MIGRATED + rest
 
 
 @pytest.mark.parametrize(
@@ -136,10 +158,17 @@ def test_encodings(encoding: str) -> None:
 
 
 def test_bytes_that_libcst_would_change_are_kept() -> None:
-    """Shift JIS has two codes for some signs; the file does not come back, so it stays."""
-    result = migrate(b"# coding: shift_jis\n" + GUARD + "# ~\\\n".encode("shift_jis"))
-    assert result.after is None
-    assert result.failure == "LibCST does not give its bytes back unchanged"
+    """Shift JIS has two codes for some signs; a file with the other code would not come back."""
+    sign, other = b"\x81\xe6", b"\x87\x9a"
+    assert sign.decode("cp932") == other.decode("cp932")
+    coding = b"# coding: cp932\n"
+    assert migrate(coding + GUARD + b"# " + sign + b"\n").after == (
+        coding + MIGRATED + b"# " + sign + b"\n"
+    )
+    for data in (coding + GUARD + b"# " + other + b"\n", coding + GUARD[:-1] + b"  # " + other):
+        result = migrate(data)
+        assert result.after is None
+        assert result.failure == "LibCST does not give its bytes back unchanged"
 
 
 def test_a_file_without_sites_is_not_written() -> None:

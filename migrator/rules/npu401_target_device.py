@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import libcst as cst
-from libcst import matchers as m
 
 from migrator.matchers import dotted, places, walk
 from migrator.rule import (
@@ -179,14 +178,18 @@ def _before_xpu(node: cst.CSTNode) -> cst.CSTNode:
     )
 
 
-class _Rename(m.MatcherDecoratableTransformer):
+class _Rename(cst.CSTTransformer):
     """`xpu` in strings to `npu`."""
 
-    @m.leave(m.SimpleString() | m.FormattedStringText())
-    def rename(
-        self, _: cst.CSTNode, node: cst.SimpleString | cst.FormattedStringText
-    ) -> cst.SimpleString | cst.FormattedStringText:
-        return node.with_changes(value=node.value.replace("xpu", "npu"))
+    def leave_SimpleString(  # noqa: N802 - LibCST calls it by this name
+        self, original_node: cst.SimpleString, updated_node: cst.SimpleString
+    ) -> cst.SimpleString:
+        return updated_node.with_changes(value=updated_node.value.replace("xpu", "npu"))
+
+    def leave_FormattedStringText(  # noqa: N802
+        self, original_node: cst.FormattedStringText, updated_node: cst.FormattedStringText
+    ) -> cst.FormattedStringText:
+        return updated_node.with_changes(value=updated_node.value.replace("xpu", "npu"))
 
 
 def _calls(node: cst.CSTNode, name: str) -> bool:
