@@ -151,7 +151,7 @@ class _OnCuda(ast.NodeTransformer):
         return node
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        if self.kept is not None and _is_name(node.targets[0], "_npu_cos_sin_cache"):
+        if self.kept is not None and ast.unparse(node.targets[0]).startswith("_npu_"):
             return None
         self.generic_visit(node)
         return node
