@@ -73,6 +73,14 @@ class EditError(Exception):
     """Two edits of one file do not go together, or the result is not Python."""
 
 
+class _RuleError(Exception):
+    """A rule raised what it should not: a mistake of ours, which must cost one file only."""
+
+    def __init__(self, codes: str, error: Exception) -> None:
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        super().__init__(f"{codes} cannot cope with it, which is a bug to report ({said})")
+
+
 def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileResult:
     """Run `rules` over one file.
 
@@ -114,6 +122,8 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
             old = _Source(module, layout.around(sites), {id(node) for node in sites})
     except RecursionError:
         return FileResult(path, None, failure="it is nested too deeply to be searched")
+    except _RuleError as error:
+        return FileResult(path, None, failure=str(error))
     if old.data != data:
         return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
     if not edits:
@@ -127,9 +137,14 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
         if any(id(image) not in new.spans for nodes in images.values() for image in nodes):
             raise EditError("an edit lies inside a node that another edit replaces")
     except (EditError, RecursionError, cst.CSTValidationError, cst.ParserSyntaxError) as error:
-        codes = ", ".join(sorted({rule.code for rule, finding in findings if finding.edits}))
-        return FileResult(path, None, failure=f"{_first_line(error)} (rules {codes})")
+        return FileResult(path, None, failure=f"{_first_line(error)} (rules {_editing(findings)})")
+    except Exception as error:
+        return FileResult(path, None, failure=str(_RuleError(_editing(findings), error)))
     return FileResult(path, new.data, _records(path, findings, old, new, images))
+
+
+def _editing(findings: Iterable[tuple[Rule, Finding]]) -> str:
+    return ", ".join(sorted({rule.code for rule, finding in findings if finding.edits}))
 
 
 def unparsable(path: str, data: bytes) -> str | None:
@@ -178,7 +193,10 @@ def _first_line(error: BaseException) -> str:
 
 def _findings(file: File, rules: Sequence[Rule]) -> list[tuple[Rule, Finding]]:
     found = [
-        (rule, finding) for rule in rules if rule.provides is None for finding in rule.check(file)
+        (rule, finding)
+        for rule in rules
+        if rule.provides is None
+        for finding in _checked(rule, file)
     ]
     needs = frozenset(need for _, finding in found for need in finding.needs)
     if needs:
@@ -187,9 +205,18 @@ def _findings(file: File, rules: Sequence[Rule]) -> list[tuple[Rule, Finding]]:
             (rule, finding)
             for rule in rules
             if rule.provides in needs
-            for finding in rule.check(file)
+            for finding in _checked(rule, file)
         ]
     return found
+
+
+def _checked(rule: Rule, file: File) -> list[Finding]:
+    try:
+        return list(rule.check(file))
+    except RecursionError:
+        raise
+    except Exception as error:
+        raise _RuleError(rule.code, error) from error
 
 
 class _Editor(cst.CSTTransformer):

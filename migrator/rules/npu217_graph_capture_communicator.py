@@ -126,6 +126,7 @@ class GroupCoordinator:
             if not (
                 isinstance(test, cst.Call)
                 and dotted(test.func) == "isinstance"
+                and len(test.args) == 2
                 and dotted(test.args[0].value) == "self.device_communicator"
             ):
                 continue
@@ -145,7 +146,7 @@ class GroupCoordinator:
 def _accept(node: cst.CSTNode) -> cst.CSTNode:
     new = cst.Element(cst.Name(_NAME))
     comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
-    if isinstance(node, cst.Tuple):
+    if isinstance(node, cst.Tuple) and node.elements:
         *others, last = node.elements
         return node.with_changes(elements=[*others, last.with_changes(comma=comma), new])
     assert isinstance(node, cst.BaseExpression)
