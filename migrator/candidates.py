@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from migrator.rule import Example, Site
 from migrator.tree import Definition, Tree
@@ -103,10 +104,17 @@ def _named(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[str, Node]]:
                 yield from _named(statement.orelse, prefix)
 
 
+_known: WeakKeyDictionary[Tree, dict[str, dict[str, Node]]] = WeakKeyDictionary()
+"""What was asked of each tree before: path → its named nodes."""
+
+
 def nodes_of(tree: Tree, path: str) -> dict[str, Node]:
     """`named_nodes` of the module at `path`; empty where there is none that parses."""
-    module = tree.parse(path)
-    return {} if module is None else named_nodes(module)
+    known = _known.setdefault(tree, {})
+    if path not in known:
+        module = tree.parse(path)
+        known[path] = {} if module is None else named_nodes(module)
+    return known[path]
 
 
 def anchor(tree: Tree, path: str, name: str) -> Anchor | None:
@@ -152,14 +160,14 @@ def _prefixes(name: str) -> list[str]:
 # ---- how alike two definitions are ----------------------------------------------------------
 
 
-def fingerprint(node: Node) -> Counter[tuple[str, ...]]:
+def fingerprint(node: Node, name: str) -> Counter[tuple[str, ...]]:
     """Runs of `SHINGLE` tokens of a definition's syntax, without its own name and docstring."""
-    own = node.name if isinstance(node, Definition) else ""
+    own = name.rpartition(".")[2]
     tokens: list[str] = []
     stack: list[ast.AST] = [node]
     while stack:
         current = stack.pop()
-        tokens += ("@" if word == own and own else word for word in _words(current))
+        tokens += ("@" if word == own else word for word in _words(current))
         below = [
             child
             for child in ast.iter_child_nodes(current)
@@ -322,7 +330,7 @@ def nearest_candidates(
     seeker = _Seeker(tree, name, shape, earlier, known is not None)
     found = [*seeker.elsewhere(paths), *seeker.renamed(paths)]
     if earlier is not None and not any(c.kind is not Kind.SIMILAR for c in found):
-        found += seeker.in_new_files(earlier)
+        found += seeker.in_new_files(paths, earlier)
     best: dict[tuple[str, str], Candidate] = {}
     for candidate in sorted(found, key=lambda c: (c.kind is Kind.SIMILAR, -c.score, c.path)):
         best.setdefault((candidate.path, candidate.name), candidate)
@@ -355,15 +363,15 @@ class _Seeker:
         self.earlier = earlier
         self.sure = sure
         """Is the shape that of the definition itself, and not of an example?"""
-        self.print = fingerprint(shape.node) if shape is not None else None
+        self.print = fingerprint(shape.node, shape.name) if shape is not None else None
 
-    def alike(self, node: Node) -> float:
+    def alike(self, node: Node, name: str) -> float:
         """How alike a definition is to the lost one; 0 where its shape is unknown."""
         if self.print is None or self.shape is None:
             return 0.0
         if _category(node) is not _category(self.shape.node):
             return 0.0
-        return similarity(self.print, fingerprint(node))
+        return similarity(self.print, fingerprint(node, name))
 
     def was_there(self, path: str, name: str) -> bool:
         """Did the earlier tree have this definition as well?"""
@@ -374,7 +382,7 @@ class _Seeker:
         first = self.name.partition(".")[0].encode()
         word = re.compile(rb"(?m)(?:\bdef|\bclass) %s\b|^%s *[:=]" % (first, first))
         skip = set(paths)
-        for path in _modules(self.tree):
+        for path in _modules(self.tree, skip):
             if path in skip:
                 continue
             data = self.tree.read(path)
@@ -384,7 +392,7 @@ class _Seeker:
             if found is None:
                 continue
             near = max(difflib.SequenceMatcher(None, path, p).ratio() for p in skip)
-            same = self.alike(found.node) if found.name == self.name else 0.0
+            same = self.alike(found.node, found.name) if found.name == self.name else 0.0
             old = self.was_there(path, found.name)
             if self.sure and (old or same < RELATED):
                 if same >= RELATED:
@@ -403,7 +411,7 @@ class _Seeker:
                 ):
                     continue
                 spelled = difflib.SequenceMatcher(None, self.name, name).ratio()
-                same = self.alike(node)
+                same = self.alike(node, name)
                 if self.sure:
                     if self.was_there(path, name):
                         if same >= ALIKE:
@@ -425,13 +433,25 @@ class _Seeker:
         one, other = set(_parameters(old.args)), set(_parameters(new.args))
         return 2 * len(one & other) / (len(one) + len(other) or 1)
 
-    def in_new_files(self, earlier: Tree) -> Iterator[Candidate]:
+    def identifiers(self) -> set[bytes]:
+        """The longer names that the lost definition uses, its own left out."""
+        if self.shape is None:
+            return set()
+        words = {word for node in ast.walk(self.shape.node) for word in [*_words(node)][1:]}
+        return {w.encode() for w in words if w.isidentifier() and len(w) > 4 and w != self.leaf}
+
+    def in_new_files(self, paths: Iterable[str], earlier: Tree) -> Iterator[Candidate]:
         """Definitions under another name in modules that the earlier tree does not have."""
-        for path in _modules(self.tree):
+        words = self.identifiers()
+        for path in _modules(self.tree, paths):
             if earlier.exists(path):
                 continue
+            # Few files hold most of the words of a definition; only those are parsed.
+            data = self.tree.read(path) or b""
+            if sum(word in data for word in words) < ALIKE * len(words):
+                continue
             for name, node in nodes_of(self.tree, path).items():
-                same = self.alike(node)
+                same = self.alike(node, name)
                 if same >= ALIKE:
                     yield Candidate(Kind.BOTH, path, node.lineno, name, same)
 
@@ -443,7 +463,9 @@ def _category(node: Node) -> type:
     return ast.ClassDef if isinstance(node, ast.ClassDef) else ast.FunctionDef
 
 
-def _modules(tree: Tree) -> Iterator[str]:
+def _modules(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
+    """Modules of the package, and those outside of it where a path that is looked for is."""
+    outside = any(not path.startswith(PACKAGE) for path in paths)
     for entry in tree.entries():
-        if entry.link is None and entry.path.startswith(PACKAGE) and entry.path.endswith(".py"):
-            yield entry.path
+        if entry.link is None and entry.path.endswith(".py"):
+            yield from [entry.path] if outside or entry.path.startswith(PACKAGE) else []
