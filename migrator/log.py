@@ -20,7 +20,7 @@ from migrator.errors import MigrateError
 from migrator.hunks import Cut, cut
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
-from migrator.tree import LOG_NAME, SUMMARY_NAME, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree, digest
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -52,7 +52,7 @@ class RuleEntry(msgspec.Struct, frozen=True):
     manual: int
 
 
-class FileEntry(msgspec.Struct, frozen=True):
+class FileEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file that the migration added or rewrote."""
 
     path: str
@@ -61,6 +61,8 @@ class FileEntry(msgspec.Struct, frozen=True):
     """SHA-256 of the file before, in hexadecimal; null for an added one."""
     after: str
     """SHA-256 of the emitted file."""
+    edited: bool = False
+    """Had somebody edited the file when a later run wrote it? What `after` names has that too."""
 
 
 class ChangeEntry(msgspec.Struct, frozen=True):
@@ -102,7 +104,27 @@ class AbsentEntry(msgspec.Struct, frozen=True):
     why: str
 
 
-class Log(msgspec.Struct, frozen=True):
+class HandEntry(msgspec.Struct, frozen=True):
+    """Somebody's own work that `update` found in the tree and carried over."""
+
+    path: str
+    kind: Literal["edited", "merged", "added", "deleted", "renamed", "conflict"]
+    """`merged`: the next release changed the file as well; `conflict`: a person has to decide."""
+    was: str | None
+    """The file's path before, where it was renamed."""
+    reason: str
+
+
+class Updated(msgspec.Struct, frozen=True):
+    """What `update` brought a tree to."""
+
+    release: str | None
+    """The release that the tree was made from before; null where it did not say."""
+    source: str
+    """SHA-256 over the paths and bytes of the new source."""
+
+
+class Log(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole of migration-log.json."""
 
     schema_version: Literal[1]
@@ -114,6 +136,9 @@ class Log(msgspec.Struct, frozen=True):
     changes: tuple[ChangeEntry, ...]
     left_alone: tuple[LeftEntry, ...]
     absent: tuple[AbsentEntry, ...]
+    by_hand: tuple[HandEntry, ...] = ()
+    updated: Updated | None = None
+    """Null where the tree was migrated once and never updated."""
 
 
 def schema() -> bytes:
@@ -165,7 +190,10 @@ def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
     for entry in now.files:
         first = files.get(entry.path, entry)
         files[entry.path] = msgspec.structs.replace(
-            entry, before=first.before, status="added" if first.before is None else "modified"
+            entry,
+            before=first.before,
+            status="added" if first.before is None else "modified",
+            edited=first is not entry and (first.edited or first.after != entry.before),
         )
     moves = _moves(plan)
     # A file that the tool added is one site, and has one entry: that of the run that wrote it last.
@@ -205,6 +233,59 @@ def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
         changes=_sorted_changes(changes),
         left_alone=_sorted_left([*_moved(left, moves), *now.left_alone]),
         absent=tuple(sorted([*absent, *now.absent], key=lambda entry: (entry.rule, entry.site))),
+        by_hand=earlier.by_hand,
+        updated=earlier.updated,
+    )
+
+
+def updated_log(
+    plan: Plan,
+    merged: Iterable[FileChange],
+    places: Mapping[str, str | None],
+    by_hand: Iterable[HandEntry],
+    updated: Updated,
+) -> Log:
+    """The log of a tree that `update` merged with the plan for its next release.
+
+    Args:
+        plan: the migration of the next release.
+        merged: emitted files that are not as the plan has them: `before` as the plan emits it,
+            `after` as it is in the tree.
+        places: emitted files that are elsewhere in the tree → their path there; None where
+            somebody has deleted them.
+        by_hand: what was carried over.
+        updated: from what to what.
+
+    Returns:
+        The plan's log with its lines moved to where they are in the tree. Hashes are those of
+        what the plan emits, so that the next run sees what is the engineer's.
+    """
+    log = make_log(plan)
+    moves = {printable(change.path): cut(change, ()) for change in merged}
+    left = _moved(log.left_alone, _moves(plan))
+    changes = [
+        msgspec.structs.replace(entry, after=_moved_lines(entry.after, moves[entry.path]))
+        if entry.path in moves
+        else entry
+        for entry in log.changes
+    ]
+    names = {printable(path): place and printable(place) for path, place in places.items()}
+    changes = [
+        msgspec.structs.replace(entry, path=place)
+        for entry in changes
+        if (place := names.get(entry.path, entry.path)) is not None
+    ]
+    left = [
+        msgspec.structs.replace(entry, path=place)
+        for entry in _moved(left, moves)
+        if (place := names.get(entry.path, entry.path)) is not None
+    ]
+    return msgspec.structs.replace(
+        log,
+        changes=_sorted_changes(changes),
+        left_alone=_sorted_left(left),
+        by_hand=tuple(sorted(by_hand, key=lambda entry: (entry.path, entry.kind))),
+        updated=updated,
     )
 
 
@@ -343,3 +424,31 @@ def emitted_files(plan: Plan) -> tuple[FileChange, ...]:
         FileChange(LOG_NAME, plan.earlier_log, pretty_json(log)),
         *plan.files,
     )
+
+
+def edited_since(source: Tree, emitted: Tree, log: Log) -> list[str]:
+    """Files of an emitted tree that are neither as they were written nor as the source has them.
+
+    Args:
+        source: what the tree was made from.
+        emitted: the tree as it is now.
+        log: the log that was left in it.
+
+    Returns:
+        Their paths, and those of files that are gone; links and the two logs are left out.
+    """
+    written = {entry.path: entry.after for entry in log.files}
+    edited = []
+    entries = {entry.path: entry for entry in emitted.entries()}
+    for path, entry in entries.items():
+        if path in (LOG_NAME, SUMMARY_NAME) or entry.link is not None:
+            continue
+        data = emitted.read(path) or b""
+        known = written.get(printable(path))
+        if known is None:
+            if data != source.read(path):
+                edited.append(path)
+        elif digest(data) != known:
+            edited.append(path)
+    expected = {printable(entry.path) for entry in source.entries()} | set(written)
+    return edited + sorted(expected - {printable(path) for path in entries})
