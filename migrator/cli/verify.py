@@ -12,17 +12,13 @@ from typing import NoReturn
 
 import click
 
+from migrator.cli import common
+from migrator.cli.common import UserError
 from migrator.verify.imports import Environment
 from migrator.verify.report import Report, as_github, as_json, as_text
 from migrator.verify.run import Options, verify
 from migrator.verify.tree import TreeError
 from migrator.verify.wheel import WheelError
-
-
-class VerifyError(click.ClickException):
-    """The tree or the wheel cannot be read: one line, exit code 2."""
-
-    exit_code = 2
 
 
 @click.command(name="verify")
@@ -84,6 +80,13 @@ class VerifyError(click.ClickException):
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(
+    "--with-vllm",
+    "vllm",
+    metavar="SRC",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="TREE is a plugin: install it beside this untouched source of vLLM, and run that.",
+)
+@click.option(
     "--work",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
@@ -107,6 +110,7 @@ class VerifyError(click.ClickException):
 )
 @click.option("-q", "--quiet", is_flag=True, help="Findings only.")
 @click.option("-v", "--verbose", is_flag=True, help="List what was not checked, and why.")
+@common.command
 def command(
     tree: Path,
     torch_npu: str | None,
@@ -122,6 +126,7 @@ def command(
     refusals: bool,
     models: str | None,
     modes: str | None,
+    vllm: Path | None,
     work: Path | None,
     timeout: float,
     format_: str,
@@ -138,16 +143,20 @@ def command(
     torch, torch_npu and transformers (--env), on the simulated Ascend, and their greedy tokens
     are compared with those of transformers on the CPU in float32. --install builds a wheel there;
     --refusals starts engines that an NPU cannot serve, and wants a clear error of each.
+    With --with-vllm, TREE is what `apply --layout plugin` wrote.
 
     Exit code 0: nothing found; 1: findings; 2: the check could not be made.
     """
     kinds = (install, refusals, simulate, serve)
     if any(kinds):
-        _run(tree, env or python, kinds, models, modes, work, timeout, format_, quiet)
-    if models or modes or work:
-        raise VerifyError("--models, --modes and --work go with --simulate or --serve")
+        if vllm is not None and (install or refusals):
+            raise UserError("--with-vllm goes with --simulate and --serve only")
+        _run(tree, vllm, env or python, kinds, models, modes, work, timeout, format_, quiet)
+    if models or modes or work or vllm:
+        given = "--models, --modes, --with-vllm and --work"
+        raise UserError(f"{given} go with --simulate or --serve")
     if torch_npu and torch_npu_wheel:
-        raise VerifyError("--torch-npu and --torch-npu-wheel exclude each other; give one of them")
+        raise UserError("--torch-npu and --torch-npu-wheel exclude each other; give one of them")
     options = Options(
         tree=tree,
         torch_npu=torch_npu,
@@ -159,21 +168,21 @@ def command(
     try:
         report = verify(options)
     except (TreeError, WheelError) as error:
-        raise VerifyError(str(error)) from error
+        raise UserError(str(error)) from error
     write(report, format_, quiet=quiet, verbose=verbose)
     sys.exit(1 if report.findings else 0)
 
 
 def _environment(env: Path | None, python: Path | None, launcher: str | None) -> Environment | None:
     if env and python:
-        raise VerifyError("--env and --python exclude each other; give one of them")
+        raise UserError("--env and --python exclude each other; give one of them")
     if env is not None:
         python = env / "bin" / "python"
         if not python.exists():
-            raise VerifyError(f"{env}: no bin/python in it; give a virtual environment")
+            raise UserError(f"{env}: no bin/python in it; give a virtual environment")
     if python is None:
         if launcher:
-            raise VerifyError("--launcher runs an interpreter; name it with --env or --python")
+            raise UserError("--launcher runs an interpreter; name it with --env or --python")
         return None
     # An interpreter of a virtual environment must be called by its own path, not where it links to.
     return Environment(Path.cwd() / python, tuple(shlex.split(launcher or "")))
@@ -188,6 +197,7 @@ _OURSELVES = (
 
 def _run(
     tree: Path,
+    vllm: Path | None,
     env: Path | None,
     kinds: tuple[bool, bool, bool, bool],
     models: str | None,
@@ -203,11 +213,16 @@ def _run(
     from migrator.verify import simulate
 
     if format_ == "github":
-        raise VerifyError("--format github marks lines of files; runs have none: take text or json")
+        raise UserError("--format github marks lines of files; runs have none: take text or json")
     # `kill` ends the runs as an interrupt does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     progress = Console(stderr=True, quiet=quiet, highlight=False)
     reports = []
+    try:
+        chosen = simulate.select_models(_names(models))
+        ways = simulate.select_modes(_names(modes) or simulate.DEFAULT_MODES)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     try:
         python = simulate.interpreter(env)
         # The simulator finds torch_npu in the environment that the interpreter belongs to.
@@ -223,15 +238,16 @@ def _run(
                 if wanted:
                     options = simulate.Options(
                         tree=tree,
+                        vllm=vllm,
                         launcher=launcher,
-                        models=simulate.select_models(_names(models) or default),
-                        modes=simulate.select_modes(_names(modes) or simulate.DEFAULT_MODES),
+                        models=chosen or simulate.select_models(default),
+                        modes=ways,
                         work=work,
                         timeout=timeout,
                     )
                     reports.append(run(options, status.update))
-    except (simulate.SimulateError, ValueError) as error:
-        raise VerifyError(str(error)) from error
+    except simulate.SimulateError as error:
+        raise UserError(str(error)) from error
     except KeyboardInterrupt:
         click.echo("Interrupted; all processes of the runs were ended.", err=True)
         sys.exit(130)

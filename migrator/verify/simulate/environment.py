@@ -6,8 +6,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +48,12 @@ class SimulateError(Exception):
 
 @dataclass(frozen=True)
 class EmittedTree:
-    """A tree that `apply` wrote."""
+    """A tree that `apply` wrote, or an untouched one beside which a plugin of it is installed."""
 
     root: Path
     release: str
+    beside: tuple[Path, ...] = ()
+    """Folders of installed packages that go with the tree."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,44 @@ def open_tree(root: Path) -> EmittedTree:
     except msgspec.DecodeError as error:
         raise SimulateError(f"{root / LOG} cannot be read: {error}") from error
     return EmittedTree(root.resolve(), log.release or "0.0.0")
+
+
+def open_plugin(plugin: Path, vllm: Path, python: Path, folder: Path) -> EmittedTree:
+    """The untouched tree at `vllm` with the plugin at `plugin`, installed below `folder`.
+
+    Raises:
+        SimulateError: one of them is none, or pip cannot install the plugin.
+    """
+    if not (vllm / "vllm" / "__init__.py").is_file():
+        raise SimulateError(f"{vllm}: no vllm package in it; name the source of an untouched vLLM")
+    try:
+        project = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["project"]
+        plugins = project["entry-points"]["vllm.platform_plugins"]
+        release = str(project["version"])
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise SimulateError(
+            f"{plugin}: no plugin for vLLM; emit one with `vllm-npu-migrate apply --layout plugin`"
+        ) from error
+    site = folder / "installed"
+    shutil.rmtree(site, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        # The build writes beside the sources.
+        copy = Path(scratch) / "plugin"
+        shutil.copytree(plugin, copy, ignore=shutil.ignore_patterns(".git", "build"))
+        # What it requires is there, as far as the runs need it.
+        offline = ("--no-index", "--no-deps", "--no-build-isolation")
+        command = [str(python), "-m", "pip", "install", "-q", *offline]
+        done = subprocess.run(
+            [*command, "--target", str(site), str(copy)],
+            env=cpu_variables(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SimulateError(f"pip cannot install {', '.join(plugins)} of {plugin}: {said[-1]}")
+    return EmittedTree(vllm.resolve(), release, (site.resolve(),))
 
 
 def interpreter(env: Path | None) -> Path:
@@ -175,7 +218,8 @@ def variables(
     foreign = ("VLLM_", "ASCEND_", "HCCL_", "TORCH_NPU", "CUDA_", "TRANSFORMERS_", "HF_")
     names = dict(os.environ if base is None else base)
     kept = {name: value for name, value in names.items() if not name.startswith(foreign)}
-    paths = [metadata_folder(tree, folder / "metadata"), tree.root, PROGRAMS / "recorder"]
+    metadata = metadata_folder(tree, folder / "metadata")
+    paths = [*tree.beside, metadata, tree.root, PROGRAMS / "recorder"]
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths),

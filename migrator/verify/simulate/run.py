@@ -58,6 +58,8 @@ class Options:
     cache: Path | None = None
     timeout: float = 600.0
     stop_at_failure: bool = False
+    vllm: Path | None = None
+    """An untouched source of vLLM: then `tree` is a plugin, which is installed beside it."""
 
 
 def simulate(
@@ -70,10 +72,9 @@ def simulate(
     Raises:
         SimulateError: the tree or the environment cannot be run at all.
     """
-    tree = environment.open_tree(options.tree)
-    versions = environment.check(options.launcher.python, tree, serve=False)
     runs: list[Run] = []
-    with work_folder(options.work) as work:
+    with opened(options) as (tree, work):
+        versions = environment.check(options.launcher.python, tree, serve=False)
         for model in options.models:
             progress(f"{model.name}: reference")
             folder = reference(model, options, versions, runner)
@@ -82,7 +83,7 @@ def simulate(
                 runs.append(run(tree, model, mode, folder, work, options, runner))
                 if options.stop_at_failure and not runs[-1].passed:
                     return report(tree, options, versions, runs)
-    return report(tree, options, versions, runs)
+        return report(tree, options, versions, runs)
 
 
 def report(tree: EmittedTree, options: Options, versions: Versions, runs: Sequence[Run]) -> Report:
@@ -97,6 +98,22 @@ def report(tree: EmittedTree, options: Options, versions: Versions, runs: Sequen
         missing=list(versions.missing),
         runs=list(runs),
     )
+
+
+@contextmanager
+def opened(options: Options) -> Iterator[tuple[EmittedTree, Path]]:
+    """What is to be run, and the folder of the runs.
+
+    Raises:
+        SimulateError: there is no such tree or plugin.
+    """
+    emitted = environment.open_tree(options.tree) if options.vllm is None else None
+    with work_folder(options.work) as work:
+        if options.vllm is not None:
+            python = options.launcher.python
+            emitted = environment.open_plugin(options.tree, options.vllm, python, work)
+        assert emitted is not None
+        yield emitted, work
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from migrator.verify.simulate.environment import EmittedTree
 from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH, ROLES, Model
 from migrator.verify.simulate.modes import DEVICE_MEMORY
 from migrator.verify.simulate.report import Report, Run
-from migrator.verify.simulate.run import Options, ending, reference, report, work_folder
+from migrator.verify.simulate.run import Options, ending, opened, reference, report
 
 SERVED = "tiny"
 """Name under which the model is served."""
@@ -33,16 +33,15 @@ def serve(options: Options, progress: Callable[[str], None] = lambda _: None) ->
     Raises:
         SimulateError: the tree or the environment cannot be run at all.
     """
-    tree = environment.open_tree(options.tree)
-    versions = environment.check(options.launcher.python, tree, serve=True)
     runs = []
-    with work_folder(options.work) as work:
+    with opened(options) as (tree, work):
+        versions = environment.check(options.launcher.python, tree, serve=True)
         for model in options.models:
             progress(f"{model.name}: reference")
             folder = reference(model, options, versions, process.run)
             progress(f"{model.name} serve")
             runs.append(_serve(tree, model, folder, work, options))
-    return report(tree, options, versions, runs)
+        return report(tree, options, versions, runs)
 
 
 def _serve(
