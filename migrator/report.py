@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migrator.engine import Record
+from migrator.engine import Record, Span
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json, printable
 from migrator.plan import Plan
@@ -111,16 +111,31 @@ def _github(plan: Plan, tense: Tense) -> Iterator[str]:
             continue
         rule = rules[record.rule]
         title = f"{rule.code} {rule.name} ({rule.safety.value})"
-        properties = (
-            f"file={_escape(printable(record.path), property_=True)},line={place.line},"
-            f"endLine={place.end_line},title={_escape(title, property_=True)}"
-        )
-        yield f"::{level} {properties}::{_escape(f'{record.site}: {record.reason}')}"
+        text = f"{record.site}: {record.reason}"
+        yield annotation(level, text, path=record.path, span=place, title=title)
     for failure in plan.failures:
-        path = _escape(printable(failure.path), property_=True)
-        yield f"::error file={path}::{_escape(failure.reason)}"
+        yield annotation("error", failure.reason, path=failure.path)
     for missing in plan.missing:
-        yield f"::error title={missing.rule}::{_escape(missing.describe())}"
+        yield annotation("error", missing.describe(), title=missing.rule)
+
+
+def annotation(
+    level: str,
+    text: str,
+    *,
+    path: str | None = None,
+    span: Span | None = None,
+    title: str | None = None,
+) -> str:
+    """A workflow command of GitHub: `notice`, `warning` or `error` at a place, or at none."""
+    properties = []
+    if path is not None:
+        properties.append(f"file={_escape(printable(path), property_=True)}")
+    if span is not None:
+        properties.append(f"line={span.line},endLine={span.end_line}")
+    if title is not None:
+        properties.append(f"title={_escape(title, property_=True)}")
+    return f"::{level}{' ' if properties else ''}{','.join(properties)}::{_escape(text)}"
 
 
 def _escape(text: str, *, property_: bool = False) -> str:

@@ -11,7 +11,7 @@ import io
 import os
 import tokenize
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from migrator import __version__
@@ -51,7 +51,7 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
             "ruleIndex": index[record.rule],
             "level": LEVELS[record.status],
             "message": {"text": f"{text}: {record.reason}"},
-            "locations": [_location(record.path, place_of(record, cut, emitted=emitted))],
+            "locations": [location(record.path, place_of(record, cut, emitted=emitted))],
         }
         if cut is not None and not emitted and record.after is not None:
             replacements = list(_replacements(cut, record))
@@ -62,7 +62,7 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
         {
             "level": "error",
             "message": {"text": f"left as it is: {failure.reason}"},
-            "locations": [_location(failure.path, None)],
+            "locations": [location(failure.path, None)],
         }
         for failure in plan.failures
     ]
@@ -75,26 +75,37 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
         }
         for missing in plan.missing
     ]
-    driver = {
-        "name": "vllm-npu-migrate",
-        "version": __version__,
-        "rules": [_rule(rule) for rule in plan.rules],
-    }
+    artifacts = [_artifact(cut) for cut in cuts.values()]
+    return document([rule_entry(rule) for rule in plan.rules], results, artifacts)
+
+
+def document(
+    rules: Sequence[Object], results: Sequence[Object], artifacts: Sequence[Object] = ()
+) -> str:
+    """One run of this tool as a log.
+
+    Args:
+        rules: what `ruleId` and `ruleIndex` of the results mean.
+        results: findings, as objects of the format.
+        artifacts: files that the run is about.
+    """
+    driver = {"name": "vllm-npu-migrate", "version": __version__, "rules": rules}
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "artifacts": [_artifact(cut) for cut in cuts.values()],
+        "artifacts": artifacts,
         "results": results,
     }
-    document = {
+    log = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
         "runs": [run],
     }
-    return pretty_json(document).decode()
+    return pretty_json(log).decode()
 
 
-def _rule(rule: Rule) -> Object:
+def rule_entry(rule: Rule) -> Object:
+    """A rule as the format describes one."""
     why = rule.section("Why")
     level = "warning" if rule.safety is Safety.BEHAVIOUR else "note"
     return {
@@ -116,7 +127,8 @@ def _artifact(cut: Cut) -> Object:
     }
 
 
-def _location(path: str, place: Span | None) -> Object:
+def location(path: str, place: Span | None) -> Object:
+    """Lines of a file of the tree, or all of it."""
     physical: Object = {"artifactLocation": {"uri": _uri(path)}}
     if place is not None:
         physical["region"] = {"startLine": place.line, "endLine": place.end_line}
