@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from migrator.log import make_log
+from migrator.plan import Plan
 from migrator.rules import all_rules
 from tests.conftest import RunCli
 from tests.trees import snapshot
@@ -94,6 +97,33 @@ def test_release(
         text=True,
     )
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr
+
+
+MOST_LINES = 900
+"""Lines of a diff of existing files that a person can still read at one go."""
+
+
+@pytest.mark.parametrize("version", DEFAULT)
+def test_diff_of_existing_files_can_be_read(
+    version: str, release_plan: Callable[[str], Plan]
+) -> None:
+    """It is short, and each of its hunks has an entry in the log."""
+    plan = release_plan(version)
+    changes = make_log(plan).changes
+    count = 0
+    for file in plan.files:
+        if file.before is None:
+            continue
+        places = [entry.after for entry in changes if entry.path == file.path]
+        before, after = file.before.splitlines(), file.after.splitlines()
+        matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+        for tag, old, old_end, new, new_end in matcher.get_opcodes():
+            if tag != "equal":
+                count += old_end - old + new_end - new
+                assert any(p.line <= new_end and new < p.end_line for p in places), (
+                    f"{file.path}:{new + 1}: no entry"
+                )
+    assert 100 < count < MOST_LINES
 
 
 def _hash(data: bytes | str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site, skipped
+from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
 
 _WARMUP = "vllm/model_executor/warmup/kernel_warmup.py"
@@ -40,7 +40,16 @@ class KernelWarmup(Rule):
     safety = Safety.GUARDED
     paths = (_WARMUP,)
     triggers = (r"def kernel_warmup\b",)
-    sites = (Site(_SITE, (_WARMUP,), (Absence("<0.10.1", "there is no warm-up of kernels yet"),)),)
+    sites = (
+        Site(
+            _SITE,
+            (_WARMUP,),
+            (
+                Absence("<0.10.1", "there is no warm-up of kernels yet"),
+                Absence("<0.24", "every step of it asks for its kernels first"),
+            ),
+        ),
+    )
     examples = (
         Example(
             path=_WARMUP,
@@ -77,10 +86,7 @@ def kernel_warmup(worker):
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function where a step of it is under no condition."""
         function = file.function(_SITE)
-        if function is None:
-            return
-        if not any(_is_step(statement) for statement in function.body.body):
-            yield skipped(_SITE, function, "every step asks for its kernels first")
+        if function is None or not any(_is_step(s) for s in function.body.body):
             return
         yield from platform_branch(
             file,
