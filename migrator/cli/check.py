@@ -1,22 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-npu-migrate check`: is a tree migrated?"""
+"""`vllm-npu-migrate check`: is a tree migrated, and do the rules still find their sites in it?"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from migrator.cli import common
 
+if TYPE_CHECKING:
+    from migrator.liveness import Column
+    from migrator.sources import Source
+
 
 @click.command("check", short_help="Say for each rule whether a tree is migrated.")
-@click.argument("tree", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("tree", metavar="TREE")
+@click.argument("more", nargs=-1, metavar="[RELEASE]...")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="RELEASE...",
+    help="Compare what each rule finds with these releases, such as 0.32.0, or with other trees.",
+)
 @common.format_option
 @common.planning_options
 @common.command
 def command(
-    tree: Path,
+    tree: str,
+    more: tuple[str, ...],
+    against: tuple[str, ...],
     output_format: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -24,17 +40,80 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Say for each rule whether TREE is migrated; exit code 1 where anything is pending."""
+    """Say for each rule whether TREE is migrated; exit code 1 where anything is pending.
+
+    With --against, say instead whether the rules still find their sites: TREE and the releases are
+    put in order, and each is compared with the one before it. A rule that found sites and finds
+    none any more is an error (exit code 2), unless it says itself that the release has none; a site
+    that is not as it was and may need the rule to change is for a person (exit code 1).
+    """
     from migrator.report import Tense, render
     from migrator.sources import open_source
 
-    source = open_source(str(tree))
+    if more and not against:
+        raise click.UsageError(f"unexpected argument {more[0]}; to compare releases: --against")
+    source = open_source(tree)
     known = common.settings(Path.cwd())
+    output_format = output_format or known.get("format", "text")
+    if against:
+        names = [name for text in (*against, *more) for name in text.split(",") if name]
+        others = [open_source(_spelled_out(name)) for name in names]
+        sources = [source, *others]
+
+        def column(name: str, one: Source) -> Column:
+            from migrator.liveness import Column
+
+            if not quiet:
+                click.echo(f"planning {name}", err=True)
+            plan = common.plan_for(
+                one.tree, known, Tense.PENDING, select, ignore, jobs, True, verbose
+            )
+            return Column(name, one.tree, plan)
+
+        labels = _labels(sources, [tree, *names])
+        columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]
+        _compare(columns, output_format or "text", quiet=quiet, verbose=verbose)
     tense = Tense.PENDING
     plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
-    output_format = output_format or known.get("format", "text")
-    text = render(plan, output_format, tense)
+    text = render(plan, output_format or "text", tense)
     if text is not None:
         click.echo(text, nl=False)
     common.refuse_missing(plan)
     common.finish(plan, pending_counts=True)
+
+
+def _spelled_out(name: str) -> str:
+    """A bare version as a release; a directory is taken as it is."""
+    return f"vllm=={name}" if name[:1].isdigit() and not Path(name).is_dir() else name
+
+
+def _labels(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
+    """What the columns are called: a release by its number, a tree by its name; no two alike."""
+    labels: list[str] = []
+    for source, name in zip(sources, names, strict=True):
+        release = source.tree.release
+        label = release if release is not None and not Path(name).is_dir() else source.tree.name
+        while label in labels:
+            label += "'"
+        labels.append(label)
+    return labels
+
+
+def _compare(columns: Sequence[Column], output_format: str, *, quiet: bool, verbose: bool) -> None:
+    """Print the comparison, and exit with the code that it calls for."""
+    from migrator.liveness import Level, compare_all
+    from migrator.liveness.render import place, print_table, render
+
+    liveness = compare_all(columns)
+    if not quiet:
+        print_table(common.stderr_console(), liveness, verbose=verbose)
+    text = render(liveness, output_format)
+    if text is not None:
+        click.echo(text, nl=False)
+    worst = liveness.worst()
+    if quiet and worst is Level.ERROR:
+        for finding in liveness.findings:
+            if finding.level is Level.ERROR:
+                click.echo(f"Error: {place(finding)}: {finding.describe()}", err=True)
+    codes = {Level.ERROR: common.ERROR, Level.WARNING: common.PENDING}
+    sys.exit(codes.get(worst, common.DONE) if worst is not None else common.DONE)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders a comparison of releases: a table for people; JSON, GitHub and SARIF for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from migrator.engine import Span
+from migrator.liveness import Cell, Finding, Level, Liveness
+from migrator.log import pretty_json, printable
+from migrator.report import annotation
+from migrator.sarif import document, location, rule_entry
+
+VERSION = 1
+"""Of the JSON; it grows where a reader of the one before would misread it."""
+STYLES = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
+GITHUB = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
+
+
+def render(liveness: Liveness, output_format: str) -> str | None:
+    """The comparison in a format for programs: `json`, `github` or `sarif`; None for `text`."""
+    if output_format == "json":
+        return pretty_json(_json(liveness)).decode()
+    if output_format == "github":
+        return "".join(f"{_annotation(finding)}\n" for finding in liveness.findings)
+    if output_format == "sarif":
+        index = {rule.code: number for number, rule in enumerate(liveness.rules)}
+        results = [_result(finding, index) for finding in liveness.findings]
+        return document([rule_entry(rule) for rule in liveness.rules], results)
+    return None
+
+
+def print_table(console: Console, liveness: Liveness, *, verbose: bool = False) -> None:
+    """Rules by releases with the number of sites found, and below it what changed.
+
+    Notes are counted only, unless `verbose`.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("rule", no_wrap=True)
+    table.add_column("name", no_wrap=True)
+    for column in liveness.columns:
+        table.add_column(column.name, justify="right", no_wrap=True)
+    for rule in liveness.rules:
+        cells = [_cell(liveness.cell(rule, column)) for column in liveness.columns]
+        table.add_row(rule.code, rule.name, *cells)
+    names = sum(len(column.name) + 2 for column in liveness.columns)
+    width = max(console.width, 12 + max(len(rule.name) for rule in liveness.rules) + names)
+    console.print(table, width=width, crop=False, soft_wrap=False)
+    console.print(
+        Text("–: known not to be there, or for other code to ask for; ✗: a site is missing", "dim")
+    )
+    notes = 0
+    for finding in liveness.findings:
+        if finding.level is Level.NOTE and not verbose:
+            notes += 1
+            continue
+        text = f"{finding.level.value}: {printable(place(finding))}: {finding.describe()}"
+        console.print(Text(text, style=STYLES[finding.level]), soft_wrap=True)
+    if notes:
+        text = f"{notes} more sites are found elsewhere, or went with their code; --verbose names them"
+        console.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def place(finding: Finding) -> str:
+    """Where a site was, or is, as `path:line`."""
+    return finding.path if finding.line is None else f"{finding.path}:{finding.line}"
+
+
+def _cell(cell: Cell) -> Text:
+    if cell.missing:
+        return Text(f"{cell.found or ''}✗", style="red")
+    if not cell.found:
+        return Text("–", style="dim")
+    return Text(str(cell.found))
+
+
+def _json(liveness: Liveness) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "releases": [
+            {"name": column.name, "release": column.plan.release} for column in liveness.columns
+        ],
+        "rules": [
+            {
+                "code": rule.code,
+                "name": rule.name,
+                "sites": {
+                    column.name: _counts(liveness.cell(rule, column)) for column in liveness.columns
+                },
+            }
+            for rule in liveness.rules
+        ],
+        "findings": [
+            {
+                "rule": finding.rule,
+                "site": finding.site,
+                "level": finding.level.value,
+                "change": finding.change.value,
+                "earlier": finding.earlier,
+                "later": finding.later,
+                "path": printable(finding.path),
+                "line": finding.line,
+                "place_in": finding.later if finding.at_later else finding.earlier,
+                "message": finding.message,
+                "candidates": [
+                    {
+                        "what": candidate.kind.value,
+                        "path": printable(candidate.path),
+                        "line": candidate.line,
+                        "name": candidate.name,
+                        "detail": candidate.detail,
+                    }
+                    for candidate in finding.candidates
+                ],
+            }
+            for finding in liveness.findings
+        ],
+    }
+
+
+def _counts(cell: Cell) -> dict[str, Any]:
+    return {
+        "found": cell.found,
+        "skipped": cell.skipped,
+        "absent": list(cell.absent),
+        "missing": list(cell.missing),
+    }
+
+
+def _later_place(finding: Finding) -> tuple[str, Span | None]:
+    """Where to look in the later tree: the definition, what comes nearest, or the old file."""
+    if finding.at_later and finding.line is not None:
+        return finding.path, Span(finding.line, finding.line)
+    if finding.candidates:
+        best = finding.candidates[0]
+        return best.path, Span(best.line, best.line)
+    return finding.path, None
+
+
+def _annotation(finding: Finding) -> str:
+    path, span = _later_place(finding)
+    return annotation(
+        GITHUB[finding.level], finding.describe(), path=path, span=span, title=finding.rule
+    )
+
+
+def _result(finding: Finding, index: dict[str, int]) -> dict[str, Any]:
+    path, span = _later_place(finding)
+    return {
+        "ruleId": finding.rule,
+        "ruleIndex": index[finding.rule],
+        "level": finding.level.value,
+        "message": {"text": finding.describe()},
+        "locations": [location(path, span)],
+        "properties": {"change": finding.change.value},
+    }
