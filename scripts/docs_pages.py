@@ -411,7 +411,7 @@ def _example_log() -> str:
 
 _USER_ERRORS = frozenset(
     {
-        *("MigrateError", "TemplateError", "UserError", "VerifyError", "_Failure"),
+        *("MigrateError", "TemplateError", "UserError"),
         *("SimulatorError", "ElfError", "TreeError", "WheelError", "SimulateError"),
     }
 )

@@ -29,6 +29,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
+from migrator.interpreters import interpreter
 from migrator.sources import fetch
 from migrator.tree import LOG_NAME
 from migrator.verify import simulate
@@ -274,8 +275,8 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
 def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
     """The interpreter of a job; None where it needs an environment that was not given."""
     if {job.mode, job.model} & set(OLD.get(job.release, ())):
-        return simulate.interpreter(old_env) if old_env is not None else None
-    return simulate.interpreter(env)
+        return interpreter(old_env) if old_env is not None else None
+    return interpreter(env)
 
 
 # -- the page

@@ -88,16 +88,26 @@ def test_wrong_usage(mini_tree: Path, run_cli: RunCli, arguments: list[str]) -> 
     assert "Error: " in done.err
 
 
-def test_a_bug_is_no_pending_change(mini_tree: Path, run_process: RunCli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "module", "function"),
+    [
+        (("check",), "migrator.plan", "make_plan"),
+        (("verify",), "migrator.verify.run", "verify"),
+        (("simulator", "doctor", "--env"), "migrator.simulator.build", "probe"),
+    ],
+)
+def test_a_bug_is_no_pending_change(
+    arguments: tuple[str, ...], module: str, function: str, mini_tree: Path, tmp_path: Path
+) -> None:
     """A program that asks for exit code 1 must not take a crash for changes that are pending."""
     program = (
-        "import migrator.plan\n"
+        f"import {module} as module\n"
         "def broken(*args, **kwargs): raise ZeroDivisionError('of this test')\n"
-        "migrator.plan.make_plan = broken\n"
+        f"module.{function} = broken\n"
         "from migrator.cli import main\n"
         "main()\n"
     )
-    command = cli_command("check", mini_tree)
+    command = cli_command(*arguments, mini_tree)
     command[2] = program
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from migrator.cli import common
+
 if TYPE_CHECKING:
     from migrator.simulator.build import Build
 
@@ -24,12 +26,6 @@ _ENV = click.option(
 )
 
 
-class _Failure(click.ClickException):
-    """One clear line, exit code 2."""
-
-    exit_code = 2
-
-
 def _build(env: Path | None, report: bool) -> Build:
     from migrator.simulator import build
 
@@ -37,10 +33,7 @@ def _build(env: Path | None, report: bool) -> Build:
         if report:
             click.echo(step, err=True)
 
-    try:
-        return build.build(build.environment(env), tell)
-    except build.SimulatorError as error:
-        raise _Failure(str(error)) from error
+    return build.build(build.environment(env), tell)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +47,7 @@ def command() -> None:
 
 @command.command()
 @_ENV
+@common.command
 def install(env: Path | None) -> None:
     """Build the simulator for the torch and torch_npu of an environment."""
     done = _build(env, report=True)
@@ -71,6 +65,7 @@ def install(env: Path | None) -> None:
 @click.option("--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB (default: 4GiB).")
 @click.option("--soc", metavar="NAME", help="Chip, such as Ascend910B1, which is the default.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
+@common.command
 def run(
     env: Path | None,
     devices: int | None,
@@ -82,19 +77,16 @@ def run(
 
     "python" is the environment's own. The exit code is the program's.
     """
-    from migrator.simulator import build, runner
+    from migrator.simulator import runner
 
     try:
         machine = runner.Machine(devices, runner.parse_memory(memory) if memory else None, soc)
     except ValueError as error:
-        raise _Failure(str(error)) from error
+        raise common.UserError(str(error)) from error
     if not program:
-        raise _Failure("no program to run: give one after --, such as -- python script.py")
+        raise common.UserError("no program to run: give one after --, such as -- python script.py")
     built = _build(env, report=sys.stderr.isatty())
-    try:
-        code = runner.run(built, program, machine)
-    except build.SimulatorError as error:
-        raise _Failure(str(error)) from error
+    code = runner.run(built, program, machine)
     if code < 0:
         # End as the program did, so that a shell sees the same.
         if -code != signal.SIGKILL:
@@ -105,6 +97,7 @@ def run(
 
 @command.command()
 @_ENV
+@common.command
 def doctor(env: Path | None) -> None:
     """Say what the simulator needs, what is there and what is missing."""
     from migrator.simulator import build, symbols
@@ -116,10 +109,7 @@ def doctor(env: Path | None) -> None:
         missing |= not good
         click.echo(f"{'ok     ' if good else 'MISSING'}  {what}: {text}")
 
-    try:
-        facts = build.probe(env)
-    except build.SimulatorError as error:
-        raise _Failure(str(error)) from error
+    facts = build.probe(env)
     click.echo(f"python {facts['python']} ({facts['abi']})")
     for tool in ("gcc", "g++"):
         path = shutil.which(tool)

@@ -14,11 +14,10 @@ import click
 
 from migrator.cli import common
 from migrator.cli.common import UserError
+from migrator.interpreters import interpreter
 from migrator.verify.imports import Environment
 from migrator.verify.report import Report, as_github, as_json, as_text
 from migrator.verify.run import Options, verify
-from migrator.verify.tree import TreeError
-from migrator.verify.wheel import WheelError
 
 
 @click.command(name="verify")
@@ -147,8 +146,13 @@ def command(
 
     Exit code 0: nothing found; 1: findings; 2: the check could not be made.
     """
+    if env and python:
+        raise UserError("--env and --python exclude each other; give one of them")
     kinds = (install, refusals, simulate, serve)
     if any(kinds):
+        if torch_npu or torch_npu_wheel or base or everything or launcher:
+            given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
+            raise UserError(f"{given} are for the checks that run nothing; leave them out")
         if vllm is not None and (install or refusals):
             raise UserError("--with-vllm goes with --simulate and --serve only")
         _run(tree, vllm, env or python, kinds, models, modes, work, timeout, format_, quiet)
@@ -163,29 +167,19 @@ def command(
         wheel_file=torch_npu_wheel,
         base=base,
         everything=everything,
-        environment=_environment(env, python, launcher),
+        environment=_environment(env or python, launcher),
     )
-    try:
-        report = verify(options)
-    except (TreeError, WheelError) as error:
-        raise UserError(str(error)) from error
+    report = verify(options)
     write(report, format_, quiet=quiet, verbose=verbose)
     sys.exit(1 if report.findings else 0)
 
 
-def _environment(env: Path | None, python: Path | None, launcher: str | None) -> Environment | None:
-    if env and python:
-        raise UserError("--env and --python exclude each other; give one of them")
-    if env is not None:
-        python = env / "bin" / "python"
-        if not python.exists():
-            raise UserError(f"{env}: no bin/python in it; give a virtual environment")
-    if python is None:
+def _environment(env: Path | None, launcher: str | None) -> Environment | None:
+    if env is None:
         if launcher:
             raise UserError("--launcher runs an interpreter; name it with --env or --python")
         return None
-    # An interpreter of a virtual environment must be called by its own path, not where it links to.
-    return Environment(Path.cwd() / python, tuple(shlex.split(launcher or "")))
+    return Environment(interpreter(env), tuple(shlex.split(launcher or "")))
 
 
 # Whatever PYTHONPATH and the current directory are where the runs begin: this very code.
@@ -224,7 +218,7 @@ def _run(
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
-        python = simulate.interpreter(env)
+        python = interpreter(env)
         # The simulator finds torch_npu in the environment that the interpreter belongs to.
         machine = (sys.executable, "-c", _OURSELVES, "simulator", "run", "--env", str(python))
         launcher = simulate.Launcher(machine, python)
@@ -246,8 +240,6 @@ def _run(
                         timeout=timeout,
                     )
                     reports.append(run(options, status.update))
-    except simulate.SimulateError as error:
-        raise UserError(str(error)) from error
     except KeyboardInterrupt:
         click.echo("Interrupted; all processes of the runs were ended.", err=True)
         sys.exit(130)

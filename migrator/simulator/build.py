@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,8 @@ from typing import Any
 
 from packaging.version import Version
 
+from migrator.errors import MigrateError
+from migrator.interpreters import interpreter
 from migrator.simulator import symbols
 
 HERE = Path(__file__).resolve().parent
@@ -65,7 +66,7 @@ print(json.dumps({"include": cpp_extension.include_paths(), "abi": abi}))
 """
 
 
-class SimulatorError(Exception):
+class SimulatorError(MigrateError):
     """The simulator cannot be built or run; the message is one line with a way out."""
 
 
@@ -99,21 +100,9 @@ class Build:
         return facts
 
 
-def python_of(env: Path | None) -> Path:
-    """The interpreter of a virtual environment; the running one where `env` is None."""
-    if env is None:
-        return Path(sys.executable)
-    if env.is_file():
-        return env.absolute()
-    for name in ("bin/python", "bin/python3"):
-        if (env / name).exists():
-            return (env / name).absolute()
-    raise SimulatorError(f"{env} is no Python environment: it has no bin/python")
-
-
 def probe(env: Path | None) -> dict[str, Any]:
     """Ask an environment's interpreter for its versions and places; missing packages are None."""
-    python = python_of(env)
+    python = interpreter(env)
     # Away from the current directory: a folder named torch in it is not the installed one.
     result = subprocess.run(
         [python, "-I", "-c", _PROBE], capture_output=True, text=True, check=False

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from migrator.errors import MigrateError
 from migrator.verify.modules import DirectoryFiles, Module, Package, module_name, parse_module
 
 LOG = "migration-log.json"
@@ -40,7 +41,7 @@ BUILT = frozenset(
 _NPU_WORD = re.compile(rb"(?<![A-Za-z])npu|ascend", re.IGNORECASE)  # `input` has no word npu
 
 
-class TreeError(Exception):
+class TreeError(MigrateError):
     """The tree cannot be verified at all; the message says what to do."""
 
 

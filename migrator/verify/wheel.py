@@ -24,6 +24,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from migrator import index
+from migrator.errors import MigrateError
 from migrator.verify import schema
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ ATB_LIBRARY = "torch_npu/lib/libop_plugin_atb.so"
 LIBRARY = "torch_npu/lib/libtorch_npu.so"
 
 
-class WheelError(Exception):
+class WheelError(MigrateError):
     """The wheel cannot be had or read; the message says what to do."""
 
 

@@ -637,17 +637,6 @@ def test_only_emitted_trees_are_run(emitted: Path, tmp_path: Path) -> None:
         environment.open_tree(emitted)
 
 
-def test_the_interpreter_keeps_its_environment(tmp_path: Path) -> None:
-    (tmp_path / "env" / "bin").mkdir(parents=True)
-    link = tmp_path / "env" / "bin" / "python"
-    link.symlink_to(sys.executable)
-    assert simulate.interpreter(tmp_path / "env") == link
-    assert simulate.interpreter(link) == link
-    assert simulate.interpreter(None) == Path(sys.executable)
-    with pytest.raises(simulate.SimulateError, match="no bin/python in it"):
-        simulate.interpreter(tmp_path)
-
-
 # -- processes
 
 SLEEPER = "import time; time.sleep(300)"

@@ -8,7 +8,7 @@ environment under test are in `programs`; nothing here imports torch.
 
 from __future__ import annotations
 
-from migrator.verify.simulate.environment import Launcher, SimulateError, interpreter
+from migrator.verify.simulate.environment import Launcher, SimulateError
 from migrator.verify.simulate.installation import install
 from migrator.verify.simulate.models import DEFAULT_MODELS, MODELS
 from migrator.verify.simulate.models import select as select_models
@@ -31,7 +31,6 @@ __all__ = [
     "SimulateError",
     "as_json",
     "install",
-    "interpreter",
     "merge",
     "refusals",
     "select_models",

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 
+from migrator.errors import MigrateError
 from migrator.verify.tree import LOG, Log
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
@@ -42,7 +42,7 @@ FLOAT32 = {"ASCEND_SIM_RELAX": "float32", "VLLM_NPU_ALLOW_FLOAT32": "1"}
 """Variables of a comparison in float32, which the device's attention and rotary do not take."""
 
 
-class SimulateError(Exception):
+class SimulateError(MigrateError):
     """The runs cannot begin; the message says what to do."""
 
 
@@ -123,17 +123,6 @@ def open_plugin(plugin: Path, vllm: Path, python: Path, folder: Path) -> Emitted
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise SimulateError(f"pip cannot install {', '.join(plugins)} of {plugin}: {said[-1]}")
     return EmittedTree(vllm.resolve(), release, (site.resolve(),))
-
-
-def interpreter(env: Path | None) -> Path:
-    """The interpreter of a virtual environment, or the running one."""
-    if env is None:
-        return Path(sys.executable)
-    for python in (env / "bin" / "python", env):
-        if python.is_file():
-            # Not resolved: the link's own place makes it the environment's.
-            return Path(os.path.abspath(python))
-    raise SimulateError(f"{env}: no bin/python in it; give a virtual environment")
 
 
 def requirements(tree: EmittedTree) -> list[str]:
