@@ -127,7 +127,7 @@ def _explain(error: OSError, target: Path) -> MigrateError:
 
 @sigterm_interrupts()
 def write_tree(
-    source: DiskTree,
+    source: DiskTree | None,
     changes: Sequence[Change],
     target: Path,
     *,
@@ -140,7 +140,7 @@ def write_tree(
     copied as links, and version control is left out.
 
     Args:
-        source: the tree.
+        source: the tree; None for a target of the added files alone.
         changes: files to add, to write instead of the source's, or to leave out.
         target: directory that gets the tree.
         replace: `target` exists and its place is to be taken.
@@ -252,13 +252,14 @@ def _clear(stage: Path, target: Path) -> None:
 
 
 def _copy(
-    source: DiskTree,
+    source: DiskTree | None,
     changes: dict[str, Change],
     root: Path,
     progress: Callable[[int], None] | None,
 ) -> None:
     root.mkdir()
-    shutil.copymode(source.root, root)
+    if source is not None:
+        shutil.copymode(source.root, root)
     made: set[str] = {""}
 
     def parent_of(path: str) -> None:
@@ -267,14 +268,14 @@ def _copy(
             parent_of(above)
             place = root / above
             place.mkdir()
-            original = source.root / above
-            if original.is_dir():
-                shutil.copymode(original, place)
+            if source is not None and (source.root / above).is_dir():
+                shutil.copymode(source.root / above, place)
             place.chmod(place.stat().st_mode | 0o700)
             made.add(above)
 
     left = dict(changes)
-    for done, entry in enumerate(source.entries(), start=1):
+    entries = source.entries() if source is not None else ()
+    for done, entry in enumerate(entries, start=1):
         change = left.pop(entry.path, None)
         if isinstance(change, Removal):
             continue
@@ -287,7 +288,7 @@ def _copy(
             place.chmod(entry.mode if entry.link is None else change.mode)
         elif entry.link is not None:
             place.symlink_to(entry.link)
-        else:
+        elif source is not None:
             shutil.copyfile(source.root / entry.path, place, follow_symlinks=False)
             place.chmod(entry.mode)
         if progress is not None:
