@@ -216,7 +216,7 @@ def _make_plan(
     from migrator.plan import make_plan
 
     rules = choose_rules(select or known.get("select", []), ignore or known.get("ignore", []))
-    jobs = jobs or known.get("jobs") or _processors()
+    jobs = processes(jobs, known)
     if quiet or not sys.stderr.isatty():
         return make_plan(tree, rules, jobs=jobs)
     from rich.progress import Progress
@@ -229,6 +229,11 @@ def _make_plan(
             jobs=jobs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+
+
+def processes(jobs: int | None, known: Mapping[str, Any]) -> int:
+    """How many processes to use: what was asked for, else the setting, else one a processor."""
+    return jobs or known.get("jobs") or _processors()
 
 
 def _processors() -> int:
