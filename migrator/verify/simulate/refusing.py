@@ -113,7 +113,7 @@ CASES = (
             "qk_nope_head_dim": 32,
             "qk_rope_head_dim": 32,
             "v_head_dim": 32,
-            "n_routed_experts": None,
+            "n_routed_experts": 4,
             "first_k_dense_replace": 1,
             "max_position_embeddings": 256,
         },

@@ -342,6 +342,8 @@ class AscendAttentionImpl(AttentionImpl):
         kv_sharing_target_layer_name: str | None = None,
         **extra_impl_args,
     ):
+        # A string in some releases, an enumeration with these values in others.
+        kind = getattr(attn_type, "value", attn_type)
         unsupported = [
             name
             for name, used in {
@@ -350,7 +352,7 @@ class AscendAttentionImpl(AttentionImpl):
                 "block-sparse attention": blocksparse_params is not None,
                 # npu-migrate: end
                 "a logits soft cap": bool(logits_soft_cap),
-                f"attention of type {attn_type}": attn_type != AttentionType.DECODER,
+                f"attention of type {kind}": attn_type != AttentionType.DECODER,
                 f"a KV cache of {kv_cache_dtype}": kv_cache_dtype
                 not in ("auto", "float16", "bfloat16"),
                 "attention sinks": extra_impl_args.get("sinks") is not None,
