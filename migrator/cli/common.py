@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from migrator.plan import Plan
     from migrator.report import Tense
     from migrator.rule import Rule
-    from migrator.tree import DiskTree
+    from migrator.tree import Tree
 
 DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: nothing left, changes or sites left, an error, an interrupt."""
@@ -181,7 +181,7 @@ def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
 
 
 def plan_for(
-    tree: DiskTree,
+    tree: Tree,
     known: Mapping[str, Any],
     tense: Tense,
     select: Sequence[str],
@@ -192,9 +192,10 @@ def plan_for(
 ) -> Plan:
     """Make the plan for a tree and print its table, by options and by the settings `known`."""
     from migrator.report import print_table
+    from migrator.tree import DiskTree
     from migrator.writer import unfinished
 
-    if unfinished(tree.root):
+    if isinstance(tree, DiskTree) and unfinished(tree.root):
         name = tree.root
         hint = f"apply {name} --in-place finishes it"
         click.echo(f"{name}: an interrupted run left it half written; {hint}", err=True)
@@ -205,7 +206,7 @@ def plan_for(
 
 
 def _make_plan(
-    tree: DiskTree,
+    tree: Tree,
     known: Mapping[str, Any],
     select: Sequence[str],
     ignore: Sequence[str],

@@ -144,6 +144,8 @@ class TreeMerge:
     puts: dict[str, Item] = field(default_factory=dict)
     removals: set[str] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
+    places: dict[str, str | None] = field(default_factory=dict)
+    """Files of the next release that are elsewhere in the tree → where; None: nowhere."""
 
     def of(self, *fates: Fate) -> list[Outcome]:
         """The files with one of these fates."""
@@ -204,6 +206,9 @@ def merge_trees(
             item, outcome = _collide(target, item, outcome, other, with_base)
         if item is not None:
             taken[target] = item
+        for cell in cells[target]:
+            if cell.theirs_path is not None and (item is None or cell.theirs_path != target):
+                merged.places[cell.theirs_path] = None if item is None else target
         if outcome is not None:
             merged.outcomes.append(outcome)
     _untangle(taken, merged, ours)
@@ -358,11 +363,9 @@ def _merge_both(
         broken = parse(done.data) is None and parse(theirs.data) is not None
         if broken:
             return item, _conflict(cell, "it does not parse, as it does not in your tree")
-    if done.how == "same" and item.like(theirs):
-        if base is not None and not cell.renamed_by_hand:
-            return item, None
-        fate, reason = Fate.MERGED, "the same by hand and upstream"
-    elif cell.renamed_by_hand and (done.how == "theirs" or (base and ours.like(base))):
+    if done.how == "same" and item.like(theirs) and not cell.renamed_by_hand:
+        return item, None  # by hand and upstream alike: nobody's own any more
+    if cell.renamed_by_hand and (done.how == "theirs" or (base and ours.like(base))):
         fate, reason = Fate.RENAMED_BY_HAND, ""
     elif done.how == "ours" and not cell.renamed_upstream:
         fate = Fate.RENAMED_BY_HAND if cell.renamed_by_hand else Fate.KEPT
@@ -382,8 +385,8 @@ def _merge_links(
     was = cell.base_path if cell.base_path != cell.target else None
     if base is not None and ours.like(base):
         item, outcome = theirs, Outcome(cell.target, Fate.UPDATED, was=was)
-    elif ours.like(theirs):
-        item, outcome = ours, Outcome(cell.target, Fate.KEPT, "the same upstream", was)
+    elif ours.like(theirs) and not in_conflict:
+        return ours, None
     elif base is not None and theirs.like(base):
         item, outcome = ours, Outcome(cell.target, Fate.KEPT, "edited by hand", was)
     else:

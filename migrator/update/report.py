@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders an update for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from migrator.log import pretty_json, printable
+from migrator.update.run import Update
+from migrator.update.trees import UPSTREAM, Fate, Outcome, by_fate
+
+_STYLES = {Fate.CONFLICT: "red", Fate.MERGED: "green"}
+SHOWN = 40
+"""Files of one kind that the table names; the rest is counted, and JSON has them all."""
+
+
+def print_report(console: Console, update: Update, *, verbose: bool = False) -> None:
+    """The table of files: conflicts first, then what was carried over, then upstream's counts."""
+    old, new = update.old.release or "?", update.plan.release or "?"
+    title = f"vLLM {old} → {new}; TREE was made from {update.base.pristine.origin}"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("became", no_wrap=True)
+    table.add_column("note")
+    fates = by_fate(update.merge.outcomes)
+    counted = []
+    for fate, outcomes in fates.items():
+        if fate in UPSTREAM and not verbose:
+            if outcomes:
+                counted.append(f"{len(outcomes)} {fate.value}")
+            continue
+        shown = len(outcomes) if verbose or fate is Fate.CONFLICT else SHOWN
+        for outcome in outcomes[:shown]:
+            table.add_row(
+                printable(outcome.path),
+                Text(fate.value, style=_STYLES.get(fate, "")),
+                Text(_note(outcome), style="dim"),
+            )
+        if len(outcomes) > shown:
+            table.add_row(f"… {len(outcomes) - shown} more", fate.value, "")
+    if table.row_count:
+        console.print(table)
+    if counted:
+        console.print(Text(f"Untouched by hand: {', '.join(counted)}"))
+    for path in sorted(update.base.unsure):
+        text = (
+            f"{printable(path)}: what the tool once wrote is not known for sure; "
+            "no line of yours is dropped there"
+        )
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+    if update.base.gone_rules:
+        text = f"Rules that there are no more: {', '.join(update.base.gone_rules)}"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+
+
+def _note(outcome: Outcome) -> str:
+    parts = []
+    if outcome.was is not None:
+        parts.append(f"was {printable(outcome.was)}")
+    if outcome.fate is Fate.CONFLICT and outcome.marked:
+        parts.append(f"{outcome.conflicts} place{'s' if outcome.conflicts > 1 else ''} marked")
+    if outcome.reason:
+        parts.append(outcome.reason)
+    return "; ".join(parts)
+
+
+def render(update: Update) -> str:
+    """The update as JSON: from what to what, and what became of every file."""
+    document: dict[str, Any] = {
+        "from": update.old.release,
+        "to": update.plan.release,
+        "base": update.base.pristine.origin,
+        "unsure": [printable(path) for path in sorted(update.base.unsure)],
+        "counts": {fate.value: len(o) for fate, o in by_fate(update.merge.outcomes).items()},
+        "files": [
+            {
+                "path": printable(outcome.path),
+                "was": None if outcome.was is None else printable(outcome.was),
+                "fate": outcome.fate.value,
+                "conflicts": outcome.conflicts,
+                "marked": outcome.marked,
+                "reason": outcome.reason,
+            }
+            for outcome in update.merge.outcomes
+        ],
+    }
+    return pretty_json(document).decode()

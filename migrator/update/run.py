@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An update from its beginning to its end: what is merged, written and committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrator import writer
+from migrator.errors import MigrateError
+from migrator.log import (
+    HandEntry,
+    Log,
+    Updated,
+    emitted_files,
+    make_summary,
+    pretty_json,
+    printable,
+    read_log,
+    updated_log,
+)
+from migrator.plan import FileChange, Plan
+from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree
+from migrator.update import commits
+from migrator.update.base import Base, Pristine, source_digest
+from migrator.update.git import Node, Repository
+from migrator.update.lines import has_markers
+from migrator.update.merge import merge_file
+from migrator.update.trees import UPSTREAM, Fate, Item, Outcome, TreeMerge, Version, merge_trees
+from migrator.writer import Placed, Removal
+
+_KINDS = {
+    Fate.CONFLICT: "conflict",
+    Fate.MERGED: "merged",
+    Fate.KEPT: "edited",
+    Fate.ADDED_BY_HAND: "added",
+    Fate.DELETED_BY_HAND: "deleted",
+    Fate.RENAMED_BY_HAND: "renamed",
+}
+
+
+@dataclass
+class Update:
+    """Everything that an update will do to the engineer's tree."""
+
+    old: Log
+    base: Base
+    new: Pristine
+    plan: Plan
+    """The migration of the new release."""
+    ours: Version
+    theirs: Version
+    merge: TreeMerge
+    log: Log
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Is the tree what it would become?"""
+        merge = self.merge
+        return (
+            not merge.puts
+            and not merge.removals
+            and not any(
+                outcome.fate in UPSTREAM or outcome.fate in (Fate.CONFLICT, Fate.MERGED)
+                for outcome in merge.outcomes
+            )
+        )
+
+    def changes(self) -> list[writer.Change]:
+        """What is to be written into the engineer's tree."""
+        changes: list[writer.Change] = [Removal(path) for path in sorted(self.merge.removals)]
+        for path, item in sorted(self.merge.puts.items()):
+            changes.append(Placed(path, item.data, item.mode, item.link))
+        return changes
+
+    def result(self, path: str) -> Item | None:
+        """What the tree will have at a path."""
+        if path in self.merge.puts:
+            return self.merge.puts[path]
+        return None if path in self.merge.removals else self.ours.item(path)
+
+
+def read_adapted(tree: DiskTree, repository: Repository | None) -> Log:
+    """The log of an adapted tree that can be updated.
+
+    Raises:
+        MigrateError: it has none, or has conflicts that nobody has resolved yet.
+    """
+    data = tree.read(LOG_NAME)
+    if data is None:
+        raise MigrateError(f"{tree.root} has no {LOG_NAME}; only a tree made by apply is updated")
+    log = read_log(data)
+    unmerged = set(repository.unmerged()) if repository is not None else set()
+    for entry in log.by_hand:
+        if entry.kind == "conflict" and has_markers(tree.read(entry.path) or b""):
+            unmerged.add(entry.path)
+    if has_markers(tree.read(SUMMARY_NAME) or b""):
+        unmerged.add(SUMMARY_NAME)
+    if unmerged:
+        shown = ", ".join(sorted(unmerged)[:3])
+        more = f" and {len(unmerged) - 3} more" if len(unmerged) > 3 else ""
+        how = "resolve them and git add them" if repository is not None else "resolve them"
+        raise MigrateError(f"{tree.root} has conflicts in {shown}{more}; {how} first")
+    return log
+
+
+def plan_update(
+    tree: DiskTree,
+    ours: Version,
+    old: Log,
+    base: Base,
+    new: Pristine,
+    plan: Plan,
+    *,
+    with_base: bool = False,
+) -> Update:
+    """Merge the engineer's tree with the migration of the next release.
+
+    Args:
+        tree: the engineer's tree.
+        ours: the same, without what git ignores.
+        old: its log.
+        base: what the tool once wrote.
+        new: the next release.
+        plan: its migration.
+        with_base: show the base's lines in conflicts.
+    """
+    theirs = Version(new.tree, plan.files)
+    merge = merge_trees(base.version, ours, theirs, unsure=base.unsure, with_base=with_base)
+    update = Update(old, base, new, plan, ours, theirs, merge, old)
+    by_hand = [
+        HandEntry(
+            printable(outcome.path),
+            _KINDS[outcome.fate],  # type: ignore[arg-type] # mypy sees a str
+            None if outcome.was is None else printable(outcome.was),
+            outcome.reason,
+        )
+        for outcome in merge.outcomes
+        if outcome.fate in _KINDS
+    ]
+    merged = []
+    for change in plan.files:
+        place = merge.places.get(change.path, change.path)
+        item = None if place is None else update.result(place)
+        if item is not None and item.data != change.after:
+            merged.append(FileChange(change.path, change.after, item.data))
+    updated = Updated(old.release, source_digest(new.tree))
+    update.log = updated_log(plan, merged, merge.places, by_hand, updated)
+    if not update.nothing_to_do:
+        merge.puts[LOG_NAME] = Item(pretty_json(update.log))
+        _merge_summary(tree, update, with_base=with_base)
+    return update
+
+
+def _merge_summary(tree: DiskTree, update: Update, *, with_base: bool) -> None:
+    """Write MIGRATION.md anew; what somebody added to it stays."""
+    summary = make_summary(update.log).encode()
+    mine = tree.read(SUMMARY_NAME)
+    before = make_summary(update.old).encode()
+    if mine is None or mine == before:
+        update.merge.puts[SUMMARY_NAME] = Item(summary)
+        return
+    done = merge_file(SUMMARY_NAME, before, mine, summary, with_base=with_base)
+    update.merge.puts[SUMMARY_NAME] = Item(done.data)
+    stages = (Item(before), Item(mine), Item(summary))
+    fate = Fate.CONFLICT if done.conflicts else Fate.MERGED
+    update.merge.outcomes.append(
+        Outcome(
+            SUMMARY_NAME,
+            fate,
+            "its text was edited by hand",
+            None,
+            done.conflicts,
+            bool(done.conflicts),
+            stages,
+        )
+    )
+
+
+def stage_conflicts(update: Update, repository: Repository) -> None:
+    """Put the conflicts into git's index, after the files were written."""
+    repository.stage_conflicts(
+        {
+            outcome.path: [
+                None if item is None else repository.store(outcome.path, item)
+                for item in outcome.stages
+            ]
+            for outcome in update.merge.conflicts
+        }
+    )
+
+
+def commit_update(update: Update, repository: Repository, root: Path) -> str:
+    """Put the update on a branch of its own, in the checkout too.
+
+    The branch starts at the new release: at its commit, where the repository has it, or else at
+    one that imports it on top of the old release's. The rules' commits follow, and one more with
+    what was changed by hand. Where that is in conflict, the last one is left to the user: it is in
+    the index and on disk, conflicts as such.
+
+    Returns:
+        The branch's name.
+
+    Raises:
+        MigrateError: the branch exists, git knows no author, or a file cannot be written.
+    """
+    repository.check_identity()
+    head = repository.commit("HEAD")
+    assert head is not None
+    name = commits.branch_name(repository, update.plan, update.new.commit or head)
+    refuse_branch(repository, name)
+    start = _start(update, repository, head)
+    by_hand = [o for o in update.merge.outcomes if o.fate not in UPSTREAM]
+    first, last = _logs(update, by_hand=bool(by_hand))
+    commit = commits.commit_steps(repository, start, update.new.tree, update.plan, first)
+    nodes = {**_by_hand_nodes(update, repository), **_file_nodes(repository, last)}
+    conflicts = {outcome.path for outcome in update.merge.conflicts}
+    text = commits.hand_message(
+        update.plan.release,
+        repository.subjects(update.base.pristine.commit, head)
+        if update.base.pristine.commit is not None
+        else (),
+        [outcome.path for outcome in by_hand],
+    )
+    if by_hand and not conflicts:
+        written = repository.write_tree(commit, nodes)
+        commit = repository.commit_tree(written, [commit], text)
+    with writer.deferred_signals():
+        writer.change_in_place(root, update.changes())
+        repository.start_branch(name, commit)
+        if conflicts:
+            repository.stage({p: node for p, node in nodes.items() if p not in conflicts})
+            stage_conflicts(update, repository)
+            repository.prepare_message(text)
+    return name
+
+
+def refuse_branch(repository: Repository, name: str) -> None:
+    """Raise where a branch exists already."""
+    if repository.branch_exists(name):
+        raise MigrateError(
+            f"the branch {name} exists; rename it with `git branch -m`, or delete it, and try again"
+        )
+
+
+def _start(update: Update, repository: Repository, head: str) -> str:
+    """The commit of the pristine new release, made if need be."""
+    if update.new.commit is not None and not repository.prefix:
+        return update.new.commit
+    parent = head if repository.prefix else update.base.pristine.commit or head
+    tree = repository.replace_tree(parent, repository.import_tree(update.new.tree))
+    text = commits.import_message(update.plan.release, update.new.origin)
+    return repository.commit_tree(tree, [parent], text)
+
+
+def _logs(update: Update, *, by_hand: bool) -> tuple[Sequence[FileChange], Sequence[FileChange]]:
+    """The logs of the last of the rules' commits, and those of the one with the hand's work."""
+    final = [
+        FileChange(path, None, item.data)
+        for path in (SUMMARY_NAME, LOG_NAME)
+        if (item := update.merge.puts.get(path)) is not None
+    ]
+    if not by_hand:
+        return final, ()
+    plain = [c for c in emitted_files(update.plan) if c.path in (SUMMARY_NAME, LOG_NAME)]
+    return plain, final
+
+
+def _file_nodes(repository: Repository, files: Sequence[FileChange]) -> dict[str, Node | None]:
+    return {file.path: repository.store(file.path, Item(file.after)) for file in files}
+
+
+def _by_hand_nodes(update: Update, repository: Repository) -> dict[str, Node | None]:
+    """What the result has otherwise than the migrated release."""
+    nodes: dict[str, Node | None] = {}
+    own = {LOG_NAME, SUMMARY_NAME}
+    paths = update.theirs.entries.keys() | update.ours.entries.keys() | update.merge.puts.keys()
+    for path in paths - own:
+        mine, upstream = update.result(path), update.theirs.item(path)
+        if mine is None and upstream is not None:
+            nodes[path] = None
+        elif mine is not None and not mine.like(upstream):
+            nodes[path] = repository.store(path, mine)
+    return nodes
+
+
+def commit_migration(
+    repository: Repository, root: Path, tree: DiskTree, plan: Plan, changes: Sequence[FileChange]
+) -> str:
+    """Put a first migration on a branch of its own, one commit a rule, in the checkout too.
+
+    Args:
+        repository: the checkout around the tree; it has to be clean.
+        root: directory of the tree.
+        tree: the source.
+        plan: its migration.
+        changes: everything that the migration writes.
+
+    Returns:
+        The branch's name.
+    """
+    repository.check_identity()
+    head = repository.commit("HEAD")
+    if head is None:
+        raise MigrateError(f"{root} has no commit yet; commit the source first")
+    name = commits.branch_name(repository, plan, head)
+    refuse_branch(repository, name)
+    logs = [change for change in changes if change.path in (LOG_NAME, SUMMARY_NAME)]
+    commit = commits.commit_steps(repository, head, tree, plan, logs)
+    with writer.deferred_signals():
+        writer.change_in_place(root, changes)
+        repository.start_branch(name, commit)
+    return name
