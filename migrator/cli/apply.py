@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="Directory for the adapted tree [default: SRC's name with -npu, beside it].",
+    help="Directory to write [default: SRC's name with -npu or -npu-plugin, beside it].",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["tree", "plugin"]),
+    default="tree",
+    show_default=True,
+    help="A whole adapted tree, or a package to install beside an untouched vLLM.",
 )
 @click.option("--in-place", is_flag=True, help="Change SRC itself; it wants a clean git checkout.")
 @click.option("--dry-run", is_flag=True, help="Print the patch instead of writing anything.")
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 def command(
     src: str,
     output: Path | None,
+    layout: str,
     in_place: bool,
     dry_run: bool,
     force: bool,
@@ -48,10 +56,13 @@ def command(
 
     SRC is a checkout, an unpacked source archive, or a release such as vllm==0.11.0, which is
     fetched by name. The adapted tree goes to a directory of its own, with MIGRATION.md and
-    migration-log.json in it. Exit code 0: done; 1: sites are left for a person, or --dry-run and
-    there are changes; 2: error.
+    migration-log.json in it. With --layout plugin, a package to install beside an untouched vLLM
+    is written instead.
+
+    Exit code 0: done; 1: sites are left for a person, or --dry-run and there are changes; 2: error.
     """
     from migrator import writer
+    from migrator.cli.layout import tell, write_plugin
     from migrator.log import emitted_files
     from migrator.report import Tense, render
     from migrator.sources import open_source
@@ -59,6 +70,8 @@ def command(
 
     if output is not None and in_place:
         raise MigrateError("-o and --in-place exclude each other")
+    if layout == "plugin" and (in_place or dry_run):
+        raise MigrateError("--layout plugin writes new files only; use it with -o DIR")
     source = open_source(src)
     if in_place and not Path(src).is_dir():
         raise MigrateError(f"--in-place would change the cached source of {src}; use -o DIR")
@@ -73,6 +86,16 @@ def command(
     plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
     output_format = output_format or known.get("format", "text")
     common.refuse_missing(plan)
+    if layout == "plugin":
+        default = source.default_output.with_name(f"{source.default_output.name}-plugin")
+        target = output if output is not None else default
+        write_plugin(plan, source.tree, target, force=force)
+        text = render(plan, output_format, tense)
+        if text is not None:
+            click.echo(text, nl=False)
+        if not quiet:
+            tell(target)
+        common.finish(plan, pending_counts=False)
     changes = emitted_files(plan)
     if dry_run:
         print_patch(plan, changes, output_format)
@@ -115,8 +138,8 @@ def _refuse_unclean(root: Path) -> None:
 
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     """Raise where writing `target` would lose something that is not this tool's output."""
-    from migrator.log import read_log
-    from migrator.tree import LOG_NAME, REPOSITORIES, SUMMARY_NAME, DiskTree
+    from migrator.log import edited_since, read_log
+    from migrator.tree import LOG_NAME, REPOSITORIES, DiskTree
 
     inner, outer = target.resolve(), tree.root.resolve()
     if inner == outer:
@@ -136,31 +159,11 @@ def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     if force:
         return
     log = read_log(data)
-    written = {entry.path: entry.after for entry in log.files}
     edited = [name for name in REPOSITORIES if (target / name).exists()]
-    edited += _edited(tree, there, written, {LOG_NAME, SUMMARY_NAME})
+    edited += edited_since(tree, there, log)
     if edited:
         shown = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
         raise MigrateError(
             f"{target} has changes that would be lost ({shown}); "
             "choose another -o, or --force to replace it"
         )
-
-
-def _edited(tree: DiskTree, there: DiskTree, written: dict[str, str], own: set[str]) -> list[str]:
-    """Files of an earlier output that are neither as written then nor as the source has them."""
-    from migrator.tree import digest
-
-    edited = []
-    entries = {entry.path: entry for entry in there.entries()}
-    for path, entry in entries.items():
-        if path in own or entry.link is not None:
-            continue
-        data = there.read(path) or b""
-        if path in written:
-            if digest(data) != written[path]:
-                edited.append(path)
-        elif data != tree.read(path):
-            edited.append(path)
-    edited += [entry.path for entry in tree.entries() if entry.path not in entries]
-    return edited
