@@ -19,6 +19,7 @@ from migrator.engine import migrate_file
 from migrator.rule import Rule, Status
 from migrator.rules import all_rules
 from migrator.tree import Tree
+from migrator.verify.report import CODES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -212,3 +213,8 @@ def test_sites_by_release_reads_the_measured_table() -> None:
     assert set(found) <= {rule.code for rule in all_rules()}
     assert found["NPU102"]["0.11.0"] == 1
     assert found["NPU218"]["0.9.2"] is None
+
+
+def test_the_codes_of_verify_are_those_of_the_code() -> None:
+    text = (DOCS / "verify.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (V\d{3}) \|", text, re.M) == list(CODES)
