@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     help="A whole adapted tree, or a package to install beside an untouched vLLM.",
 )
 @click.option("--in-place", is_flag=True, help="Change SRC itself; it wants a clean git checkout.")
+@click.option(
+    "--commit",
+    is_flag=True,
+    help="In place, on a branch feat/ascend-npu-adapt-v<release>, one commit a rule.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the patch instead of writing anything.")
 @click.option("--force", is_flag=True, help="Replace an edited output, or an unclean checkout.")
 @common.format_option
@@ -43,6 +48,7 @@ def command(
     output: Path | None,
     layout: str,
     in_place: bool,
+    commit: bool,
     dry_run: bool,
     force: bool,
     output_format: str | None,
@@ -68,6 +74,7 @@ def command(
     from migrator.sources import open_source
     from migrator.tree import LOG_NAME
 
+    in_place = in_place or commit
     if output is not None and in_place:
         raise MigrateError("-o and --in-place exclude each other")
     if layout == "plugin" and (in_place or dry_run):
@@ -79,7 +86,7 @@ def command(
         click.get_current_context().with_resource(writer.locked(source.tree.root))
         if writer.recover(source.tree.root):
             click.echo("Finished what an interrupted run had begun.", err=True)
-        if not force:
+        if commit or not force:
             _refuse_unclean(source.tree.root)
     known = common.settings(Path.cwd())
     tense = Tense.WOULD if dry_run else Tense.PAST
@@ -100,9 +107,15 @@ def command(
     if dry_run:
         print_patch(plan, changes, output_format)
         common.finish(plan, pending_counts=True)
+    branch = None
     if in_place:
         target = source.tree.root
-        if changes:
+        if changes and commit:
+            from migrator.update.git import Repository
+            from migrator.update.run import commit_migration
+
+            branch = commit_migration(Repository(target), target, source.tree, plan, changes)
+        elif changes:
             writer.change_in_place(target, changes)
     else:
         target = output if output is not None else source.default_output
@@ -114,6 +127,8 @@ def command(
     if not quiet:
         if changes:
             click.echo(f"Adapted tree: {target}\nLog: {target / LOG_NAME}", err=True)
+            if branch is not None:
+                click.echo(f"Branch: {branch}", err=True)
         else:
             click.echo(f"Nothing to do: {target} is migrated.", err=True)
     common.finish(plan, pending_counts=False)
