@@ -7,6 +7,7 @@ package is installed.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,15 +23,22 @@ import docs_pages  # noqa: E402 - found by the line above
 RULES = "Rules"
 """The section of the navigation that gets a page for each rule."""
 
+MEASURED = "Proof"
+"""The section that gets whatever else a script has written to the docs folder."""
+
 WIDE = frozenset({"releases.md", "simulated-runs.md", "npu-operators.md"})
 """Pages whose tables need the room of the contents beside them."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the rules' pages into the navigation, by their codes."""
-    for entry in config.nav or []:
-        if isinstance(entry, dict) and RULES in entry:
-            entry[RULES] = ["rules/index.md", *docs_pages.rule_paths()]
+    """Put the rules' pages into the navigation, and the reports that have no place in it yet."""
+    listed = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
+    found = sorted(path.name for path in Path(config.docs_dir).glob("*.md"))
+    for section in config.nav or []:
+        if RULES in section:
+            section[RULES] = ["rules/index.md", *docs_pages.rule_paths()]
+        elif MEASURED in section:
+            section[MEASURED] += [name for name in found if name not in listed]
     return config
 
 

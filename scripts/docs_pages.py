@@ -336,9 +336,14 @@ def _plain(text: str) -> str:
 # The log
 
 _STRUCTS: tuple[type[msgspec.Struct], ...] = (
-    *(log.Log, log.Tool, log.RuleEntry, log.FileEntry, log.ChangeEntry),
-    *(log.Lines, log.LeftEntry, log.AbsentEntry),
+    log.Log,
+    *(
+        value
+        for value in vars(log).values()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value is not log.Log
+    ),
 )
+"""What the log is made of, the whole first."""
 
 
 def log_page() -> str:
