@@ -26,6 +26,7 @@ import pathspec
 from migrator import templates
 from migrator.candidates import nearest_candidates
 from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
+from migrator.errors import MigrateError
 from migrator.rule import Absence, Rule, Status
 from migrator.rules import all_rules
 from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree, digest
@@ -166,6 +167,9 @@ def make_plan(
         for r in results
         if r.after is not None and r.after != sources[r.path][0]
     ]
+    for name in (LOG_NAME, SUMMARY_NAME):
+        if tree.occupied(name):
+            raise MigrateError(f"{name} of {tree.name} is no file; move it away first")
     earlier_log = tree.read(LOG_NAME)
     written = _written_before(earlier_log)
     added = [_added(tree, rule, path, written) for rule in chosen for path in rule.templates]
@@ -344,6 +348,8 @@ def _added(
     def record(status: Status, reason: str, old: Span | None, new: Span | None) -> Record:
         return Record(rule.code, path, path, status, reason, old, new, rule.summary)
 
+    if tree.occupied(path):
+        return None, record(Status.MANUAL, "what stands here is no file", None, None)
     if before is None:
         return FileChange(path, None, after), record(Status.CHANGED, rule.summary, None, span)
     there = Span(1, before.count(b"\n"))
@@ -362,7 +368,7 @@ def _written_before(log_data: bytes | None) -> dict[str, str]:
     try:
         log = json.loads(log_data or b"{}")
         return {f["path"]: f["after"] for f in log["files"] if f["status"] == "added"}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

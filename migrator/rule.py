@@ -242,7 +242,13 @@ def statements(code: str, module: cst.Module) -> Sequence[cst.BaseStatement]:
     """Parse source text at indentation zero into statements that take `module`'s conventions."""
     # The ends of lines inside of a string are text that LibCST would not change.
     code = code.replace("\n", module.default_newline)
-    parsed = cst.parse_module(code, config=module.config_for_parsing)
+    # What is written with four spaces takes the module's indentation, unless that has a form feed:
+    # from there Python counts columns anew, so it cannot be repeated.
+    default = "  " if "\f" in module.default_indent else "    "
+    config = cst.PartialParserConfig(
+        encoding=module.encoding, default_indent=default, default_newline=module.default_newline
+    )
+    parsed = cst.parse_module(code, config=config)
     first, *rest = parsed.body
     # Comments above the first statement are the parsed module's header, not the statement's.
     lines = [*parsed.header, *getattr(first, "leading_lines", ())]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import os
 import re
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from migrator.errors import MigrateError
 
@@ -25,6 +26,9 @@ SKIPPED_DIRECTORIES = frozenset({*REPOSITORIES, "__pycache__", ".vllm-npu-migrat
 LOG_NAME = "migration-log.json"
 SUMMARY_NAME = "MIGRATION.md"
 """What a migration leaves in a tree to say what it did: for programs and for people."""
+
+DEPTH = 200
+"""Directories within each other that a tree may have; removing more takes Python's whole stack."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -60,6 +64,13 @@ class Tree:
     def read(self, path: str) -> bytes | None:
         """The bytes of the regular file at `path`; None where there is none."""
         return self._files.get(path)
+
+    def occupied(self, path: str) -> bool:
+        """Does something stand at `path`, or above it, that is no regular file or directory there?
+
+        A file that is put there would go through a link, or not fit in.
+        """
+        return False
 
     @cached_property
     def _parsed(self) -> dict[str, ast.Module | None]:
@@ -126,7 +137,7 @@ class DiskTree(Tree):
         """Every file and link below the root, sorted by path; sockets and the like are left out.
 
         Raises:
-            MigrateError: a directory cannot be listed.
+            MigrateError: a directory cannot be listed, or lies deeper than DEPTH.
         """
         yield from self._walk("")
 
@@ -138,6 +149,11 @@ class DiskTree(Tree):
             raise MigrateError(
                 f"cannot list {error.filename}: {error.strerror}; make it readable, or remove it"
             ) from error
+        if below.count("/") > DEPTH:
+            raise MigrateError(
+                f"{self.name} nests more than {DEPTH} directories, as no source tree does; "
+                f"remove {below.partition('/')[0]}"
+            )
         for item in found:
             path = f"{below}{item.name}"
             if item.is_symlink():
@@ -162,6 +178,19 @@ class DiskTree(Tree):
         """Is there a regular file at `path`, reached without any link?"""
         place = self._inside(path)
         return place is not None and place.is_file()
+
+    def occupied(self, path: str) -> bool:
+        """Is there a link at or above `path`, a directory or device at it, or a file above it?"""
+        place = self.root
+        *above, _ = parts = path.split("/")
+        for number, part in enumerate(parts):
+            place = place / part
+            if not os.path.lexists(place):
+                return False
+            fits = place.is_dir() if number < len(above) else place.is_file()
+            if place.is_symlink() or not fits:
+                return True
+        return False
 
     def read(self, path: str) -> bytes | None:
         """The bytes of the regular file at `path`; None where there is none or it is unreadable."""
@@ -201,10 +230,9 @@ def _release(tree: Tree) -> str | None:
             re.M,
         )
     for text in candidates:
-        try:
+        # A number of thousands of digits is another ValueError.
+        with contextlib.suppress(ValueError):
             return Version(text).base_version
-        except InvalidVersion:
-            continue
     return None
 
 

@@ -14,6 +14,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import tarfile
@@ -23,6 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -67,7 +69,17 @@ class Step(msgspec.Struct, frozen=True):
     """
 
     path: str
+    """Percent-encoded where it is not plain ASCII: a name need not be UTF-8."""
     staged: str | None
+
+    @property
+    def place(self) -> str:
+        """The path as the system has it."""
+        return unquote(self.path, errors="surrogateescape")
+
+
+def _step(path: str, staged: str | None) -> Step:
+    return Step(quote(path, errors="surrogateescape"), staged)
 
 
 class Journal(msgspec.Struct, frozen=True):
@@ -382,10 +394,14 @@ def recover(root: Path) -> bool:
     if decided:
         try:
             steps = msgspec.json.decode(journal.read_bytes(), type=Journal).steps
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise MigrateError(
                 f"{journal} is damaged; restore the tree from git and remove {stage}"
             ) from error
+        if any(s.staged is not None and not _is_staged(s.staged) for s in steps):
+            raise MigrateError(
+                f"{journal} was not written by this tool; remove {stage} if you do not know it"
+            )
         with deferred_signals():
             _carry_out(root, stage, steps)
             shutil.rmtree(stage)
@@ -394,10 +410,15 @@ def recover(root: Path) -> bool:
     return decided
 
 
+def _is_staged(name: str) -> bool:
+    """Is this a name that we give to a staged file? No other is taken from a journal."""
+    return re.fullmatch(r"\d+\.new", name) is not None
+
+
 def _carry_out(root: Path, stage: Path, steps: Sequence[Step]) -> None:
     # Done again after a crash, each step does what is left of it, or nothing.
     for step in steps:
-        place = _safe_place(root, step.path, itself=True)
+        place = _safe_place(root, step.place, itself=True)
         if step.staged is None:
             _remove(root, place)
         elif os.path.lexists(staged := stage / step.staged):
@@ -538,7 +559,7 @@ def _stage(root: Path, stage: Path, changes: Sequence[Change]) -> tuple[Step, ..
             raise MigrateError(
                 f"cannot write in {place.parent}; nothing was written, make it writable"
             )
-        steps.append(Step(path, None))
+        steps.append(_step(path, None))
     for number, change in enumerate(changes):
         if isinstance(change, Removal):
             continue
@@ -546,14 +567,14 @@ def _stage(root: Path, stage: Path, changes: Sequence[Change]) -> tuple[Step, ..
         staged = stage / f"{number}.new"
         if isinstance(change, Placed):
             _make(change, staged, through=True)
-            steps.append(Step(change.path, staged.name))
+            steps.append(_step(change.path, staged.name))
             continue
         _write_through(staged, change.after)
         if place.exists():
             shutil.copymode(place, staged)
         else:
             staged.chmod(change.mode)
-        steps.append(Step(change.path, staged.name))
+        steps.append(_step(change.path, staged.name))
     return tuple(steps)
 
 

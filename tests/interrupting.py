@@ -21,7 +21,7 @@ import signal
 import struct
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,9 +33,45 @@ from migrator.tree import DiskTree
 HOWS = ("new", "replace", "aside", "in_place", "recover", "unpack")
 """A new tree; one that takes the place of another; the same where the system cannot swap names;
 changes in place; what the next run does with a journal; an archive."""
-OLD = {"vllm/a.py": b"old a\n", "vllm/sub/b.py": b"old b\n", "README.md": b"kept\n"}
-NEW = OLD | {"vllm/a.py": b"new a\n", "vllm/sub/b.py": b"new b\n", "vllm/added/c.py": b"new c\n"}
-CHANGES = [FileChange(p, OLD.get(p), data) for p, data in sorted(NEW.items()) if OLD.get(p) != data]
+OLD: dict[str, bytes | str] = {
+    "vllm/a.py": b"old a\n",
+    "vllm/sub/b.py": b"old b\n",
+    "README.md": b"kept\n",
+    "vllm/gone.py": b"gone\n",
+    "vllm/thin/gone.py": b"gone\n",
+    "vllm/caf\udce9.py": b"old\n",
+    "vllm/link": "a.py",
+    "vllm/wide/x.py": b"a file comes here\n",
+}
+"""Path → bytes, or the target of a link."""
+NEW: dict[str, bytes | str] = {
+    "vllm/a.py": b"new a\n",
+    "vllm/sub/b.py": b"new b\n",
+    "README.md": b"kept\n",
+    "vllm/added/c.py": b"new c\n",
+    "vllm/caf\udce9.py": b"new\n",
+    "vllm/link": "sub/b.py",
+    "vllm/wide": b"in place of a directory\n",
+}
+
+
+def _changes() -> list[writer.Change]:
+    found: list[writer.Change] = [writer.Removal(p) for p in sorted(OLD.keys() - NEW.keys())]
+    for path, data in sorted(NEW.items()):
+        before = OLD.get(path)
+        if data == before:
+            continue
+        if isinstance(data, str):
+            found.append(writer.Placed(path, data.encode(), link=True))
+        elif path == "vllm/wide":
+            found.append(writer.Placed(path, data))
+        else:
+            assert not isinstance(before, str)
+            found.append(FileChange(path, before, data))
+    return found
+
+
+CHANGES = _changes()
 
 _CALLS = {
     "x86_64": "1 write 2 open 3 close 18 pwrite64 20 writev 40 sendfile 73 flock 74 fsync "
@@ -54,10 +90,13 @@ CALLS = {
 """The system calls by which files and locks are made, changed and let go; empty: not known."""
 
 
-def write(root: Path, files: dict[str, bytes]) -> None:
+def write(root: Path, files: Mapping[str, bytes | str]) -> None:
     for path, data in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(data)
+        if isinstance(data, str):
+            (root / path).symlink_to(data)
+        else:
+            (root / path).write_bytes(data)
 
 
 def state(root: Path) -> str:
@@ -65,7 +104,7 @@ def state(root: Path) -> str:
     if not root.exists():
         return "absent"
     tree = DiskTree(root)
-    files = {entry.path: tree.read(entry.path) for entry in tree.entries()}
+    files = {entry.path: entry.link or tree.read(entry.path) for entry in tree.entries()}
     return "old" if files == OLD else "new" if files == NEW else "mixed"
 
 
@@ -175,8 +214,12 @@ def archive(path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         for name, data in NEW.items():
             member = tarfile.TarInfo(f"top/{name}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            if isinstance(data, str):
+                member.type, member.linkname = tarfile.SYMTYPE, data
+                tar.addfile(member)
+            else:
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
 
 
 def writing(here: Path, how: str) -> tuple[Path, Callable[[], None]]:
