@@ -16,7 +16,7 @@ from typing import Any
 from migrator.verify.simulate import environment, process
 from migrator.verify.simulate.modes import DEVICE_MEMORY
 from migrator.verify.simulate.report import Report, Run
-from migrator.verify.simulate.run import Options, Runner, ended, report, work_folder
+from migrator.verify.simulate.run import Options, Runner, ended, opened, report
 
 MODE = "refusals"
 _ENGINE: dict[str, Any] = {
@@ -131,10 +131,9 @@ def refusals(
     Raises:
         SimulateError: the tree or the environment cannot be run at all.
     """
-    tree = environment.open_tree(options.tree)
-    versions = environment.check(options.launcher.python, tree, serve=False)
-    progress("refusals")
-    with work_folder(options.work) as work:
+    with opened(options) as (tree, work):
+        versions = environment.check(options.launcher.python, tree, serve=False)
+        progress("refusals")
         folder = work / MODE
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -157,7 +156,7 @@ def refusals(
             seconds=round(finished.seconds, 1),
             log=process.tail(log) if broken else [],
         )
-    return report(tree, options, versions, [run])
+        return report(tree, options, versions, [run])
 
 
 def faults(found: dict[str, Any]) -> Iterator[str]:
