@@ -58,7 +58,8 @@ def command(
     if against:
         names = [name for text in (*against, *more) for name in text.split(",") if name]
         others = [open_source(_spelled_out(name)) for name in names]
-        sources = [source, *others]
+        # Of trees of one release the one that is asked about counts as the later.
+        sources = [*others, source]
 
         def column(name: str, one: Source) -> Column:
             from migrator.liveness import Column
@@ -70,7 +71,7 @@ def command(
             )
             return Column(name, one.tree, plan)
 
-        labels = _labels(sources, [tree, *names])
+        labels = _labels(sources, [*names, tree])
         columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]
         _compare(columns, output_format or "text", quiet=quiet, verbose=verbose)
     tense = Tense.PENDING
