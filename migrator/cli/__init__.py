@@ -12,6 +12,8 @@ from migrator import __version__
 COMMANDS = {
     "apply": ("migrator.cli.apply", "Write the NPU-adapted tree, or show what would be written."),
     "diff": ("migrator.cli.diff", "Print the migration as one patch for `git apply`."),
+    "review": ("migrator.cli.review", "Write a page for the person who reviews the migration."),
+    "update": ("migrator.cli.update", "Bring an adapted tree to the next release."),
     "check": ("migrator.cli.check", "Say for each rule whether a tree is migrated."),
     "rules": ("migrator.cli.rules", "List the rules."),
     "explain": ("migrator.cli.explain", "Explain one rule: what, why, example, safety, releases."),

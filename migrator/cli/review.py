@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-npu-migrate review`: the page for the reviewer."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from migrator.cli import common
+from migrator.errors import MigrateError
+
+if TYPE_CHECKING:
+    from migrator.review import Review
+    from migrator.tree import DiskTree
+    from migrator.verify.simulate.report import Report
+
+
+@click.command("review", short_help="Write a page for the person who reviews the migration.")
+@click.argument("src")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    default=Path("review.html"),
+    show_default=True,
+    help="The file to write; - for stdout.",
+)
+@click.option(
+    "--base",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The source of an adapted tree [default: its release, fetched by name].",
+)
+@click.option(
+    "--simulated",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What `verify TREE --simulate --format json` printed, to be shown as well.",
+)
+@common.planning_options
+@common.command
+def command(
+    src: str,
+    output: Path,
+    base: Path | None,
+    simulated: Path | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    jobs: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Write one page of HTML about the migration of SRC, for the person who has to trust it.
+
+    SRC is an untouched tree or a release such as vllm==0.11.0: the page shows what would be done.
+    Or it is an adapted tree: the page shows what was done, and what was edited by hand since.
+    The page needs no network: it can be attached to a pull request. Exit code 0: done; 1: sites are
+    left for a person; 2: error.
+    """
+    from migrator.review import render_page
+
+    runs = _runs(simulated)
+    tree = _adapted(src)
+    if tree is None:
+        if base is not None:
+            raise MigrateError(f"--base goes with an adapted tree, and {src} has no log")
+        review = _planned(src, runs, select, ignore, jobs, quiet, verbose)
+    else:
+        if select or ignore:
+            raise MigrateError(f"{src} is adapted: its rules were chosen; --select is for a plan")
+        review = _done(tree, base, runs)
+    if runs is not None and review.release is not None and runs.release != review.release:
+        raise MigrateError(
+            f"{simulated} is of vLLM {runs.release}, not {review.release}; leave --simulated out"
+        )
+    _write(output, render_page(review).encode())
+    if not quiet and str(output) != "-":
+        click.echo(f"Review: {output}", err=True)
+    for missing in review.missing:
+        click.echo(f"Error: {missing.describe()}", err=True)
+    if review.missing:
+        sys.exit(common.ERROR)
+    sys.exit(common.PENDING if review.waiting else common.DONE)
+
+
+def _adapted(src: str) -> DiskTree | None:
+    """The tree that `src` names, if it has a log."""
+    from migrator.tree import LOG_NAME, DiskTree
+
+    tree = DiskTree(Path(src))
+    return tree if Path(src).is_dir() and tree.exists(LOG_NAME) else None
+
+
+def _planned(
+    src: str,
+    runs: Report | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    jobs: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> Review:
+    from migrator.report import Tense
+    from migrator.review import review_plan
+    from migrator.sources import open_source
+
+    source = open_source(src)
+    known = common.settings(Path.cwd())
+    plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, quiet, verbose)
+    return review_plan(plan, source.tree, runs)
+
+
+def _done(tree: DiskTree, base: Path | None, runs: Report | None) -> Review:
+    from migrator.log import read_log
+    from migrator.review import review_tree
+    from migrator.sources import fetch
+    from migrator.tree import LOG_NAME, DiskTree
+
+    if base is None:
+        release = read_log(tree.read(LOG_NAME) or b"").release
+        if release is None:
+            raise MigrateError(f"{tree.root} does not say its release; name its source by --base")
+        base = fetch(release)
+    return review_tree(tree, DiskTree(base), runs)
+
+
+def _runs(path: Path | None) -> Report | None:
+    """The outcome of simulated runs that a file holds."""
+    if path is None:
+        return None
+    import msgspec
+
+    from migrator.verify.simulate.report import SCHEMA_VERSION, Report
+
+    try:
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise MigrateError(
+            f"{path} is not what `verify TREE --simulate --format json` prints: {error}"
+        ) from error
+    if report.schema_version != SCHEMA_VERSION:
+        raise MigrateError(f"{path} has schema {report.schema_version}, not {SCHEMA_VERSION}")
+    return report
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file in one step: the old one is there until the new one is complete."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".review-", delete=False) as file:
+            try:
+                file.write(data)
+                file.close()
+                mask = os.umask(0)
+                os.umask(mask)
+                os.chmod(file.name, 0o666 & ~mask)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise MigrateError(f"cannot write {path}: {error.strerror or error}") from error

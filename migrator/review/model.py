@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a review shows, gathered from a plan or from an adapted tree, its log and its source."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from migrator.engine import Span
+from migrator.errors import MigrateError
+from migrator.hunks import Block, blocks_of, split_lines
+from migrator.log import (
+    AbsentEntry,
+    LeftEntry,
+    Log,
+    RuleEntry,
+    edited_since,
+    make_log,
+    printable,
+    read_log,
+)
+from migrator.plan import PACKAGE, FileChange, MissingSite, Plan, make_plan
+from migrator.rule import Rule
+from migrator.rules import all_rules
+from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, Entry, Tree, digest
+from migrator.verify.simulate.report import Report as Simulated
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One site that a rule changes; `anchor` is where the page shows it."""
+
+    anchor: str
+    rule: str
+    path: str
+    site: str
+    reason: str
+    line: int | None
+    """In the source; None in an added file."""
+    after: Span
+    """In the emitted file."""
+
+
+class Text:
+    """A file as text for people: lines without their ends, in the encoding that it names."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        raw = split_lines(data)
+        self.raw = raw
+        # Where every line ends as on Windows, the carriage returns are no news.
+        self._strip = bool(raw) and all(line.endswith(b"\r\n") for line in raw if b"\n" in line)
+        try:
+            self.encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+            data.decode(self.encoding)
+        except (SyntaxError, UnicodeDecodeError):
+            self.encoding = "utf-8"
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines; bytes that are no text are written as `\\xe9`."""
+        lines = []
+        for line in self.raw:
+            text = line.decode(self.encoding, "backslashreplace").removesuffix("\n")
+            lines.append(text.removesuffix("\r") if self._strip else text)
+        return lines
+
+    @property
+    def ends_open(self) -> bool:
+        """Does the last line lack its line feed?"""
+        return bool(self.data) and not self.data.endswith(b"\n")
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Two states of a file and what differs; `owners` of a block are indices into `changes`."""
+
+    before: Text
+    after: Text
+    blocks: tuple[Block, ...]
+    changes: tuple[Change, ...] = ()
+
+    @cached_property
+    def added(self) -> int:
+        """Lines that are new."""
+        return sum(block.new_stop - block.new_start for block in self.blocks)
+
+    @cached_property
+    def removed(self) -> int:
+        """Lines that are gone."""
+        return sum(block.stop - block.start for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class FileReview:
+    """A file that the migration adds or rewrites, or that somebody edited since."""
+
+    path: str
+    is_new: bool
+    diff: Diff | None
+    """What the migration did; None where it did nothing to the file."""
+    hand: Diff | None = None
+    """What was edited by hand since."""
+    mixed: bool = False
+    """The file was edited, and what the migration wrote cannot be told apart any more."""
+    removed: bool = False
+    """The file is gone from the adapted tree."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Was the file edited by hand since?"""
+        return self.hand is not None or self.mixed or self.removed
+
+
+@dataclass(frozen=True)
+class RuleReview:
+    """A rule, what became of its sites, and what its docstring says."""
+
+    entry: RuleEntry
+    rule: Rule | None
+    """None where this version of the tool has no such rule any more."""
+    changes: tuple[Change, ...]
+    left: tuple[LeftEntry, ...]
+    absent: tuple[AbsentEntry, ...]
+
+    @property
+    def files(self) -> int:
+        """Files that the rule changes."""
+        return len({change.path for change in self.changes})
+
+
+@dataclass(frozen=True)
+class Package:
+    """A part of vLLM: a package below `vllm/`, or what lies outside of it."""
+
+    name: str
+    """Its directory, such as `vllm/v1/worker`; `vllm` for the modules right in it."""
+    files: int
+    lines: int
+    touched: int
+    new: int
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Review:
+    """All that the page shows."""
+
+    release: str | None
+    tool: str
+    """Version of the tool that made, or would make, the changes."""
+    done: bool
+    """Is it an adapted tree, or a plan for one?"""
+    rules: tuple[RuleReview, ...]
+    files: tuple[FileReview, ...]
+    left: tuple[LeftEntry, ...]
+    missing: tuple[MissingSite, ...]
+    packages: tuple[Package, ...]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """`path:line` of what was left alone → that line of source."""
+    simulated: Simulated | None = None
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Every change, by file."""
+        return tuple(c for file in self.files if file.diff for c in file.diff.changes)
+
+    @property
+    def waiting(self) -> tuple[LeftEntry, ...]:
+        """What somebody has to look at."""
+        return tuple(entry for entry in self.left if entry.kind in ("manual", "failed"))
+
+
+def review_plan(plan: Plan, tree: Tree, simulated: Simulated | None = None) -> Review:
+    """What a plan would do to its tree."""
+    log = make_log(plan)
+    files = [_reviewed(change, log) for change in plan.files]
+    return _review(log, files, tree, tree, done=False, missing=plan.missing, simulated=simulated)
+
+
+def review_tree(tree: DiskTree, base: DiskTree, simulated: Simulated | None = None) -> Review:
+    """What was done to an adapted tree, against the source that it was made from.
+
+    Args:
+        tree: has a migration-log.json.
+        base: the source before the migration.
+        simulated: the outcome of simulated runs of the tree.
+
+    Raises:
+        MigrateError: the tree has no log, or `base` is not what it was made from.
+    """
+    data = tree.read(LOG_NAME)
+    if data is None:
+        raise MigrateError(f"{tree.name} has no {LOG_NAME}; it was not made by this tool")
+    log = read_log(data)
+    here = {printable(entry.path): entry.path for entry in tree.entries() if entry.link is None}
+    there = {printable(entry.path): entry.path for entry in base.entries() if entry.link is None}
+    for file in log.files:
+        before = base.read(there.get(file.path, file.path))
+        if (None if before is None else digest(before)) != file.before:
+            raise MigrateError(
+                f"{base.name} is not the source of {tree.name}: its {file.path} differs from what "
+                "was migrated; name the right one with --base"
+            )
+    edited = set(edited_since(base, tree, log))
+    written = _written(base, log, edited)
+    files = []
+    for file in log.files:
+        path = here.get(file.path, file.path)
+        before, now = base.read(there.get(file.path, file.path)), tree.read(path)
+        if path not in edited and now is not None:
+            files.append(_reviewed(FileChange(path, before, now), log))
+            continue
+        emitted = written.get(path)
+        if emitted is not None and digest(emitted) == file.after:
+            known = _reviewed(FileChange(path, before, emitted), log)
+            hand = _diff(emitted, now or b"")
+            files.append(
+                FileReview(known.path, known.is_new, known.diff, hand, removed=now is None)
+            )
+        else:
+            shown = _reviewed(FileChange(path, before, now or b""), log)
+            files.append(
+                FileReview(shown.path, shown.is_new, shown.diff, None, True, removed=now is None)
+            )
+    done = {here.get(file.path, file.path) for file in log.files}
+    for path in sorted(edited - done):
+        before, now = base.read(path), tree.read(path)
+        hand = _diff(before or b"", now or b"")
+        files.append(FileReview(printable(path), before is None, None, hand, removed=now is None))
+    files.sort(key=lambda file: file.path)
+    return _review(log, files, tree, base, done=True, simulated=simulated)
+
+
+class _Part(DiskTree):
+    """A tree that lists only some of its files."""
+
+    def __init__(self, whole: DiskTree, paths: Collection[str]) -> None:
+        super().__init__(whole.root, whole.name)
+        self._paths = paths
+
+    def entries(self) -> Iterator[Entry]:
+        for path in sorted(self._paths):
+            if self.exists(path):
+                yield Entry(path, 0o644)
+
+
+def _written(base: DiskTree, log: Log, edited: Collection[str]) -> dict[str, bytes]:
+    """What the log's rules make of the files that were edited since, to tell whose lines are whose.
+
+    Another version of the tool may write something else; the log's digests tell.
+    """
+    paths = {file.path for file in log.files if file.path in edited}
+    if not paths:
+        return {}
+    codes = {entry.code for entry in log.rules}
+    part = _Part(base, paths)
+    part.release = base.release
+    plan = make_plan(part, [rule for rule in all_rules() if rule.code in codes])
+    return {change.path: change.after for change in plan.files}
+
+
+def _diff(before: bytes, after: bytes) -> Diff:
+    one, two = Text(before), Text(after)
+    return Diff(one, two, tuple(blocks_of(one.raw, two.raw)))
+
+
+def _reviewed(change: FileChange, log: Log) -> FileReview:
+    """A file that the migration wrote, cut by the changes that its log has for it."""
+    path = printable(change.path)
+    counts: Counter[str] = Counter()
+    changes = []
+    for entry in log.changes:
+        counts[entry.rule] += 1
+        if entry.path == path:
+            changes.append(
+                Change(
+                    anchor=f"{entry.rule}-{counts[entry.rule]}",
+                    rule=entry.rule,
+                    path=path,
+                    site=entry.site,
+                    reason=entry.reason,
+                    line=None if entry.before is None else entry.before.line,
+                    after=Span(entry.after.line, entry.after.end_line),
+                )
+            )
+    before, after = Text(change.before or b""), Text(change.after)
+    blocks = blocks_of(before.raw, after.raw, [c.after for c in changes])
+    return FileReview(
+        path, change.before is None, Diff(before, after, tuple(blocks), tuple(changes))
+    )
+
+
+def _review(
+    log: Log,
+    files: Sequence[FileReview],
+    tree: Tree,
+    base: Tree,
+    *,
+    done: bool,
+    missing: Sequence[MissingSite] = (),
+    simulated: Simulated | None = None,
+) -> Review:
+    known = {rule.code: rule for rule in all_rules()}
+    changes = [c for file in files if file.diff is not None for c in file.diff.changes]
+    rules = [
+        RuleReview(
+            entry=entry,
+            rule=known.get(entry.code),
+            changes=tuple(c for c in changes if c.rule == entry.code),
+            left=tuple(left for left in log.left_alone if left.rule == entry.code),
+            absent=tuple(absent for absent in log.absent if absent.rule == entry.code),
+        )
+        for entry in log.rules
+    ]
+    return Review(
+        release=log.release,
+        tool=log.tool.version,
+        done=done,
+        rules=tuple(rules),
+        files=tuple(files),
+        left=log.left_alone,
+        missing=tuple(missing),
+        packages=tuple(_packages(base, files)),
+        sources=_sources(tree, log.left_alone),
+        simulated=simulated,
+    )
+
+
+def _sources(tree: Tree, left: Sequence[LeftEntry]) -> dict[str, str]:
+    """The lines of source that were left alone."""
+    texts: dict[str, list[str]] = {}
+    found = {}
+    for entry in left:
+        if entry.line is None:
+            continue
+        if entry.path not in texts:
+            texts[entry.path] = Text(tree.read(entry.path) or b"").lines
+        lines = texts[entry.path]
+        if 0 < entry.line <= len(lines):
+            found[f"{entry.path}:{entry.line}"] = lines[entry.line - 1].strip()
+    return found
+
+
+OUTSIDE = "outside vllm/"
+"""Name of what lies outside of the package: the build, requirements, containers."""
+
+
+def package_of(path: str) -> str:
+    """The package at most two levels below `vllm/` that a file is in."""
+    if not path.startswith(PACKAGE):
+        return OUTSIDE
+    return "/".join(path.split("/")[:-1][:3])
+
+
+def _packages(base: Tree, files: Sequence[FileReview]) -> Iterator[Package]:
+    """Every package of the source with what happens to it; by name."""
+    counts: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
+    for entry in base.entries():
+        if entry.link is None and entry.path.startswith(PACKAGE) and entry.path.endswith(".py"):
+            name = package_of(printable(entry.path))
+            counts[name] += 1
+            lines[name] += (base.read(entry.path) or b"").count(b"\n")
+    touched: dict[str, list[FileReview]] = {}
+    for file in files:
+        if file.diff is not None:
+            touched.setdefault(package_of(file.path), []).append(file)
+    for name in sorted({*counts, *touched}):
+        here = touched.get(name, [])
+        diffs = [file.diff for file in here if file.diff is not None]
+        yield Package(
+            name=name,
+            files=counts[name],
+            lines=lines[name],
+            touched=sum(not file.is_new for file in here),
+            new=sum(file.is_new for file in here),
+            added=sum(diff.added for diff in diffs),
+            removed=sum(diff.removed for diff in diffs),
+        )
+
+
+__all__ = ["LOG_NAME", "SUMMARY_NAME", "Review", "review_plan", "review_tree"]
