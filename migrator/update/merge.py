@@ -97,7 +97,7 @@ def merge_file(
         )
         data = found.data.replace(b"\n", b"\r\n") if chosen == b"\r\n" else found.data
         return Merge(data, found.conflicts, found.how, found.reason)
-    return _merge_text(path, base or b"", ours, theirs, pristine, with_base)
+    return _merge_text(path, base, ours, theirs, pristine, with_base)
 
 
 def _line_end(data: bytes | None) -> bytes | None:
@@ -115,12 +115,18 @@ def _unix(data: bytes) -> bytes:
 
 
 def _merge_text(
-    path: str, base: bytes, ours: bytes, theirs: bytes, pristine: bytes | None, with_base: bool
+    path: str,
+    base: bytes | None,
+    ours: bytes,
+    theirs: bytes,
+    pristine: bytes | None,
+    with_base: bool,
 ) -> Merge:
-    b, o, t = split_lines(base), split_lines(ours), split_lines(theirs)
+    b, o, t = split_lines(base or b""), split_lines(ours), split_lines(theirs)
     is_python = path.endswith(".py") and all(structure.parse(x) is not None for x in (ours, theirs))
     candidates: list[tuple[How, list[Hunk], Counter[bytes]]] = []
-    if is_python:
+    # What both wrote from nothing is one file by chance: its parts are not put together unseen.
+    if is_python and base is not None:
         found = structure.merge(b, o, t)
         if found is not None:
             candidates.append(("structure", found.hunks, found.rewritten))
