@@ -12,7 +12,8 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_for_filename
@@ -63,17 +64,19 @@ _BODY = {
 
 
 @lru_cache(maxsize=64)
-def _lexer(suffix: str) -> Lexer:
-    options = {"stripnl": False, "ensurenl": False, "stripall": False}
-    try:
-        return get_lexer_for_filename(f"x{suffix}", **options)
-    except ClassNotFound:
-        return TextLexer(**options)
+def _lexer(name: str) -> Lexer:
+    options: dict[str, Any] = {"stripnl": False, "ensurenl": False}
+    for known in (name, name.partition(".")[0]):
+        try:
+            return get_lexer_for_filename(known, **options)
+        except ClassNotFound:
+            continue
+    return TextLexer(**options)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kind(token: _TokenType) -> str:
-    return next((kind for parent, kind in KINDS if token in parent), "")
+    return next((kind for parent, kind in KINDS if token[: len(parent)] == parent), "")
 
 
 def open_strings(lines: Sequence[str]) -> dict[int, str]:
@@ -106,9 +109,7 @@ def coloured(path: str, lines: Sequence[str], opened_by: str = "") -> list[list[
         lines: without their ends.
         opened_by: prefix and quote of a string that the first line begins inside of.
     """
-    name = path.rpartition("/")[2]
-    dot = name.rfind(".")
-    lexer = _lexer(name[dot:] if dot >= 0 else name)
+    lexer = _lexer("x.py" if path.endswith(".py") else path.rpartition("/")[2])
     text = opened_by + "\n".join(lines)
     found: list[list[tuple[Range, str]]] = [[] for _ in lines]
     line, column = 0, -len(opened_by)

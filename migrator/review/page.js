@@ -38,6 +38,12 @@
   setUnified(store.get("vllm-npu-migrate:unified") === "1");
   one("#theme").addEventListener("click", toggleTheme);
   one("#view").addEventListener("click", toggleView);
+  one(".menu").addEventListener("click", (event) => {
+    // Where there is room the list of files stands beside the changes, and is put away.
+    if (!matchMedia("(min-width: 901px)").matches) return;
+    event.preventDefault();
+    root.classList.toggle("alone");
+  });
 
   // ---- what was viewed
   const seen = new Set((store.get(page) || "").split("\n").filter(Boolean));
@@ -163,6 +169,8 @@
     if (!item) return;
     item.focus({ preventScroll: true });
     item.scrollIntoView({ block: "start" });
+    // What was not laid out before it came into sight may have another height than was thought.
+    requestAnimationFrame(() => item.scrollIntoView({ block: "start" }));
   };
   // The next one is that after the one in focus; where the reader scrolled away, that in sight.
   const step = (items, way, margin) => {
@@ -266,4 +274,5 @@
 
   addEventListener("beforeprint", () => { for (const item of all("details.rule")) item.open = true; });
   root.dataset.ready = "true";
+  performance.mark("review:ready");
 })();

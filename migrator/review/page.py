@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from migrator.hunks import Block, Hunk, hunks_of
+from migrator.plan import PACKAGE
 from migrator.review.code import coloured, escape, line_html, open_strings, pairs, word_ranges
 from migrator.review.model import (
     OUTSIDE,
@@ -37,7 +38,9 @@ LINE = 20
 def render_page(review: Review) -> str:
     """The page, as text that ends with a line feed; the same for the same review."""
     safety = {rule.entry.code: rule.entry.safety for rule in review.rules}
-    files = [_file(number, file, safety) for number, file in enumerate(review.files, 1)]
+    # What is outside of the package comes last: it is what a reviewer knows best.
+    ordered = sorted(review.files, key=lambda f: (package_of(f.path) == OUTSIDE, f.path))
+    files = [_file(number, file, safety) for number, file in enumerate(ordered, 1)]
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -45,7 +48,9 @@ def render_page(review: Review) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(code=_code, prose=_prose, count=_count, shown=_shown)
+    environment.filters.update(
+        code=_code, prose=_prose, count=_count, shown=_shown, breakable=_breakable
+    )
     first = {
         package_of(file.review.path): file.anchor
         for file in reversed(files)
@@ -87,6 +92,11 @@ def _shown(text: str) -> Markup:
     return Markup(escape(text))
 
 
+def _breakable(path: str) -> Markup:
+    """A path that may go on in the next line after a slash or an underscore."""
+    return Markup(re.sub(r"(/|_+)(?=[^/_])", r"\1<wbr>", escape(path)))
+
+
 def _code(text: str) -> Markup:
     """A line of Markdown: what stands between backticks as code."""
     parts = re.split(r"`([^`]+)`", text)
@@ -105,7 +115,9 @@ def _prose(text: str) -> Markup:
         if index % 2:
             lines = part.rstrip("\n").split("\n")
             colours = coloured("x.py", lines)
-            rows = (line_html(line, ranges, ()) for line, ranges in zip(lines, colours, strict=True))
+            rows = (
+                line_html(line, ranges, ()) for line, ranges in zip(lines, colours, strict=True)
+            )
             parts.append(f"<pre>{chr(10).join(rows)}</pre>")
             continue
         for paragraph in re.split(r"\n\s*\n", part.strip()):
@@ -113,8 +125,8 @@ def _prose(text: str) -> Markup:
             if items[0].strip():
                 parts.append(f"<p>{_code(items[0].strip())}</p>")
             if len(items) > 1:
-                rows = (f"<li>{_code(item.strip())}</li>" for item in items[1:])
-                parts.append(f"<ul>{''.join(rows)}</ul>")
+                listed = (f"<li>{_code(item.strip())}</li>" for item in items[1:])
+                parts.append(f"<ul>{''.join(listed)}</ul>")
     return Markup("".join(parts))
 
 
@@ -131,13 +143,18 @@ class Totals:
     added: int
     removed: int
     rules: int
-    files: int
-    """Python files below `vllm/`."""
+    untouched: int
+    """Python files below `vllm/` that are as they were."""
 
 
 def _totals(review: Review) -> Totals:
     diffs = [file.diff for file in review.files if file.diff is not None]
     written = [file for file in review.files if file.diff is not None]
+    touched = [
+        file
+        for file in review.files
+        if not file.is_new and file.path.startswith(PACKAGE) and file.path.endswith(".py")
+    ]
     return Totals(
         changes=len(review.changes),
         modified=sum(not file.is_new for file in written),
@@ -145,7 +162,7 @@ def _totals(review: Review) -> Totals:
         added=sum(diff.added for diff in diffs),
         removed=sum(diff.removed for diff in diffs),
         rules=sum(bool(rule.changes) for rule in review.rules),
-        files=sum(package.files for package in review.packages),
+        untouched=sum(package.files for package in review.packages) - len(touched),
     )
 
 
@@ -201,6 +218,11 @@ class Group:
     name: str
     box: Box
     cells: tuple[Cell, ...]
+
+    @property
+    def named(self) -> bool:
+        """Is there room for its name above its cells?"""
+        return len(self.cells) > 1 and self.box.width > 7 and self.box.height > 14
 
 
 def _treemap(packages: Sequence[Package]) -> list[Group]:
@@ -319,14 +341,14 @@ def _file(number: int, file: FileReview, safety: Mapping[str, str]) -> FilePart:
             parts.append('<h4 class="hand">Edited by hand since</h4>')
         parts += _Body(file, file.hand, safety, by_hand=True).html()
         lines += file.hand.added + 8 * len(file.hand.blocks)
-    shown = [diff for diff in (file.diff, file.hand) if diff is not None]
+    shown = file.diff or file.hand
     codes = {change.rule for change in file.diff.changes} if file.diff is not None else ()
     return FilePart(
         anchor=f"file-{number}",
         review=file,
         rules=tuple(sorted(codes)),
-        added=sum(diff.added for diff in shown),
-        removed=sum(diff.removed for diff in shown),
+        added=0 if shown is None else shown.added,
+        removed=0 if shown is None else shown.removed,
         body=Markup("".join(parts)),
         height=LINE * lines + 60,
     )
@@ -455,9 +477,7 @@ class _Body:
             yield self._line("ins", "n", self.new.text, index, new[index], found)
         yield "</div>"
 
-    def _line(
-        self, tag: str, side: str, text: Text, index: int, colours: Any, marks: Any
-    ) -> str:
+    def _line(self, tag: str, side: str, text: Text, index: int, colours: Any, marks: Any) -> str:
         body = line_html(text.lines[index], colours, marks)
         if text.ends_open and index == len(text.lines) - 1:
             body += '<b class="odd" title="no line feed at the end of the file">no end</b>'
@@ -475,8 +495,8 @@ class _Body:
         return (
             f'<div class="note {kind}" id="{escape(change.anchor)}" tabindex="-1">'
             f'<a class="tag" href="#{escape(change.rule)}">{escape(change.rule)}</a>'
-            f'<p>{site}<span class="kind">{kind}</span> {_code(change.reason)}</p>'
-            f'<a class="self" href="#{escape(change.anchor)}" aria-label="Link to this change">#</a>'
+            f'<p>{site}{_code(change.reason)}</p><span class="kind">{kind}</span>'
+            f'<a class="self" href="#{escape(change.anchor)}" aria-label="Link to this">#</a>'
             "</div>"
         )
 
