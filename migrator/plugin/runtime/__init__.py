@@ -54,18 +54,15 @@ def finish() -> None:
     """Entry point of `vllm.general_plugins`: see to it that every patch is in force.
 
     Raises:
-        RefusedError: the patches do not fit this vLLM, or a module is still on its way.
+        RefusedError: the patches do not fit this vLLM, or a module is loaded without its patch.
     """
     if _State.refusal is not None:
         raise RefusedError(_State.refusal)
     if _State.finder is None:
         return
-    left = _State.finder.patch_pending()
+    left = _State.finder.patch_pending() or _State.finder.unpatched()
     if left:
-        raise RefusedError(
-            f"{__name__}: {', '.join(left)} cannot be patched while being imported; import vllm "
-            "before them"
-        )
+        raise RefusedError(f"{__name__}: {', '.join(left)} could not be patched in this process")
 
 
 def activate() -> bool:
@@ -78,17 +75,20 @@ def activate() -> bool:
     import vllm  # type: ignore[import-not-found]
 
     package = Path(vllm.__path__[0])
-    chosen = entries()
-    problems = _foreign(package) or misfits(chosen, package)
-    if not problems:
-        finder = Finder({entry.module: entry for entry in chosen})
-        try:
-            finder.install()
-        except PatchError as error:
-            problems = str(error).splitlines()
-        else:
-            _State.finder = finder
+    try:
+        chosen = entries()
+        problems = _foreign(package) or misfits(chosen, package)
+        if not problems:
+            _State.finder = Finder({entry.module: entry for entry in chosen})
+            _State.finder.install()
+            logger.info("%d patches fit the vLLM in %s", len(chosen), package.parent)
             return True
+    except PatchError as error:
+        problems = str(error).splitlines()
+    except Exception as error:
+        # vLLM would drop it.
+        logger.exception("The patches cannot be applied")
+        problems = [f"{type(error).__name__}: {error}"]
     _State.refusal = _refusal(package, problems)
     return False
 
@@ -98,9 +98,8 @@ def entries() -> list[Entry]:
     from .importing import Entry
     from .patches import PATCHES
 
-    return [
-        Entry(module, HERE / "patches" / file, sha256) for module, (file, sha256) in PATCHES.items()
-    ]
+    folder = HERE / "patches"
+    return [Entry(module, folder / file, sha256) for module, (file, sha256) in PATCHES.items()]
 
 
 def _foreign(package: Path) -> list[str]:

@@ -61,8 +61,9 @@ class Finder(MetaPathFinder):
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self.entries = entries
         self.pending: dict[str, Entry] = {}
-        """Modules that were on their way when the patches came; they are patched when they are
-        there."""
+        """Modules that were on their way when the patches came; patched once they are there."""
+        self.patched: set[str] = set()
+        """Modules that were there already, and were patched in place."""
 
     def find_spec(
         self,
@@ -77,10 +78,11 @@ class Finder(MetaPathFinder):
         if entry is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.origin is None:
+        if spec is None:
             return None
+        if spec.origin is None or not spec.origin.endswith(".py"):
+            raise PatchError(fullname, [f"{spec.origin} has no source that could be patched"])
         spec.loader = Loader(entry, spec.origin)
-        spec.cached = None
         return spec
 
     def install(self) -> None:
@@ -103,7 +105,18 @@ class Finder(MetaPathFinder):
             del self.pending[name]
             if module is not None:
                 _patch_now(module, entry)
+                self.patched.add(name)
         return sorted(self.pending)
+
+    def unpatched(self) -> list[str]:
+        """Modules that are loaded without their patch; there is no way to that which we know."""
+        loaded = (name for name in self.entries if name in sys.modules)
+        return sorted(
+            name
+            for name in loaded
+            if name not in self.patched
+            and not isinstance(getattr(sys.modules[name].__spec__, "loader", None), Loader)
+        )
 
 
 def _patch_now(module: types.ModuleType, entry: Entry) -> None:
