@@ -46,11 +46,10 @@ def _definitions(module: ast.Module) -> set[str]:
                 visit(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, ast.AnnAssign):
                 found.add(prefix + ast.unparse(node.target))
-            elif isinstance(node, ast.If | ast.Try):
-                visit(node.body, prefix)
-                visit(node.orelse, prefix)
-                for handler in node.handlers if isinstance(node, ast.Try) else ():
-                    visit(handler.body, prefix)
+            else:
+                for part in (node, *getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+                    for block in ("body", "orelse", "finalbody"):
+                        visit(getattr(part, block, ()), prefix)
 
     visit(module.body, "")
     return found

@@ -691,7 +691,7 @@ def mutated(rng: random.Random, data: bytes, near: Sequence[int]) -> tuple[bytes
 # ---- smaller ones ----------------------------------------------------------------------------
 
 
-def smaller(data: bytes, fails: Callable[[bytes], bool], budget: int = 400) -> bytes:
+def smaller(data: bytes, fails: Callable[[bytes], bool], budget: int = 1500) -> bytes:
     """Leave out lines, then words, as long as it still fails; at most `budget` tries."""
     for cut in (b"\n", b" "):
         parts = data.split(cut)

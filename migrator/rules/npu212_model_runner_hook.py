@@ -175,12 +175,14 @@ def _move(
     name = dotted(call.func) or ""
     body = f"    return {name}(self.vllm_config, self.device)\n"
     hook = cst.parse_expression("self._make_model_runner()")
+    where: cst.CSTNode = call
     if name in local:
         statement = local[name][0]
         plain = statement.with_changes(leading_lines=())
         body = f"{_indented(file.code(plain), '    ')}\n{body}"
         block = next(a for a in reversed(place.ancestors) if isinstance(a, cst.IndentedBlock))
         edit = Replace(block, _without_import(statement, call, hook))
+        where = block
     else:
         edit = Replace(call, lambda _: hook)
     code = (
@@ -190,7 +192,7 @@ def _move(
     )
     return changed(
         _HOOK,
-        call,
+        where,
         "the NPU worker makes a model runner of its own class",
         edit,
         Insert(function, code, where="after", blank_lines=1),
