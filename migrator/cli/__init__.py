@@ -15,6 +15,7 @@ COMMANDS = {
     "review": ("migrator.cli.review", "Write a page for the person who reviews the migration."),
     "update": ("migrator.cli.update", "Bring an adapted tree to the next release."),
     "check": ("migrator.cli.check", "Say for each rule whether a tree is migrated."),
+    "coverage": ("migrator.cli.coverage", "List accelerator-specific code that no rule claims."),
     "rules": ("migrator.cli.rules", "List the rules."),
     "explain": ("migrator.cli.explain", "Explain one rule: what, why, example, safety, releases."),
     "verify": ("migrator.cli.verify", "Check an emitted tree against a torch_npu wheel."),

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vllm-npu-migrate coverage`: what of a tree is made for another accelerator and no rule claims."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from migrator.cli import common
+
+
+@click.command("coverage", short_help="List accelerator-specific code that no rule claims.")
+@click.argument("source", metavar="SRC")
+@click.option(
+    "--since", metavar="OLD_SRC", help="List only what this older tree or release has not."
+)
+@click.option(
+    "--show",
+    multiple=True,
+    type=click.Choice(("reachable", "guarded", "unreachable", "all")),
+    default=("reachable",),
+    show_default=True,
+    help="Which sites are listed as text and as annotations; JSON and SARIF hold all.",
+)
+@common.format_option
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes to use [default: one for each processor].",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+@common.command
+def command(
+    source: str,
+    since: str | None,
+    show: tuple[str, ...],
+    output_format: str | None,
+    jobs: int | None,
+    quiet: bool,
+) -> None:
+    """List the accelerator-specific code of SRC that no rule claims.
+
+    SRC is a directory or a release such as vllm==0.33.0. Each site is listed with its function, with
+    whether an NPU comes to it (reachable; guarded by a condition that is false on an NPU;
+    unreachable), with how much work it is, and with the reasons. What is reachable is told by a
+    static graph of imports and calls, which leans to saying too much.
+
+    With --since, code that was moved is not new; exit code 1 where something new is reachable.
+    """
+    from migrator.coverage import Grade, survey
+    from migrator.coverage.render import render
+    from migrator.sources import open_source
+
+    known = common.settings(Path.cwd())
+    tree = open_source(source).tree
+    older = open_source(since).tree if since is not None else None
+    if not quiet:
+        names = tree.name if older is None else f"{tree.name} and {older.name}"
+        click.echo(f"reading {names}", err=True)
+    found = survey(tree, older=older, jobs=common.processes(jobs, known))
+    grades = set(Grade) if "all" in show else {Grade(name) for name in show}
+    text = render(found, output_format or known.get("format", "text"), grades)
+    click.echo(text, nl=False)
+    new = older is not None and any(item.grade is Grade.REACHABLE for item in found.items)
+    sys.exit(common.PENDING if new else common.DONE)

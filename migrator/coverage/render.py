@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders a survey: grouped text for people; JSON, SARIF and annotations for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from migrator.coverage import Grade, Item, Survey
+from migrator.coverage.effort import Effort
+from migrator.coverage.surface import Kind
+from migrator.engine import Span
+from migrator.log import pretty_json, printable
+from migrator.report import annotation
+from migrator.sarif import document, location
+
+VERSION = 1
+"""Of the JSON; it grows where a reader of the one before would misread it."""
+LEVELS = {Grade.REACHABLE: "warning", Grade.GUARDED: "note", Grade.UNREACHABLE: "none"}
+IDENTIFIERS = {
+    Kind.TORCH_CUDA: "torch-cuda",
+    Kind.IS_CUDA: "tensor-is-cuda",
+    Kind.DEVICE_LITERAL: "device-literal",
+    Kind.CUDA_CALL: "cuda-call",
+    Kind.DEVICE_TYPE: "device-type",
+    Kind.NCCL: "nccl",
+    Kind.CUSTOM_OP: "custom-op",
+    Kind.PLATFORM_BRANCH: "platform-branch",
+    Kind.TRITON_KERNEL: "triton-kernel",
+    Kind.TRITON_LAUNCH: "triton-launch",
+    Kind.CUDA_IMPORT: "cuda-import",
+}
+"""What programs call each kind."""
+DESCRIPTIONS = {
+    Kind.TORCH_CUDA: "A name of torch.cuda",
+    Kind.IS_CUDA: "A tensor is asked whether it is CUDA's",
+    Kind.DEVICE_LITERAL: "The device cuda, written out",
+    Kind.CUDA_CALL: "Something is moved to CUDA",
+    Kind.DEVICE_TYPE: "A device's type is compared with cuda",
+    Kind.NCCL: "NCCL, by name or by its wrapper",
+    Kind.CUSTOM_OP: "An operator of vLLM's CUDA extensions",
+    Kind.PLATFORM_BRANCH: "A branch on the CUDA platform",
+    Kind.TRITON_KERNEL: "A kernel written in Triton",
+    Kind.TRITON_LAUNCH: "A Triton kernel is launched",
+    Kind.CUDA_IMPORT: "An import of a package for CUDA or ROCm",
+}
+
+
+def render(survey: Survey, output_format: str, grades: Collection[Grade]) -> str:
+    """The survey in a format: `text`, `json`, `github` or `sarif`.
+
+    Args:
+        survey: what was found.
+        output_format: the name of the format.
+        grades: what text and annotations list; JSON and SARIF hold all.
+    """
+    if output_format == "json":
+        return pretty_json(_json(survey)).decode()
+    if output_format == "sarif":
+        return _sarif(survey)
+    items = [item for item in survey.items if item.grade in grades]
+    if output_format == "github":
+        return "".join(f"{line}\n" for line in _github(items))
+    return "".join(f"{line}\n" for line in _text(survey, items))
+
+
+def _text(survey: Survey, items: Iterable[Item]) -> Iterator[str]:
+    new = f" that {survey.since} has not" if survey.since else ""
+    yield (
+        f"{printable(survey.name)}: {len(survey.items)} accelerator-specific sites{new} that no "
+        f"rule claims; rules claim {sum(survey.claimed.values())}"
+    )
+    if survey.since:
+        yield f"{survey.known} more were in {survey.since}, there or elsewhere"
+    yield f"an NPU imports {survey.imported} of {survey.modules} modules"
+    yield ""
+    yield f"{'kind':<24}{''.join(f'{grade.value:>13}' for grade in Grade)}{'claimed':>13}"
+    for kind, counts in survey.counts().items():
+        cells = "".join(f"{counts[grade] or '–':>13}" for grade in Grade)
+        yield f"{kind.value:<24}{cells}{survey.claimed.get(kind, 0) or '–':>13}"
+    totals = Counter(item.grade for item in survey.items)
+    cells = "".join(f"{totals[grade]:>13}" for grade in Grade)
+    yield f"{'all':<24}{cells}{sum(survey.claimed.values()):>13}"
+    yield ""
+    efforts = Counter((item.grade, item.effort) for item in survey.items)
+    for grade in Grade:
+        parts = ", ".join(f"{efforts[grade, effort]} {effort.value}" for effort in Effort)
+        yield f"{grade.value}: {parts}"
+    for path, reason in survey.failures:
+        yield f"{printable(path)}: not read: {reason}"
+    for path, group in groupby(items, key=lambda item: item.path):
+        yield ""
+        yield printable(path)
+        for item in group:
+            yield (
+                f"  {item.line}: {item.function}: {_what(item)} [{item.grade.value}, "
+                f"{item.effort.value}] {item.reason}; {item.effort_why}"
+            )
+
+
+def _what(item: Item) -> str:
+    return f"{item.kind.value}: {item.source}"
+
+
+def _json(survey: Survey) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "tree": printable(survey.name),
+        "release": survey.release,
+        "since": survey.since,
+        "known": survey.known,
+        "modules": survey.modules,
+        "imported": survey.imported,
+        "counts": [
+            {
+                "kind": IDENTIFIERS[kind],
+                **{grade.value: counts[grade] for grade in Grade},
+                "claimed": survey.claimed.get(kind, 0),
+            }
+            for kind, counts in survey.counts().items()
+        ],
+        "claimed_by": dict(survey.by_rule),
+        "failures": [
+            {"path": printable(path), "reason": reason} for path, reason in survey.failures
+        ],
+        "sites": [
+            {
+                "kind": IDENTIFIERS[item.kind],
+                "path": printable(item.path),
+                "line": item.line,
+                "end_line": item.end_line,
+                "function": item.function,
+                "source": item.source,
+                "grade": item.grade.value,
+                "reason": item.reason,
+                "via": list(item.via),
+                "effort": item.effort.value,
+                "effort_reason": item.effort_why,
+            }
+            for item in survey.items
+        ],
+    }
+
+
+def _github(items: Iterable[Item]) -> Iterator[str]:
+    levels = {"warning": "warning", "note": "notice", "none": "notice"}
+    for item in items:
+        text = f"{_what(item)}: {item.grade.value}: {item.reason}; {item.effort_why}"
+        yield annotation(
+            levels[LEVELS[item.grade]],
+            text,
+            path=item.path,
+            span=Span(item.line, item.end_line),
+            title=f"{item.kind.value} ({item.effort.value})",
+        )
+
+
+def _sarif(survey: Survey) -> str:
+    index = {kind: number for number, kind in enumerate(Kind)}
+    rules = [
+        {
+            "id": IDENTIFIERS[kind],
+            "name": kind.value,
+            "shortDescription": {"text": DESCRIPTIONS[kind]},
+        }
+        for kind in Kind
+    ]
+    results = [
+        {
+            "ruleId": IDENTIFIERS[item.kind],
+            "ruleIndex": index[item.kind],
+            "level": LEVELS[item.grade],
+            # What no level is given to is no problem, in the format's words: an observation.
+            "kind": "informational" if item.grade is Grade.UNREACHABLE else "fail",
+            "message": {"text": f"{item.source}: {item.grade.value}: {item.reason}"},
+            "locations": [location(item.path, Span(item.line, item.end_line))],
+            "properties": {
+                "function": item.function,
+                "grade": item.grade.value,
+                "effort": item.effort.value,
+                "effortReason": item.effort_why,
+                "via": list(item.via),
+            },
+        }
+        for item in survey.items
+    ]
+    return document(rules, results)
