@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The review page without a browser: it shows what the plan does, and nothing of a tree runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from migrator.cli.common import choose_rules
+from migrator.errors import MigrateError
+from migrator.hunks import cut_plan
+from migrator.plan import Plan, make_plan
+from migrator.report import Tense, render
+from migrator.review import Review, render_page, review_plan, review_tree
+from migrator.rule import Rule, Status
+from migrator.tree import DiskTree
+from tests.conftest import RunCli
+from tests.review.pages import Element, parse, shown_lines
+from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
+
+HOSTILE = "</script><script>alert(1)</script><!-- ]]> {{ 7*7 }} \"'&amp;"
+EXTRA = {
+    **ODD_FILES,
+    "vllm/manual.py": b"def f(x):\n    return x.is_cuda\n",
+    "vllm/broken.py": b"ok = x.is_cuda and\n",
+    "vllm/v1/</script><img src=x onerror=alert(1)>.py": (
+        f"import torch\n\nNAME = {HOSTILE!r}\nok = torch.ones(1).is_cuda  # {HOSTILE}\n"
+    ).encode(),
+    "vllm/turned.py": (
+        'import torch\n\nsafe = "\u202e\u2066 \x1b[2J"\nok = torch.ones(1).is_cuda  # \u200b\n'
+    ).encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_mini(tmp_path_factory.mktemp("review") / "mini", EXTRA)
+
+
+@pytest.fixture(scope="module")
+def plan(tree: Path) -> Plan:
+    return make_plan(DiskTree(tree), _rules())
+
+
+def _rules() -> list[Rule]:
+    return choose_rules(SELECT.split(","), ())
+
+
+@pytest.fixture(scope="module")
+def review(plan: Plan, tree: Path) -> Review:
+    return review_plan(plan, DiskTree(tree))
+
+
+@pytest.fixture(scope="module")
+def page(review: Review) -> Element:
+    return parse(render_page(review))
+
+
+def articles(page: Element) -> dict[str, Element]:
+    return {a.attributes["data-path"]: a for a in page.all("article", "file")}
+
+
+def assert_shows_the_plan(page: Element, plan: Plan) -> None:
+    """Every changed line is on the page once, under its number, and no other."""
+    shown = articles(page)
+    assert set(shown) == {change.path for change in plan.files}
+    for cut in cut_plan(plan):
+        text = render_lines(cut.change.before or b""), render_lines(cut.change.after)
+        removed, added = shown_lines(shown[cut.change.path])
+        expected = [
+            (n + 1, text[0][n]) for block in cut.blocks for n in range(block.start, block.stop)
+        ]
+        assert removed == expected, cut.change.path
+        expected = [
+            (n + 1, text[1][n])
+            for block in cut.blocks
+            for n in range(block.new_start, block.new_stop)
+        ]
+        assert added == expected, cut.change.path
+
+
+def render_lines(data: bytes) -> list[str]:
+    """Lines as the page shows them: in their encoding, odd signs spelled out."""
+    encoding = "latin-1" if b"latin-1" in data[:40] else "utf-8-sig"
+    windows = data.count(b"\n") == data.count(b"\r\n") > 0
+    lines = data.decode(encoding).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    else:
+        lines[-1] += "no end"
+    if windows:
+        lines = [line.removesuffix("\r") for line in lines]
+
+    def spelled(match: re.Match[str]) -> str:
+        return f"U+{ord(match[0]):04X}"
+
+    return [
+        re.sub("[\x00-\x08\x0b-\x1f\x7f\u2028\u202e\u2066\u200b\ufeff]", spelled, line)
+        for line in lines
+    ]
+
+
+# ---- what it shows -------------------------------------------------------------------------
+
+
+def test_it_shows_what_the_plan_does(page: Element, plan: Plan) -> None:
+    assert_shows_the_plan(page, plan)
+
+
+def test_every_change_has_its_reason(page: Element, plan: Plan) -> None:
+    notes = page.all(class_="note")
+    told = Counter((n.all("a", "tag")[0].text, n.all("p")[0].text) for n in notes)
+    expected = Counter(
+        (r.rule, ("" if r.site == r.path else f"{r.site} ") + r.reason.replace("`", ""))
+        for r in plan.records
+        if r.status is Status.CHANGED
+    )
+    assert told == expected
+
+
+def test_links_lead_from_rules_to_sites_and_back(page: Element, review: Review) -> None:
+    ids = [e.attributes["id"] for e in page.walk() if "id" in e.attributes]
+    assert len(ids) == len(set(ids)), "each id is there once"
+    targets = {e.attributes["id"]: e for e in page.walk() if "id" in e.attributes}
+    links = [e.attributes["href"] for e in page.all("a")]
+    assert all(link.startswith("#") for link in links)
+    assert {link[1:] for link in links} <= set(ids)
+    for rule in review.rules:
+        section = targets[rule.entry.code]
+        sites = (
+            [a.attributes["href"][1:] for a in section.all("ul", "sites")[0].all("a")]
+            if rule.changes
+            else []
+        )
+        assert sites == [change.anchor for change in rule.changes]
+        for anchor in sites:
+            note = targets[anchor]
+            assert "note" in note.classes
+            assert note.all("a", "tag")[0].attributes["href"] == f"#{rule.entry.code}"
+    for article in page.all("article", "file"):
+        assert any(
+            a.attributes["href"] == f"#{article.attributes['id']}"
+            for a in page.all("nav")[0].all("a")
+        )
+
+
+def test_filters_have_what_they_ask_for(page: Element, review: Review) -> None:
+    safety = {rule.entry.code: rule.entry.safety for rule in review.rules}
+    for hunk in page.all("section", "hunk"):
+        codes = hunk.attributes["data-rules"].split()
+        assert codes == sorted({note.all("a", "tag")[0].text for note in hunk.all(class_="note")})
+        assert hunk.attributes["data-kinds"].split() == sorted({safety[code] for code in codes})
+    options = [o.attributes["value"] for o in page.all("select")[0].all("option")]
+    assert options == ["", *(rule.entry.code for rule in review.rules if rule.changes)]
+    boxes = {i.attributes["value"] for i in page.all("input") if i.attributes.get("name") == "kind"}
+    assert boxes == {safety[change.rule] for change in review.changes}
+
+
+def test_totals_are_those_of_the_plan(page: Element, plan: Plan) -> None:
+    tiles = {
+        tile.all("dt")[0].text: tile.all("dd")[0].text.strip()
+        for tile in page.all("dl", "tiles")[0].all("div")
+    }
+    cuts = [(cut, block) for cut in cut_plan(plan) for block in cut.blocks]
+    added = sum(cut.lines(block)[0] for cut, block in cuts)
+    removed = sum(cut.lines(block)[1] for cut, block in cuts)
+    assert tiles["Lines"] == f"+{added} \u2212{removed}"
+    assert tiles["Files changed"] == str(sum(c.before is not None for c in plan.files))
+    assert tiles["Files added"] == str(sum(c.before is None for c in plan.files))
+    assert tiles["For a person"] == "2", "a site and a file"
+
+
+def test_what_was_left_alone_is_told(page: Element, plan: Plan) -> None:
+    left = next(s for s in page.all("section") if s.attributes.get("id") == "left").text
+    person = next(s for s in page.all("section", "attention")).text
+    assert "vllm/manual.py:2" in person
+    assert "return x.is_cuda" in person, "with its line of source"
+    assert "vllm/broken.py" in person
+    assert "not valid Python" in person
+    for record in plan.records:
+        if record.status is Status.SKIPPED:
+            assert record.reason in left
+            assert f"{record.path}:{record.before.line if record.before else ''}" in left
+    assert plan.absent
+    for absent in plan.absent:
+        assert absent.site in left
+
+
+def test_the_map_has_every_package(page: Element, tree: Path) -> None:
+    cells = page.all(class_="treemap")[0].all(class_="cell")
+    named = {cell.attributes["title"].partition(":")[0] for cell in cells}
+    packages = {path.parent.relative_to(tree).as_posix() for path in (tree / "vllm").rglob("*.py")}
+    assert named == {"/".join(package.split("/")[:3]) for package in packages}
+    touched = {c.attributes["title"].partition(":")[0] for c in cells if c.tag == "a"}
+    assert {"vllm", "vllm/model_executor/layers"} <= touched
+
+
+def test_missing_sites_come_first(tmp_path: Path, run_cli: RunCli) -> None:
+    tree = copy_mini(tmp_path / "mini")
+    ops = tree / "vllm/_custom_ops.py"
+    ops.write_bytes(ops.read_bytes().replace(b"def rms_norm(", b"def rms_norm_("))
+    done = run_cli("review", tree, "-q", "--select", "NPU102")
+    assert done.code == 2
+    assert "NPU102 finds no rms_norm in vllm/_custom_ops.py" in done.err
+    page = parse((tmp_path / "review.html").read_text(encoding="utf-8"))
+    assert "Finds no rms_norm in vllm/_custom_ops.py" in page.all("section", "attention")[0].text
+
+
+# ---- nothing of a tree runs, nothing is fetched --------------------------------------------
+
+
+def test_hostile_names_and_sources_stay_text(review: Review) -> None:
+    text = render_page(review)
+    page = parse(text)
+    assert len(page.all("script")) == 1
+    assert len(page.all("style")) == 1
+    assert not page.all("img")
+    assert not [e for e in page.walk() if any(name.startswith("on") for name in e.attributes)]
+    assert text.count("</script>") == 1
+    assert "<!--" not in text
+    article = articles(page)["vllm/v1/</script><img src=x onerror=alert(1)>.py"]
+    assert article.all("h3")[0].text == article.attributes["data-path"]
+    _, added = shown_lines(article)
+    assert added[-1][1].endswith(f"# {HOSTILE}")
+
+
+def test_signs_that_deceive_are_spelled_out(review: Review, page: Element) -> None:
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\x1b]", render_page(review))
+    article = articles(page)["vllm/turned.py"]
+    odd = {e.text: e.attributes["title"] for e in article.all("b", "odd")}
+    assert odd["U+202E"] == "RIGHT-TO-LEFT OVERRIDE"
+    assert odd["U+200B"] == "ZERO WIDTH SPACE"
+    assert odd["U+001B"] == "control character"
+
+
+def test_it_is_one_file_that_asks_no_network(review: Review, page: Element) -> None:
+    text = render_page(review)
+    for element in page.walk():
+        assert "src" not in element.attributes
+        if element.tag == "link":
+            assert element.attributes["href"] == "data:,"
+    style = page.all("style")[0].text
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(m.attributes["content"] for m in page.all("meta") if "http-equiv" in m.attributes)
+    assert policy.startswith("default-src 'none'")
+    script = page.all("script")[0].text
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|import)\b", script)
+    assert "https://" not in text.replace(HOSTILE, "")
+
+
+def test_it_is_the_same_wherever_and_whenever(tree: Path, tmp_path: Path, review: Review) -> None:
+    other = tmp_path / "deep" / "below" / "mini"
+    shutil.copytree(tree, other)
+    again = render_page(review_plan(make_plan(DiskTree(other), _rules(), jobs=2), DiskTree(other)))
+    assert again == render_page(review)
+    assert str(tree.parent) not in again
+    assert not re.search(r"\b20\d\d-\d\d-\d\d\b", again)
+
+
+def test_it_works_without_a_script(page: Element) -> None:
+    """What needs the script is hidden until that runs; links and `details` do the rest."""
+    for name in ("filter", "tools"):
+        (element,) = (e for e in page.walk() if e.attributes.get("id") == name)
+        assert "hidden" in element.attributes
+    assert all(label.attributes.get("hidden") == "" for label in page.all("label", "viewed"))
+
+
+def test_people_who_cannot_see_it_get_about(page: Element) -> None:
+    (html,) = page.all("html")
+    assert html.attributes["lang"] == "en"
+    skips = [a.attributes["href"] for a in page.all("a", "skip")]
+    assert skips == ["#changes", "#rules"]
+    for control in (*page.all("button"), *page.all("input"), *page.all("select")):
+        named = control.text.strip() or control.attributes.get("aria-label")
+        label = control.parent is not None and control.parent.tag == "label"
+        assert named or label, control
+    levels = [int(e.tag[1]) for e in page.walk() if re.fullmatch("h[1-6]", e.tag)]
+    assert levels.count(1) == 1
+    for section in page.all("section"):
+        heading = section.attributes.get("aria-labelledby")
+        assert heading is None or any(e.attributes.get("id") == heading for e in section.walk())
+
+
+# ---- an adapted tree -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapted(tree: Path, tmp_path: Path, run_cli: RunCli) -> Path:
+    out = tmp_path / "adapted"
+    run_cli("apply", tree, "-o", out, "-q", "--select", SELECT)
+    return out
+
+
+def done(adapted: Path, tree: Path) -> tuple[Review, Element]:
+    review = review_tree(DiskTree(adapted), DiskTree(tree))
+    return review, parse(render_page(review))
+
+
+def test_an_adapted_tree_shows_what_was_done(adapted: Path, tree: Path, plan: Plan) -> None:
+    before = snapshot(adapted)
+    review, page = done(adapted, tree)
+    assert review.done
+    assert_shows_the_plan(page, plan)
+    assert len(page.all(class_="note")) == len(review.changes)
+    assert not page.all(class_="hand")
+    assert "vllm/manual.py" in page.all("section", "attention")[0].text
+    assert snapshot(adapted) == before
+
+
+def test_hand_edits_are_told_apart(adapted: Path, tree: Path, plan: Plan) -> None:
+    """Edited, added by the tool and edited, removed, new, and edited where no rule was."""
+    ops = adapted / "vllm/_custom_ops.py"
+    ops.write_bytes(b"# mine\n" + ops.read_bytes())
+    (adapted / "vllm/accelerator.py").unlink()
+    (adapted / "vllm/mine.py").write_bytes(b"mine = 1\n")
+    (adapted / "README.md").write_bytes(b"mine\n")
+    review, page = done(adapted, tree)
+    by_hand = {file.path: file for file in review.files if file.by_hand}
+    assert set(by_hand) == {
+        "README.md",
+        "vllm/_custom_ops.py",
+        "vllm/accelerator.py",
+        "vllm/mine.py",
+    }
+    assert not any(file.mixed for file in by_hand.values())
+    assert by_hand["vllm/accelerator.py"].removed
+    hunks = [h for h in page.all("section", "hunk") if h.attributes["data-kinds"] == "hand"]
+    assert len(hunks) == 4
+    assert {h.above("file").attributes["data-path"] for h in hunks} == set(by_hand)
+    # What the migration did is shown as if nobody had been there.
+    cut = next(cut for cut in cut_plan(plan) if cut.change.path == "vllm/_custom_ops.py")
+    _, added = shown_lines(articles(page)["vllm/_custom_ops.py"])
+    new = sum(cut.lines(block)[0] for block in cut.blocks)
+    assert len(added) == new + 1
+    assert added[-1] == (1, "# mine")
+
+
+def test_what_cannot_be_told_apart_is_said(
+    adapted: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tool that made the tree wrote something else than this one would."""
+    monkeypatch.setattr("migrator.review.model._written", lambda *_: {})
+    ops = adapted / "vllm/_custom_ops.py"
+    ops.write_bytes(ops.read_bytes() + b"# mine\n")
+    review, page = done(adapted, tree)
+    (file,) = (file for file in review.files if file.by_hand)
+    assert file.mixed
+    article = articles(page)["vllm/_custom_ops.py"]
+    assert article.all("p", "mixed")
+    assert shown_lines(article)[1][-1][1] == "# mine"
+    kinds = {h.attributes["data-kinds"].split()[-1] for h in article.all("section", "hunk")}
+    assert kinds == {"hand"}
+
+
+def test_another_source_is_refused(adapted: Path, tree: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tree, other)
+    ops = other / "vllm/_custom_ops.py"
+    ops.write_bytes(ops.read_bytes() + b"\n")
+    with pytest.raises(MigrateError, match=r"other is not the source of adapted: its vllm/_custom"):
+        review_tree(DiskTree(adapted), DiskTree(other))
+    with pytest.raises(MigrateError, match="it was not made by this tool"):
+        review_tree(DiskTree(tree), DiskTree(tree))
+
+
+# ---- the command ---------------------------------------------------------------------------
+
+RUNS = """{"schema_version": 1, "tree": "/somewhere/tree", "release": "0.11.0", "python": "3.11.7",
+"versions": {"torch": "2.8.0"}, "missing": [], "runs": [
+{"model": "llama", "mode": "eager", "equal": true, "problems": [], "seconds": 1.5,
+ "paths": {"prefill": 8, "decode": 1200}},
+{"model": "gpt2", "mode": "tp2", "equal": false, "problems": ["a <b>token</b> differs"],
+ "seconds": 2.5, "log": ["File /somewhere/secret.py"]}]}"""
+
+
+def test_command(tree: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    done = run_cli("review", tree, "-o", "there.html", "--select", SELECT)
+    assert done.code == 1, "a site is left for a person"
+    assert done.out == b""
+    assert done.err.endswith("Review: there.html\n")
+    written = (tmp_path / "there.html").read_bytes()
+    assert run_cli("review", tree, "-q", "-o", "-", "--select", SELECT).out == written
+    assert [p.name for p in tmp_path.iterdir()] == ["there.html"]
+
+
+def test_command_on_an_adapted_tree(
+    mini_tree: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is had by the name of the release, or named."""
+    run_cli("apply", mini_tree, "-q", "--select", SELECT)
+    adapted = mini_tree.parent / "mini-npu"
+    named = run_cli("review", adapted, "--base", mini_tree, "-o", "-")
+    assert named.code == 0, named.err
+    monkeypatch.setattr("migrator.sources.fetch", lambda release: {"0.11.0": mini_tree}[release])
+    assert run_cli("review", adapted, "-o", "-").out == named.out
+    refused = run_cli("review", mini_tree, "--base", mini_tree)
+    assert (refused.code, "--base goes with an adapted tree" in refused.err) == (2, True)
+    refused = run_cli("review", adapted, "--base", mini_tree, "--select", "NPU1")
+    assert (refused.code, "--select is for a plan" in refused.err) == (2, True)
+
+
+def test_simulated_runs(mini_tree: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    runs = tmp_path / "runs.json"
+    runs.write_text(RUNS, encoding="utf-8")
+    done = run_cli("review", mini_tree, "-q", "--select", SELECT, "--simulated", runs)
+    assert done.code == 0, done.err
+    page = parse((tmp_path / "review.html").read_text(encoding="utf-8"))
+    (evidence,) = (s for s in page.all("section") if s.attributes.get("id") == "evidence")
+    assert "1 of 2 runs" in evidence.text
+    rows = [
+        [c.text.strip() for c in row.children if isinstance(c, Element)]
+        for row in evidence.all("tr")
+    ]
+    assert rows[1] == ["llama", "eager", "equal", "8", "1\u202f200", "–", "–", "–", "passed"]
+    assert rows[2][:3] == ["gpt2", "tp2", "differ"]
+    assert rows[2][-1] == "faileda <b>token</b> differs"
+    assert "/somewhere" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "is not what `verify TREE --simulate --format json` prints"),
+        (RUNS.replace('"0.11.0"', '"0.12.0"'), "is of vLLM 0.12.0, not 0.11.0"),
+        (RUNS.replace('"schema_version": 1', '"schema_version": 9'), "has schema 9, not 1"),
+    ],
+)
+def test_other_results_are_refused(
+    text: str, why: str, mini_tree: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    runs = tmp_path / "runs.json"
+    runs.write_text(text, encoding="utf-8")
+    done = run_cli("review", mini_tree, "-q", "--select", "NPU102", "--simulated", runs)
+    assert done.code == 2
+    assert why in done.err
+    assert not (tmp_path / "review.html").exists()
+
+
+def test_output_that_cannot_be_written(mini_tree: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    where = tmp_path / "none" / "review.html"
+    done = run_cli("review", mini_tree, "-q", "--select", "NPU102", "-o", where)
+    assert done.code == 2
+    assert done.err.startswith(f"Error: cannot write {where}: ")
+
+
+def test_nothing_to_review(tmp_path: Path, run_cli: RunCli) -> None:
+    tree = tmp_path / "tree"
+    (tree / "vllm").mkdir(parents=True)
+    (tree / "vllm/__init__.py").write_bytes(b"")
+    done = run_cli("review", tree, "-q", "--select", "NPU001")
+    assert done.code == 0, done.err
+    page = parse((tmp_path / "review.html").read_text(encoding="utf-8"))
+    assert "Nothing would change." in page.text
+    assert not page.all("article")
+
+
+@pytest.mark.releases
+def test_a_real_release(
+    release: Callable[[str], Path], release_plan: Callable[[str], Plan]
+) -> None:
+    plan = release_plan("0.11.0")
+    text = render_page(review_plan(plan, DiskTree(release("0.11.0"))))
+    page = parse(text)
+    assert set(articles(page)) == {change.path for change in plan.files}
+    assert len(page.all(class_="note")) == sum(r.status is Status.CHANGED for r in plan.records)
+    assert len(text) < 1_500_000
+    github = render(plan, "github", Tense.WOULD)
+    assert github is not None
