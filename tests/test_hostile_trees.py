@@ -15,6 +15,7 @@ from migrator.plan import make_plan
 from migrator.rule import File, Finding, Rule, Safety, Status, changed
 from migrator.rules import all_rules
 from migrator.tree import DiskTree, Tree
+from tests import hostile
 from tests.conftest import RunCli
 from tests.trees import GUARD, SELECT, copy_mini, executables, git, snapshot
 
@@ -24,7 +25,7 @@ BAD = {
     "vllm/bad_parens.py": SOURCE + b"x = " + b"(" * 3000 + b"1" + b")" * 3000 + b"\n",
     "vllm/bad_sum.py": SOURCE + b"x = " + b" + ".join([b"a"] * 20_000) + b"\n",
     "vllm/bad_or.py": SOURCE + b"x = " + b" or ".join([b"a"] * 20_000) + b"\n",
-    "vllm/bad_chain.py": SOURCE + b"x = a" + b".b" * 700 + b"\n",
+    "vllm/bad_chain.py": SOURCE + b"x = a" + b".b" * 2_000 + b"\n",
     "vllm/bad_bytes.py": SOURCE + b"# \xff\xfe\n",
     "vllm/bad_nul.py": SOURCE + b"\0",
     "vllm/bad_cr.py": SOURCE + b"x = 1\r",
@@ -243,21 +244,99 @@ def test_a_site_behind_a_link_is_missing(
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["vllm/accelerator.py", "MIGRATION.md", "migration-log.json"])
+@pytest.mark.parametrize("how", [["--in-place", "--force"], ["-o", "out"]])
 def test_an_added_file_is_not_written_through_a_link(
-    tmp_path: Path, run_cli: RunCli, name: str
+    tmp_path: Path, run_cli: RunCli, how: list[str]
 ) -> None:
+    tree = copy_mini(tmp_path / "mini")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious\n")
+    (tree / "vllm/accelerator.py").symlink_to(victim)
+    done = run_cli("apply", tree, *how, "--select", SELECT)
+    assert done.code == 1
+    assert "what stands here is no file" in done.err
+    assert victim.read_bytes() == b"precious\n"
+    written = tree if "--in-place" in how else tmp_path / "out"
+    assert os.readlink(written / "vllm/accelerator.py") == str(victim)
+
+
+@pytest.mark.parametrize("name", ["MIGRATION.md", "migration-log.json"])
+def test_the_log_is_not_written_through_a_link(tmp_path: Path, run_cli: RunCli, name: str) -> None:
     tree = copy_mini(tmp_path / "mini")
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious\n")
     (tree / name).symlink_to(victim)
     before = snapshot(tree)
-    done = run_cli("apply", tree, "--in-place", "--force", "-q", "--select", SELECT)
-    assert done.code == 2
-    assert f"{name} leads out of the tree through a link; nothing was written" in done.err
+    for how in (["--in-place", "--force"], ["-o", "out"], ["--dry-run"]):
+        done = run_cli("apply", tree, *how, "--select", SELECT)
+        assert done.code == 2
+        assert done.err == f"Error: {name} of mini is no file; move it away first\n"
     assert snapshot(tree) == before
-    run_cli("apply", tree, "-o", tmp_path / "out", "--select", SELECT)
     assert victim.read_bytes() == b"precious\n"
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the corpus ----------------------------------------------------------------------------
+
+FINE, LEFT, REFUSED = 0, 1, 2
+ENDS = {
+    # name: how apply ends, and apply --in-place
+    "later-log": (REFUSED, REFUSED),
+    "log-leads-out": (FINE, FINE),
+    "log-of-another-shape": (REFUSED, REFUSED),
+    "lying-log": (FINE, FINE),
+    "own-summary": (REFUSED, REFUSED),
+    "truncated-log": (REFUSED, REFUSED),
+    "symlink-loops": (FINE, FINE),
+    "links-out": (FINE, FINE),
+    "link-for-an-added-file": (LEFT, LEFT),
+    "link-for-the-log": (REFUSED, REFUSED),
+    "odd-names": (FINE, FINE),
+    "directories-called-like-files": (FINE, FINE),
+    "directory-for-an-added-file": (LEFT, LEFT),
+    "directory-for-the-log": (REFUSED, REFUSED),
+    "directory-for-a-site": (REFUSED, REFUSED),
+    "case-collisions": (FINE, FINE),
+    "odd-modes": (FINE, FINE),
+    "huge-files": (FINE, FINE),
+    "pipes-and-sockets": (FINE, FINE),
+    "pipe-for-an-added-file": (LEFT, LEFT),
+    "deep-directories": (FINE, FINE),
+    "bottomless-directories": (REFUSED, REFUSED),
+    "nested-git": (FINE, FINE),
+    "empty-files": (FINE, FINE),
+    "odd-bytes": (LEFT, LEFT),
+    "traps": (FINE, FINE),
+    "odd-metadata": (FINE, FINE),
+    "metadata-pipe": (FINE, FINE),
+    "staging-is-a-file": (FINE, REFUSED),
+    "staging-is-a-link": (FINE, REFUSED),
+    "lying-journal": (FINE, REFUSED),
+    "journal-that-takes-from-outside": (FINE, REFUSED),
+    "damaged-journal": (FINE, REFUSED),
+    "no-directory": (REFUSED, REFUSED),
+    "empty-tree": (REFUSED, REFUSED),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "huge-files")) for n in hostile.TREES],
+)
+def test_hostile_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Through every command; what has to hold is in tests/hostile.py."""
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    try:
+        hostile.make(here / "mini", [name])
+        judge = hostile.Judge(here, here / "mini")
+        codes = judge.all()
+    finally:
+        hostile.remove(here)
+    assert judge.wrong is None
+    assert (codes["apply"], codes["in place"]) == ENDS[name]
+    assert codes["diff"] == {FINE: 1}.get(codes["apply"], codes["apply"])
 
 
 def test_an_added_file_in_a_linked_directory(tmp_path: Path, run_cli: RunCli) -> None:
