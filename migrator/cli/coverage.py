@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vllm-npu-migrate coverage`: what of a tree is made for another accelerator and no rule claims."""
+"""`vllm-npu-migrate coverage`: code made for another accelerator that no rule claims."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """List the accelerator-specific code of SRC that no rule claims.
 
-    SRC is a directory or a release such as vllm==0.33.0. Each site is listed with its function, with
-    whether an NPU comes to it (reachable; guarded by a condition that is false on an NPU;
+    SRC is a directory or a release such as vllm==0.33.0. Each site is listed with its function,
+    with whether an NPU comes to it (reachable; guarded by a condition that is false on an NPU;
     unreachable), with how much work it is, and with the reasons. What is reachable is told by a
     static graph of imports and calls, which leans to saying too much.
 

@@ -50,6 +50,8 @@ _EXTENSION = re.compile(
 NAMESPACE = re.compile(r"torch\.ops\.(_\w*C(?:_\w+)*)(?:\.|$)")
 """Operators that vLLM compiles for CUDA: `torch.ops._C.rms_norm`, `torch.ops._moe_C.…`."""
 _NCCL = re.compile(r"(?:^|.*:)nccl(?:,.*)?$")
+_NCCL_NAME = re.compile(r"(?:^|[._])(?:py)?nccl|NCCL|Nccl")
+"""No `SyncClient`, which has these letters too."""
 _DEVICE_WORDS = frozenset({"device", "device_type", "device_types", "map_location"})
 _DEVICE_TAKERS = frozenset({"device", "to", "Generator", "autocast", "get_device_module"})
 _BY_NAME = frozenset({"getattr", "hasattr", "collective_rpc", "execute_method", "run_method"})
@@ -341,7 +343,7 @@ class _Reader:
             self.found(Kind.CUDA_IMPORT, node, text, guard)
         elif any(re.match(r"torch\.cuda(\.|$)", name) for name in names):
             self.found(Kind.TORCH_CUDA, node, text, guard)
-        elif any("nccl" in name.lower() for name in names):
+        elif any(_NCCL_NAME.search(name) for name in names):
             self.found(Kind.NCCL, node, text, guard)
         if guard is not None:
             return
