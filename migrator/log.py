@@ -43,20 +43,29 @@ class RuleEntry(msgspec.Struct, frozen=True):
     """A rule that was asked for, and how many sites became what."""
 
     code: str
+    """Stable, such as `NPU101`."""
     name: str
     summary: str
+    """What it does, in one sentence."""
     safety: str
+    """`equivalent`, `guarded` or `behaviour`."""
     changed: int
+    """Sites that a run changed."""
     migrated: int
+    """Sites that had the change already."""
     skipped: int
+    """Sites that are rightly left alone."""
     manual: int
+    """Sites that wait for a person."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file that the migration added or rewrote."""
 
     path: str
+    """From the tree's root, with `/`."""
     status: Literal["added", "modified"]
+    """`added` by the migration, or `modified`."""
     before: str | None
     """SHA-256 of the file before, in hexadecimal; null for an added one."""
     after: str
@@ -69,7 +78,9 @@ class ChangeEntry(msgspec.Struct, frozen=True):
     """One change: by which rule, where, why."""
 
     rule: str
+    """Its code."""
     path: str
+    """The file."""
     site: str
     """Qualified name of the function, method or attribute."""
     before: Lines | None
@@ -79,6 +90,7 @@ class ChangeEntry(msgspec.Struct, frozen=True):
     source: str
     """First line of the site's source."""
     reason: str
+    """Why this site was changed."""
 
 
 class LeftEntry(msgspec.Struct, frozen=True):
@@ -87,32 +99,41 @@ class LeftEntry(msgspec.Struct, frozen=True):
     rule: str | None
     """Null for a file that no rule could look at."""
     path: str
+    """The file."""
     site: str | None
+    """As in a change; null for a file."""
     line: int | None
     """In the emitted file; in a report that is printed, in the source."""
     kind: Literal["skipped", "manual", "failed", "link"]
     """`skipped` is right as it is; `manual` and `failed` wait for a person."""
     reason: str
+    """Why it was left alone."""
 
 
 class AbsentEntry(msgspec.Struct, frozen=True):
     """A site that this release is known not to have."""
 
     rule: str
+    """Its code."""
     site: str
+    """The declared site."""
     releases: str
+    """A version specifier, such as `<0.10.1`."""
     why: str
+    """Why these releases cannot have it."""
 
 
 class HandEntry(msgspec.Struct, frozen=True):
     """Somebody's own work that `update` found in the tree and carried over."""
 
     path: str
+    """The file."""
     kind: Literal["edited", "merged", "added", "deleted", "renamed", "conflict"]
     """`merged`: the next release changed the file as well; `conflict`: a person has to decide."""
     was: str | None
     """The file's path before, where it was renamed."""
     reason: str
+    """What became of it, in words."""
 
 
 class Updated(msgspec.Struct, frozen=True):
@@ -128,15 +149,22 @@ class Log(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole of migration-log.json."""
 
     schema_version: Literal[1]
+    """Raised when a reader has to change."""
     tool: Tool
     release: str | None
     """The vLLM release that was migrated; null where the tree does not say."""
     rules: tuple[RuleEntry, ...]
+    """The rules that were asked for, by code."""
     files: tuple[FileEntry, ...]
+    """By path."""
     changes: tuple[ChangeEntry, ...]
+    """By path and line."""
     left_alone: tuple[LeftEntry, ...]
+    """By path and line."""
     absent: tuple[AbsentEntry, ...]
+    """By rule and site."""
     by_hand: tuple[HandEntry, ...] = ()
+    """What `update` carried over, by path."""
     updated: Updated | None = None
     """Null where the tree was migrated once and never updated."""
 

@@ -384,6 +384,8 @@ def _fields(struct: type[msgspec.Struct]) -> Iterator[tuple[str, str, str]]:
         linked = re.sub(
             r"\w+", lambda m: f"[{m[0]}](#{m[0].lower()})" if m[0] in names else m[0], shown
         )
+        if node.value is not None and struct.__struct_config__.omit_defaults:
+            linked += " or absent"
         yield node.target.id, linked, meaning
 
 
