@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import pathspec
 
@@ -29,7 +30,7 @@ from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.errors import MigrateError
 from migrator.rule import Absence, Rule, Status
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Question, Tree, WatchedTree, digest
 
 PACKAGE = "vllm/"
 """Directory of a tree that holds the code which rules look at."""
@@ -126,12 +127,32 @@ class Plan:
         return bool(self.failures) or any(r.status is Status.MANUAL for r in self.records)
 
 
+class Results(Protocol):
+    """What became of files in earlier runs, by their content, the rules, and what these asked."""
+
+    def get(
+        self, path: str, data: bytes, codes: Sequence[str], tree: Tree
+    ) -> tuple[FileResult, Mapping[Question, str]] | None:
+        """The result that `migrate_file` would come to, and what it asks; None where unknown."""
+
+    def put(
+        self,
+        path: str,
+        data: bytes,
+        codes: Sequence[str],
+        result: FileResult,
+        asked: Mapping[Question, str],
+    ) -> None:
+        """Keep a result, with all that was asked of the tree beside the file itself."""
+
+
 def make_plan(
     tree: Tree,
     rules: Sequence[Rule] | None = None,
     *,
     jobs: int = 1,
     progress: Progress | None = None,
+    results: Results | None = None,
 ) -> Plan:
     """Plan the migration of `tree` by `rules`.
 
@@ -140,9 +161,10 @@ def make_plan(
         rules: all rules when left out.
         jobs: processes to use at most.
         progress: told how many of the files that are parsed are done.
+        results: looked at before a file is parsed, and told what became of it.
 
     Returns:
-        The plan; the same for the same tree and rules, whatever `jobs` is.
+        The plan; the same for the same tree and rules, whatever `jobs` and `results` are.
     """
     chosen = tuple(rules if rules is not None else all_rules())
     named_outright = {path for rule in chosen for path in rule.paths}
@@ -160,11 +182,11 @@ def make_plan(
             modes[entry.path] = entry.mode
     sources, failures = _candidates(tree, python, chosen)
     job = _Job(tree, sources, {rule.code: rule for rule in chosen})
-    results = _run(job, jobs, progress)
-    failures += [Failure(r.path, r.failure) for r in results if r.failure is not None]
+    done = _run(job, jobs, progress, results)
+    failures += [Failure(r.path, r.failure) for r in done if r.failure is not None]
     files = [
         FileChange(r.path, sources[r.path][0], r.after, modes[r.path])
-        for r in results
+        for r in done
         if r.after is not None and r.after != sources[r.path][0]
     ]
     for name in (LOG_NAME, SUMMARY_NAME):
@@ -175,7 +197,7 @@ def make_plan(
     added = [_added(tree, rule, path, written) for rule in chosen for path in rule.templates]
     files += [change for change, _ in added if change is not None]
     records = sorted(
-        [*(r for result in results for r in result.records), *(record for _, record in added)],
+        [*(r for result in done for r in result.records), *(record for _, record in added)],
         key=lambda r: (r.path, r.before.line if r.before else 0, r.rule, r.site, r.status.value),
     )
     absent, missing = _unseen_sites(tree, chosen, records, {f.path for f in failures})
@@ -251,10 +273,15 @@ class _Job:
     sources: Sources
     rules: Mapping[str, Rule]
 
-    def run(self, path: str) -> FileResult:
+    def run(self, path: str) -> _Outcome:
         data, codes = self.sources[path]
-        return migrate_file(path, data, [self.rules[c] for c in codes], self.tree)
+        watched = WatchedTree(self.tree)
+        result = migrate_file(path, data, [self.rules[c] for c in codes], watched)
+        return result, watched.asked
 
+
+_Outcome = tuple[FileResult, Mapping[Question, str]]
+"""What became of a file, and what its rules asked of the tree."""
 
 _job: _Job | None = None
 
@@ -275,21 +302,39 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _work(path: str) -> FileResult:
+def _work(path: str) -> _Outcome:
     assert _job is not None
     return _job.run(path)
 
 
-def _run(job: _Job, jobs: int, progress: Progress | None) -> list[FileResult]:
-    # Longest first, so that no process is left with a long file at the end.
-    todo = sorted(job.sources, key=lambda path: (-len(job.sources[path][0]), path))
+def _run(
+    job: _Job, jobs: int, progress: Progress | None, known: Results | None
+) -> list[FileResult]:
     done: dict[str, FileResult] = {}
     with _without_garbage_collection():
-        for result in _results(job, todo, jobs):
+        for result, asked in _outcomes(job, jobs, known):
             done[result.path] = result
+            if isinstance(job.tree, WatchedTree):
+                job.tree.asked.update(asked)
             if progress is not None:
-                progress(len(done), len(todo))
+                progress(len(done), len(job.sources))
     return [done[path] for path in sorted(done)]
+
+
+def _outcomes(job: _Job, jobs: int, known: Results | None) -> Iterator[_Outcome]:
+    """What becomes of each file: from earlier runs as far as these tell, else by its rules."""
+    todo = []
+    # Longest first, so that no process is left with a long file at the end.
+    for path in sorted(job.sources, key=lambda path: (-len(job.sources[path][0]), path)):
+        found = known.get(path, *job.sources[path], job.tree) if known is not None else None
+        if found is None:
+            todo.append(path)
+        else:
+            yield found
+    for result, asked in _results(job, todo, jobs):
+        if known is not None:
+            known.put(result.path, *job.sources[result.path], result, asked)
+        yield result, asked
 
 
 @contextlib.contextmanager
@@ -304,7 +349,7 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
+def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[_Outcome]:
     """Work through the files, in other processes where that pays."""
     if jobs <= 1 or sum(len(job.sources[path][0]) for path in todo) < PARALLEL_BYTES:
         yield from map(job.run, todo)
@@ -318,9 +363,9 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
     left = dict.fromkeys(todo)
     workers = pool(max_workers=min(jobs, len(todo)))
     try:
-        for result in workers.map(_work, todo):
-            del left[result.path]
-            yield result
+        for outcome in workers.map(_work, todo):
+            del left[outcome[0].path]
+            yield outcome
     except BrokenProcessPool:
         # A parser died with its process. Find the file: each that is left gets its own.
         for path in left:
@@ -328,7 +373,7 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[FileResult]:
                 with pool(max_workers=1) as worker:
                     yield worker.submit(_work, path).result()
             except BrokenProcessPool:
-                yield FileResult(path, None, failure="its parser died")
+                yield FileResult(path, None, failure="its parser died"), {}
     finally:
         workers.shutdown(cancel_futures=True)
 

@@ -7,19 +7,13 @@ user's cache, and unpacked there once. No build is run, and nothing of the archi
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import platformdirs
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
-
-from migrator import index, writer
 from migrator.errors import MigrateError
-from migrator.tree import DiskTree
+from migrator.locations import cache_directory
+from migrator.tree import DiskTree, release_of
 
 PROJECT = "vllm"
 
@@ -32,11 +26,6 @@ class Source:
     default_output: Path
 
 
-def cache_directory() -> Path:
-    """Directory for fetched releases, below the user's cache directory."""
-    return Path(platformdirs.user_cache_dir("vllm-npu-migrate"))
-
-
 def open_source(text: str) -> Source:
     """Open what a user named: a directory, or a release such as `vllm==0.11.0`.
 
@@ -45,7 +34,7 @@ def open_source(text: str) -> Source:
     """
     path = Path(text)
     if path.is_dir():
-        tree = DiskTree(path)
+        tree = _Checkout(path)
         if not (path / PROJECT / "__init__.py").is_file():
             hint = _nearest_root(path)
             raise MigrateError(
@@ -53,8 +42,6 @@ def open_source(text: str) -> Source:
                 + (f"; did you mean {hint}?" if hint else "")
             )
         root = path.resolve()
-        if tree.release is None:
-            tree.release = _release_of_checkout(root)
         return Source(tree, root.parent / f"{root.name}-npu")
     if path.exists():
         raise MigrateError(f"{text} is a file; name the directory that it unpacks to")
@@ -67,6 +54,15 @@ def open_source(text: str) -> Source:
     return Source(DiskTree(root), Path.cwd() / f"{root.name}-npu")
 
 
+class _Checkout(DiskTree):
+    """A directory that a user named; where its files do not tell their release, its tags do."""
+
+    @cached_property
+    def release(self) -> str | None:
+        """The vLLM release of this tree; None where nothing says one."""
+        return release_of(self) or _release_of_checkout(self.root.resolve())
+
+
 def _nearest_root(path: Path) -> Path | None:
     for candidate in (path / "..", *sorted(path.glob("vllm*"))):
         if (candidate / PROJECT / "__init__.py").is_file():
@@ -76,6 +72,10 @@ def _nearest_root(path: Path) -> Path | None:
 
 def _requested_release(text: str) -> str | None:
     """The version of `vllm==VERSION`; None where the text is not such a requirement."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion, Version
+
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
@@ -95,6 +95,10 @@ def _release_of_checkout(root: Path) -> str | None:
     """The newest release tag that a git checkout has behind it."""
     if not (root / ".git").exists():
         return None
+    import subprocess
+
+    from packaging.version import InvalidVersion, Version
+
     command = ["git", "-C", str(root), "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
@@ -110,6 +114,10 @@ def fetch(version: str) -> Path:
         MigrateError: there is no such release, it has no source archive, or the index cannot be
             reached.
     """
+    import tempfile
+
+    from migrator import index, writer
+
     cache = cache_directory() / "sources"
     root = cache / f"{PROJECT}-{version}"
     if not root.is_dir():

@@ -20,9 +20,9 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+from migrator import locations
 from migrator.errors import MigrateError
 from migrator.probes import PROBES, VALUES
 from migrator.tree import Tree
@@ -57,14 +57,16 @@ class Template:
     """What it says in the newest release, with directives."""
 
 
-@cache
 def template_root() -> Path:
-    """The folder of templates: inside of an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for place in (package / "_templates", package.parent / "templates"):
-        if place.is_dir():
-            return place
-    raise TemplateError("the templates are missing from this installation: install it again")
+    """The folder of templates.
+
+    Raises:
+        TemplateError: there is none.
+    """
+    root = locations.template_root()
+    if root is None:
+        raise TemplateError("the templates are missing from this installation: install it again")
+    return root
 
 
 def load(path: str) -> bytes:

@@ -9,18 +9,18 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from packaging.version import Version
 
 from migrator.errors import MigrateError
 
 REPOSITORIES = (".git", ".hg", ".svn")
 """Where version control keeps its history."""
-SKIPPED_DIRECTORIES = frozenset({*REPOSITORIES, "__pycache__", ".vllm-npu-migrate"})
+STAGING = ".vllm-npu-migrate"
+"""Directory in a tree that the writer works in while it changes the tree in place."""
+SKIPPED_DIRECTORIES = frozenset({*REPOSITORIES, "__pycache__", STAGING})
 """Directories that are never part of a tree: version control, caches, our own staging."""
 
 LOG_NAME = "migration-log.json"
@@ -118,7 +118,7 @@ class Tree:
     @cached_property
     def release(self) -> str | None:
         """The vLLM release of this tree, read off its own metadata; None where it says none."""
-        return _release(self)
+        return release_of(self)
 
 
 class DiskTree(Tree):
@@ -164,6 +164,18 @@ class DiskTree(Tree):
             elif item.is_file(follow_symlinks=False):
                 yield Entry(path, stat.S_IMODE(item.stat(follow_symlinks=False).st_mode))
 
+    def directories(self) -> list[str]:
+        """Every directory whose entries count, the root as an empty path."""
+        found = [""]
+        for below in found:
+            with os.scandir(self.root / below) as listing:
+                found += [
+                    f"{below}{item.name}/"
+                    for item in listing
+                    if item.is_dir(follow_symlinks=False) and item.name not in SKIPPED_DIRECTORIES
+                ]
+        return found
+
     def _inside(self, path: str) -> Path | None:
         place = self.root
         for part in path.split("/"):
@@ -203,6 +215,73 @@ class DiskTree(Tree):
             return None
 
 
+Question = tuple[str, str]
+"""What can be asked of a tree: `read`, `exists`, `entries` or `release`, and a path."""
+
+
+class WatchedTree(Tree):
+    """A view of a tree that notes what is asked of it, so that an answer can be used again.
+
+    Args:
+        tree: the tree that answers.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__({}, tree.name)
+        self.tree = tree
+        self.asked: dict[Question, str] = {}
+        """Question → answer, as `answer` gives it."""
+
+    def entries(self) -> Iterator[Entry]:
+        """As the tree's own."""
+        entries = list(self.tree.entries())
+        self.asked["entries", ""] = _listing(entries)
+        yield from entries
+
+    def exists(self, path: str) -> bool:
+        """As the tree's own."""
+        there = self.tree.exists(path)
+        self.asked["exists", path] = str(there)
+        return there
+
+    def read(self, path: str) -> bytes | None:
+        """As the tree's own."""
+        data = self.tree.read(path)
+        self.asked["read", path] = "" if data is None else digest(data)
+        return data
+
+    def parse(self, path: str) -> ast.Module | None:
+        """As the tree's own."""
+        if ("read", path) not in self.asked:
+            self.read(path)
+        return self.tree.parse(path)
+
+    @cached_property
+    def release(self) -> str | None:
+        """As the tree's own."""
+        release_of(self)  # for the files that it is read off
+        self.asked["release", ""] = self.tree.release or ""
+        return self.tree.release
+
+
+def answer(tree: Tree, question: Question) -> str:
+    """What a tree says now, in as many words as `WatchedTree` notes: hashes, not contents."""
+    kind, path = question
+    if kind == "read":
+        data = tree.read(path)
+        return "" if data is None else digest(data)
+    if kind == "exists":
+        return str(tree.exists(path))
+    if kind == "entries":
+        return _listing(tree.entries())
+    return tree.release or ""
+
+
+def _listing(entries: Iterable[Entry]) -> str:
+    lines = (f"{entry.mode:o} {entry.path}\0{entry.link or ''}\0" for entry in entries)
+    return digest("".join(lines).encode("utf-8", "surrogateescape"))
+
+
 def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
     for statement in body:
         if isinstance(statement, Definition):
@@ -217,7 +296,8 @@ def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
             yield from _definitions(statement.orelse)
 
 
-def _release(tree: Tree) -> str | None:
+def release_of(tree: Tree) -> str | None:
+    """The vLLM release that a tree's own files tell; None where they tell none."""
     candidates: list[str] = []
     metadata = tree.read("PKG-INFO")
     if metadata is not None and re.search(rb"^Name: vllm\s*$", metadata, re.M):
@@ -229,6 +309,10 @@ def _release(tree: Tree) -> str | None:
             generated.decode("utf-8", "replace"),
             re.M,
         )
+    if not candidates:
+        return None
+    from packaging.version import Version
+
     for text in candidates:
         # A number of thousands of digits is another ValueError.
         with contextlib.suppress(ValueError):

@@ -46,6 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
+@pytest.fixture(autouse=True)
+def _without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test take a plan from an earlier run; those of the cache undo it."""
+    monkeypatch.setenv("VLLM_NPU_MIGRATE_NO_CACHE", "1")
+
+
 @pytest.fixture
 def mini_tree(tmp_path: Path) -> Path:
     """A copy of the small tree to do with as one likes."""

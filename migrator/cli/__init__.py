@@ -19,6 +19,7 @@ COMMANDS = {
     "rules": ("migrator.cli.rules", "List the rules."),
     "explain": ("migrator.cli.explain", "Explain one rule: what, why, example, safety, releases."),
     "verify": ("migrator.cli.verify", "Check an emitted tree against a torch_npu wheel."),
+    "cache": ("migrator.cli.cache", "Show or remove what runs keep for the next ones."),
     "simulator": ("migrator.cli.simulator", "Run programs on a simulated Ascend."),
 }
 """Name of each subcommand → module that holds it (as `command`) and its one-line help."""

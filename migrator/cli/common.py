@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-import tomllib
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -19,16 +18,20 @@ from migrator.errors import MigrateError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from migrator.cache import Cache, Output
     from migrator.plan import Plan
     from migrator.report import Tense
     from migrator.rule import Rule
-    from migrator.tree import Tree
+    from migrator.tree import DiskTree, Tree
 
 DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: nothing left, changes or sites left, an error, an interrupt."""
 
 PLAIN_WIDTH = 160
 """Columns of tables that go to no terminal."""
+
+NO_CACHE = "VLLM_NPU_MIGRATE_NO_CACHE"
+"""Variable that stands for `--no-cache`, and the key of both in a click context."""
 
 FORMATS = ("text", "json", "github", "sarif")
 
@@ -60,6 +63,8 @@ def command(function: F) -> F:
             raise
         except Exception:
             # Python's own exit code for this is 1, which says that changes are pending.
+            import traceback
+
             traceback.print_exc()
             click.echo("This is a bug of vllm-npu-migrate; please report it.", err=True)
             sys.exit(ERROR)
@@ -79,6 +84,10 @@ def _codes(_: click.Context, __: click.Parameter, value: Sequence[str]) -> tuple
     return tuple(code.strip() for text in value for code in text.split(",") if code.strip())
 
 
+def _no_cache(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[NO_CACHE] = value
+
+
 def planning_options(function: F) -> F:
     """Options of every subcommand that makes a plan."""
     options = [
@@ -94,6 +103,14 @@ def planning_options(function: F) -> F:
             type=click.IntRange(min=1),
             default=None,
             help="Processes to use [default: one for each processor].",
+        ),
+        click.option(
+            "--no-cache",
+            is_flag=True,
+            envvar=NO_CACHE,
+            expose_value=False,
+            callback=_no_cache,
+            help="Reuse nothing of earlier runs, and keep nothing.",
         ),
         click.option("--quiet", "-q", is_flag=True, help="Print errors only."),
         click.option("--verbose", "-v", is_flag=True, help="Name every site."),
@@ -124,6 +141,8 @@ def settings(start: Path) -> dict[str, Any]:
         path = directory / "pyproject.toml"
         if not path.is_file():
             continue
+        import tomllib
+
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
         except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
@@ -151,6 +170,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "select": ("a list of codes", _is_codes),
     "ignore": ("a list of codes", _is_codes),
     "jobs": ("a number from 1 on", lambda value: type(value) is int and value >= 1),
+    "cache": ("true or false", lambda value: isinstance(value, bool)),
     "format": (f"one of {', '.join(FORMATS)}", lambda value: value in FORMATS),
 }
 """Each setting: what it takes, and a test for that."""
@@ -213,23 +233,83 @@ def _make_plan(
     jobs: int | None,
     quiet: bool,
 ) -> Plan:
-    """Make the plan, with a progress bar where stderr is a terminal."""
+    """Take the plan of an earlier run, or make it, with a progress bar if stderr is a terminal."""
     from migrator.plan import make_plan
+    from migrator.tree import DiskTree
 
     rules = choose_rules(select or known.get("select", []), ignore or known.get("ignore", []))
     jobs = processes(jobs, known)
+    cache = plan_cache(known)
+
+    def make(tree: Tree) -> Plan:
+        with _progress(quiet) as progress:
+            return make_plan(tree, rules, jobs=jobs, progress=progress, results=cache)
+
+    if cache is None or not isinstance(tree, DiskTree):
+        return make(tree)
+    return cache.planned(tree, _selection(known, select, ignore), make)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     if quiet or not sys.stderr.isatty():
-        return make_plan(tree, rules, jobs=jobs)
+        yield None
+        return
     from rich.progress import Progress
 
     with Progress(console=stderr_console(), transient=True) as bar:
         task = bar.add_task("planning", total=None)
-        return make_plan(
-            tree,
-            rules,
-            jobs=jobs,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def plan_cache(known: Mapping[str, Any]) -> Cache | None:
+    """The cache of plans for this run of a subcommand; None where the user wants none."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.meta.get(NO_CACHE) or not known.get("cache", True):
+        return None
+    from migrator.cache import Cache, cache_directory
+
+    cache: Cache = context.meta.setdefault("migrator.cache", Cache(cache_directory()))
+    return cache
+
+
+def _selection(known: Mapping[str, Any], select: Sequence[str], ignore: Sequence[str]) -> list[str]:
+    """What was said about the choice of rules, the same for what says the same."""
+    chosen = {code.upper() for code in select or known.get("select", [])}
+    left = {code.upper() for code in ignore or known.get("ignore", [])}
+    return [*sorted(chosen), "-", *sorted(left)]
+
+
+def kept_output(
+    tree: DiskTree,
+    known: Mapping[str, Any],
+    select: Sequence[str],
+    ignore: Sequence[str],
+    name: str,
+) -> Output | None:
+    """What an earlier run printed for the plan of a tree, if that plan holds."""
+    from migrator.tree import STAGING
+
+    cache = plan_cache(known)
+    if cache is None or (tree.root / STAGING).exists():
+        return None
+    kept = cache.find(tree, _selection(known, select, ignore))
+    return cache.output(kept, name) if kept is not None else None
+
+
+def keep_output(
+    tree: DiskTree,
+    known: Mapping[str, Any],
+    select: Sequence[str],
+    ignore: Sequence[str],
+    name: str,
+    output: Output,
+) -> None:
+    """Keep what is printed for the plan of a tree, where that plan was kept."""
+    cache = plan_cache(known)
+    kept = cache.find(tree, _selection(known, select, ignore)) if cache is not None else None
+    if cache is not None and kept is not None:
+        cache.keep_output(kept, name, output)
 
 
 def processes(jobs: int | None, known: Mapping[str, Any]) -> int:
@@ -254,6 +334,11 @@ def refuse_missing(plan: Plan) -> None:
         raise MigrateError("\n       ".join(lines))
 
 
+def exit_code(plan: Plan, *, pending_counts: bool) -> int:
+    """The exit code that a plan calls for."""
+    return PENDING if plan.left_for_a_person or (pending_counts and plan.pending) else DONE
+
+
 def finish(plan: Plan, *, pending_counts: bool) -> NoReturn:
     """Exit with the code that the plan calls for."""
-    sys.exit(PENDING if plan.left_for_a_person or (pending_counts and plan.pending) else DONE)
+    sys.exit(exit_code(plan, pending_counts=pending_counts))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,21 +48,36 @@ def command(
     On a terminal the patch has colours, unless NO_COLOR is set. Everything else goes to stderr.
     Exit code 0: nothing to do; 1: there are changes; 2: error.
     """
-    from migrator.log import emitted_files
-    from migrator.report import Tense
     from migrator.sources import open_source
 
     source = open_source(src)
     known = common.settings(Path.cwd())
+    tree = source.tree
+    plain = by is None and not stat and not _may_be_coloured()
+    if plain and quiet:
+        done = common.kept_output(tree, known, select, ignore, "patch")
+        if done is not None:
+            _write(done.data)
+            sys.exit(done.code)
+    from migrator.log import emitted_files
+    from migrator.report import Tense
+
     # The numbers stand for the table of rules, which would say much the same beside them.
     silent = quiet or (stat and not verbose)
-    plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, silent, verbose)
+    plan = common.plan_for(tree, known, Tense.WOULD, select, ignore, jobs, silent, verbose)
     common.refuse_missing(plan)
     changes = emitted_files(plan)
     if stat:
         _print_stat(plan, by)
     elif by == "rule":
         _print_by_rule(plan, changes)
+    elif plain:
+        from migrator.cache import Output
+        from migrator.patch import unified_patch
+
+        output = Output(common.exit_code(plan, pending_counts=True), unified_patch(changes))
+        common.keep_output(tree, known, select, ignore, "patch", output)
+        _write(output.data)
     else:
         print_patch(plan, changes, "text")
     common.finish(plan, pending_counts=True)
@@ -113,6 +129,12 @@ def _stdout_console() -> Console:
     return Console(file=sys.stdout, highlight=False, width=common.PLAIN_WIDTH if plain else None)
 
 
+def _may_be_coloured() -> bool:
+    """Can rich take stdout for a terminal? It is slow to load, so it is asked only then."""
+    forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    return forced or sys.stdout.isatty()
+
+
 def _write(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
@@ -120,6 +142,9 @@ def _write(data: bytes) -> None:
 
 def _write_patch(patch: bytes) -> None:
     """Write a patch to stdout: its bytes, or in colour and readable where that is a terminal."""
+    if not _may_be_coloured():
+        _write(patch)
+        return
     from rich.console import Console
 
     console = Console(file=sys.stdout, highlight=False)
