@@ -212,9 +212,12 @@ def page(outcomes: dict[str, list[Outcome]]) -> str:
     every = [outcome for some in outcomes.values() for outcome in some]
     noticed = sum(bool(outcome.by) for outcome in every)
     static = sum(outcome.by == "verify" for outcome in every)
+    now = program_digest()[:16]
+    earlier = sum(outcome.key.split("-")[1] != now for outcome in every)
     lines = [
         INTRODUCTION + f"{len(every)} rules left out, {noticed} noticed: {static} by `verify` "
-        f"without running, {noticed - static} by a run.",
+        f"without running, {noticed - static} by a run."
+        + (f" {earlier} are from an earlier state of the runs or the simulator." if earlier else "")
     ]
     for release, some in outcomes.items():
         if some:
