@@ -15,6 +15,8 @@ an engine on a source with one line more. Runs are kept below --state by what th
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
 import shutil
 import signal
 import sys
@@ -32,7 +34,6 @@ sys.path.insert(0, str(ROOT))
 
 from migrator.plugin.runtime.importing import Loader, misfits
 from migrator.sources import fetch
-from migrator.tree import LOG_NAME
 from migrator.verify import simulate
 from migrator.verify.simulate.report import equality
 from tests.plugin import changing
@@ -84,7 +85,7 @@ def releases() -> list[str]:
 
 
 def emit(state: State, release: str) -> tuple[Path, str]:
-    """The plugin of a release, and a key for what is in it."""
+    """The plugin of a release, and a key for what of it runs: its modules without comments."""
     target = state.tree(release)
     target.parent.mkdir(parents=True, exist_ok=True)
     done = in_tree.command(
@@ -92,7 +93,10 @@ def emit(state: State, release: str) -> tuple[Path, str]:
     )
     if done.returncode != 0:
         raise SystemExit(f"{release}: apply exits {done.returncode}: {done.stderr.strip()}")
-    return target, in_tree.digest([target / LOG_NAME])
+    key = hashlib.sha256()
+    for path in sorted(target.rglob("*.py")):
+        key.update(ast.dump(ast.parse(path.read_bytes())).encode())
+    return target, key.hexdigest()
 
 
 def fit(state: State, release: str) -> Fit:

@@ -114,8 +114,7 @@ class Finder(MetaPathFinder):
         return sorted(
             name
             for name in loaded
-            if name not in self.patched
-            and not isinstance(getattr(sys.modules[name].__spec__, "loader", None), Loader)
+            if name not in self.patched and not isinstance(_loader_of(sys.modules[name]), Loader)
         )
 
 
@@ -149,3 +148,7 @@ def misfits(entries: Iterable[Entry], package: Path) -> list[str]:
         except SyntaxError as error:
             found.append(f"{entry.module}: {file} does not parse: {error}")
     return found
+
+
+def _loader_of(module: types.ModuleType) -> object:
+    return getattr(getattr(module, "__spec__", None), "loader", None)

@@ -180,6 +180,6 @@ def _functions(thing: Any) -> Iterator[types.FunctionType]:
 
 def _mean(function: types.FunctionType, cls: type) -> None:
     """Let `super()` and `__class__` in a function mean `cls`."""
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):  # noqa: B905
-        if name == "__class__":
+    for number, cell in enumerate(function.__closure__ or ()):
+        if function.__code__.co_freevars[number] == "__class__":
             cell.cell_contents = cls

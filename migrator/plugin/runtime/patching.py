@@ -285,11 +285,11 @@ def _find(source: Source, body: Sequence[ast.stmt], step: Step, problems: list[s
     else:
         found = list(range(len(body)))
     if step.sha256:
-        hashes = [source.hash(body[number]) for number in found]
-        exact = [n for n, sha256 in zip(found, hashes) if sha256 == step.sha256]  # noqa: B905
+        hashes = {number: source.hash(body[number]) for number in found}
+        exact = [number for number in found if hashes[number] == step.sha256]
         if exact:
             return exact[0]
-        seen = f", found {hashes[0]}" if len(hashes) == 1 else ""
+        seen = f", found {hashes[found[0]]}" if len(found) == 1 else ""
         if not found:
             problems.append(f"{step.name} is not there ({step.rules})")
         elif step.action == "added":
