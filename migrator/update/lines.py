@@ -14,9 +14,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from merge3 import Merge3
 
+T = TypeVar("T", str, bytes)
 Lines = tuple[bytes, ...]
 """Lines with their ends; only a line feed ends one, as git counts."""
 
@@ -50,7 +52,7 @@ def split_lines(data: bytes) -> Lines:
     return tuple(re.findall(rb"[^\n]*\n|[^\n]+\Z", data))
 
 
-class Matcher:
+class Matcher(Generic[T]):
     """Finds the lines that two texts have in common; a `SequenceMatcher` for merge3.
 
     Args:
@@ -62,13 +64,13 @@ class Matcher:
 
     def __init__(
         self,
-        isjunk: Callable[[bytes], bool] | None = None,
-        a: Sequence[bytes] = (),
-        b: Sequence[bytes] = (),
+        isjunk: Callable[[T], bool] | None = None,
+        a: Sequence[T] = (),
+        b: Sequence[T] = (),
         autojunk: bool = True,
     ) -> None:
-        self._a = a
-        self._b = b
+        self._a: Sequence[T] = a
+        self._b: Sequence[T] = b
 
     def get_matching_blocks(self) -> list[tuple[int, int, int]]:
         """Blocks (start in a, start in b, length), in order, with an empty one at the end."""
@@ -123,7 +125,7 @@ class Matcher:
 
 
 def _common(
-    a: Sequence[bytes], b: Sequence[bytes], alo: int, ahi: int, blo: int, bhi: int, step: int
+    a: Sequence[T], b: Sequence[T], alo: int, ahi: int, blo: int, bhi: int, step: int
 ) -> int:
     """How many lines two ranges share at their beginnings (step 1) or their ends (step -1)."""
     most = min(ahi - alo, bhi - blo)
@@ -134,7 +136,7 @@ def _common(
     return count
 
 
-def _anchors(a: Sequence[bytes], b: Sequence[bytes]) -> list[tuple[int, int]]:
+def _anchors(a: Sequence[T], b: Sequence[T]) -> list[tuple[int, int]]:
     """Lines that occur once in each text, as the longest run of pairs that is in order in both."""
     once_a, once_b = _once(a), _once(b)
     pairs = [(i, once_b[line]) for line, i in once_a.items() if line in once_b]
@@ -157,7 +159,7 @@ def _anchors(a: Sequence[bytes], b: Sequence[bytes]) -> list[tuple[int, int]]:
     return chain[::-1]
 
 
-def _once(lines: Sequence[bytes]) -> dict[bytes, int]:
+def _once(lines: Sequence[T]) -> dict[T, int]:
     counts = Counter(lines)
     return {line: i for i, line in enumerate(lines) if counts[line] == 1}
 
@@ -173,7 +175,7 @@ def merge_lines(base: Lines, ours: Lines, theirs: Lines) -> list[Hunk]:
     merge: Merge3[bytes] = Merge3(base, ours, theirs, sequence_matcher=Matcher)
     for group in merge.merge_groups():
         if group[0] == "conflict":
-            found: list[Hunk] = _refine(Conflict(*(tuple(part) for part in group[1:])))
+            found: list[Hunk] = refine(Conflict(*(tuple(part) for part in group[1:])))
         else:
             found = [Clean(tuple(group[1]))]
         for hunk in found:
@@ -182,7 +184,7 @@ def merge_lines(base: Lines, ours: Lines, theirs: Lines) -> list[Hunk]:
     return _joined(hunks, kinds)
 
 
-def _refine(conflict: Conflict) -> list[Hunk]:
+def refine(conflict: Conflict) -> list[Hunk]:
     """Take out of a conflict the lines at its ends that both sides have."""
     ours, theirs = conflict.ours, conflict.theirs
     head = _common(ours, theirs, 0, len(ours), 0, len(theirs), 1)

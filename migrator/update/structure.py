@@ -21,7 +21,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrator.update.lines import Clean, Conflict, Hunk, Lines, join, merge_lines
+from migrator.update.lines import Clean, Conflict, Hunk, Lines, conflicts, join, merge_lines
+from migrator.update.statements import merge_statement
 
 RENAMED = 0.6
 """Share of a definition's lines that has to be the same for it to count as renamed."""
@@ -314,7 +315,19 @@ def _merge_block(
         # Added by both, or changed by one side and deleted by the other.
         return [Conflict(b, o, t)] if not o or not t else merge_lines(b, o, t)
     found = _merge_inside(base, ours, theirs, rewritten)
-    return merge_lines(b, o, t) if found is None else found
+    return _merge_whole(base, ours, theirs) if found is None else found
+
+
+def _merge_whole(base: Block, ours: Block, theirs: Block) -> list[Hunk]:
+    """Merge a block by its statements, or by lines where it has none."""
+    versions = [
+        (block.lines, block.first, block.statement)
+        for block in (base, ours, theirs)
+        if block.statement is not None
+    ]
+    if len(versions) < 3:
+        return merge_lines(base.lines, ours.lines, theirs.lines)
+    return merge_statement(versions)
 
 
 def _alone(lines: Lines) -> bytes:
@@ -330,8 +343,10 @@ def _merge_inside(
     if all(isinstance(s, ast.ImportFrom) for s in statements):
         return _merge_names((base, ours, theirs), rewritten)
     if all(isinstance(s, (ast.FunctionDef, ast.AsyncFunctionDef)) for s in statements):
+        whole = _merge_whole(base, ours, theirs)
         parts = [_function_parts(block) for block in (base, ours, theirs)]
-        return [hunk for b, o, t in zip(*parts, strict=True) for hunk in merge_lines(b, o, t)]
+        cut = [hunk for b, o, t in zip(*parts, strict=True) for hunk in merge_lines(b, o, t)]
+        return cut if conflicts(cut) < conflicts(whole) else whole
     if not all(_has_plain_body(s) for s in statements):
         return None
     (b_head, b), (o_head, o), (t_head, t) = (_open(block) for block in (base, ours, theirs))

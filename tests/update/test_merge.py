@@ -223,6 +223,87 @@ def test_overloads_and_properties_stay_together() -> None:
     assert_clean(merge(ours, theirs, base), "structure", "return 10", "self.v = value")
 
 
+# ---- statements ----------------------------------------------------------------------------
+
+WRITTEN = """\
+def f(self, x):
+    value = self.compute(x, first=1,
+                         second=2)
+    # why
+    other = \\
+        value + 1
+    if other and \\
+            value:
+        done(value)
+    elif other:
+        return 1
+    else:
+        return 2
+
+    return value
+"""
+FORMATTED = """\
+def f(self, x):
+    value = self.compute(
+        x, first=1, second=2
+    )
+    # why
+    other = value + 1
+    if (
+        other
+        and value
+    ):
+        done(value)
+    elif other:
+        return 1
+    else:
+        return 2
+    return value
+"""
+
+
+def test_an_edit_in_code_that_was_formatted_anew() -> None:
+    for line in (
+        "    # why\n",
+        "    return value\n",
+        "        return 2\n",
+        "        done(value)\n",
+    ):
+        more = line.replace(line.strip(), "mine = 1") + line
+        done = merge(edit((line, more), text=WRITTEN), FORMATTED, WRITTEN)
+        text = assert_clean(done, "structure")
+        assert text.replace("\n\n", "\n") == edit((line, more), text=FORMATTED)
+
+
+def test_an_edit_beside_a_new_statement() -> None:
+    ours = edit(("    other = \\\n", "    mine = 1\n    other = \\\n"), text=WRITTEN)
+    theirs = edit(("    if (\n", "    upstream = 1\n    if (\n"), text=FORMATTED)
+    text = assert_clean(merge(ours, theirs, WRITTEN), "structure")
+    assert "    mine = 1\n    other = value + 1\n    upstream = 1\n    if (" in text
+
+
+def test_a_comment_is_an_edit() -> None:
+    ours = edit(("    return value\n", "    return value  # mine\n"), text=WRITTEN)
+    text = assert_clean(merge(ours, FORMATTED, WRITTEN), "structure")
+    wanted = edit(("    return value\n", "    return value  # mine\n"), text=FORMATTED)
+    assert text.replace("\n\n", "\n") == wanted
+
+
+def test_the_same_statement_written_and_changed() -> None:
+    ours = edit(("second=2)", "second=3)"), text=WRITTEN)
+    done = merge(ours, FORMATTED, WRITTEN)
+    assert "second=3)" in done.data.decode()
+    changed = edit(("first=1", "first=10"), text=FORMATTED)
+    assert merge(ours, changed, WRITTEN).conflicts == 1
+
+
+def test_one_line_bodies_and_matches_are_one_statement() -> None:
+    base = "def f(x):\n    if x: return 1\n    match x:\n        case 1: pass\n    a(x,\n      1)\n"
+    ours = edit(("    a(x", "    mine()\n    a(x"), text=base)
+    theirs = edit(("a(x,\n      1)", "a(x, 1)"), text=base)
+    assert_clean(merge(ours, theirs, base), "structure", "    mine()\n    a(x, 1)\n")
+
+
 # ---- text ----------------------------------------------------------------------------------
 
 
