@@ -359,10 +359,10 @@ def _merge_both(
             cell, text, None, max(done.conflicts, 1), marked=has_markers(done.data)
         )
     edited = base is None or not ours.like(base)
-    if cell.target.endswith(".py") and edited and not theirs.like(item):
-        broken = parse(done.data) is None and parse(theirs.data) is not None
-        if broken:
-            return item, _conflict(cell, "it does not parse, as it does not in your tree")
+    mixed = edited and not theirs.like(item) and cell.target.endswith(".py")
+    if mixed and parse(done.data) is None:
+        whose = "your tree" if parse(theirs.data) is not None else "the new release"
+        return item, _conflict(cell, f"it does not parse, as it does not in {whose}")
     if done.how == "same" and item.like(theirs) and not cell.renamed_by_hand:
         return item, None  # by hand and upstream alike: nobody's own any more
     if cell.renamed_by_hand and (done.how == "theirs" or (base and ours.like(base))):
