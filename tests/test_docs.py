@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from migrator.cli import common
 from migrator.engine import migrate_file
 from migrator.rule import Rule, Status
 from migrator.rules import all_rules
@@ -218,3 +219,9 @@ def test_sites_by_release_reads_the_measured_table() -> None:
 def test_the_codes_of_verify_are_those_of_the_code() -> None:
     text = (DOCS / "verify.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (V\d{3}) \|", text, re.M) == list(CODES)
+
+
+def test_every_setting_is_documented() -> None:
+    text = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    for name in common._SETTINGS:
+        assert re.search(rf"^{name} = ", text, re.M), name
