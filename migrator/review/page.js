@@ -181,10 +181,28 @@
       const box = here.getBoundingClientRect();
       if (box.bottom > 0 && box.top < innerHeight) return go(shown[from + way]);
     }
-    const line = bar() + margin;
-    const tops = shown.map((item) => item.getBoundingClientRect().top);
-    if (way > 0) return go(shown[tops.findIndex((top) => top > line + 4)]);
-    return go(shown[tops.findLastIndex((top) => top < line - 4)]);
+    return go(near(shown, way, bar() + margin));
+  };
+  // To ask a change where it is has the browser lay out its file: so the files are asked first.
+  const near = (items, way, line) => {
+    const boxes = new Map();
+    const box = (file) => {
+      if (!boxes.has(file)) boxes.set(file, file.getBoundingClientRect());
+      return boxes.get(file);
+    };
+    const below = (item) => {
+      const { top, bottom } = box(item.closest("article"));
+      if (top > line + 4) return true;
+      if (bottom < line) return false;
+      return item.getBoundingClientRect().top > line + 4;
+    };
+    if (way > 0) return items.find(below);
+    return items.findLast((item) => {
+      const { top, bottom } = box(item.closest("article"));
+      if (bottom < line) return true;
+      if (top > line) return false;
+      return item.getBoundingClientRect().top < line - 4;
+    });
   };
   const current = () => {
     const here = document.activeElement?.closest("article.file");
