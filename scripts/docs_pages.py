@@ -317,15 +317,11 @@ def _options(command: click.Command, context: click.Context) -> str:
     records = (parameter.get_help_record(context) for parameter in command.get_params(context))
     # What an argument is stands in the text above.
     rows = [
-        f"| {', '.join(f'`{name}`' for name in _unwrapped(names))} | {_cell(_plain(text))} |"
+        f"| {re.sub(', (?=-)', '`, `', f'`{names}`')} | {_cell(_plain(text))} |"
         for names, text in filter(None, records)
         if names.startswith("-")
     ]
     return "\n".join(["| Option | What it does |", "| --- | --- |", *rows]) + "\n"
-
-
-def _unwrapped(names: str) -> list[str]:
-    return [name.replace("|", "\\|") for name in re.split(r", (?=-)", names)]
 
 
 def _plain(text: str) -> str:
