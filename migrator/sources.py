@@ -7,13 +7,14 @@ user's cache, and unpacked there once. No build is run, and nothing of the archi
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from migrator.errors import MigrateError
 from migrator.locations import cache_directory
-from migrator.tree import DiskTree, release_of
+from migrator.tree import LOG_NAME, DiskTree, release_of
 
 PROJECT = "vllm"
 
@@ -60,7 +61,22 @@ class _Checkout(DiskTree):
     @cached_property
     def release(self) -> str | None:
         """The vLLM release of this tree; None where nothing says one."""
-        return release_of(self) or _release_of_checkout(self.root.resolve())
+        updated = _updated_release(self)
+        return updated or release_of(self) or _release_of_checkout(self.root.resolve())
+
+
+def _updated_release(tree: DiskTree) -> str | None:
+    """The release that `update` brought a tree to; None where it was not updated.
+
+    The tags behind its commit are the old release's until somebody commits, and so is what a build
+    left in it.
+    """
+    data = tree.read(LOG_NAME)
+    try:
+        log = json.loads(data or b"{}")
+        return log["release"] if log.get("updated") and isinstance(log["release"], str) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _nearest_root(path: Path) -> Path | None:

@@ -53,6 +53,11 @@ def print_report(console: Console, update: Update, *, verbose: bool = False) -> 
             "no line of yours is dropped there"
         )
         console.print(Text(text, style="yellow"), soft_wrap=True)
+    recorded = {rule.code for rule in update.old.rules}
+    new_rules = [rule.code for rule in update.plan.rules if rule.code not in recorded]
+    if new_rules:
+        text = "Rules that TREE was not migrated with; --ignore leaves them out: "
+        console.print(Text(text + ", ".join(new_rules)), soft_wrap=True)
     if update.base.gone_rules:
         text = f"Rules that there are no more: {', '.join(update.base.gone_rules)}"
         console.print(Text(text, style="yellow"), soft_wrap=True)

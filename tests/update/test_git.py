@@ -14,6 +14,7 @@ import pytest
 
 from migrator.cli.common import choose_rules
 from migrator.plan import make_plan
+from migrator.sources import open_source
 from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree
 from migrator.update.commits import message, steps_of
 from migrator.update.git import Repository
@@ -253,6 +254,17 @@ def test_update_in_place_finds_the_old_release_in_the_history(
     commit_edits(adapted, "update")
     again = run("update", adapted, new, "--in-place", *OPTIONS)
     assert "Nothing to do" in again.err
+
+
+def test_the_release_is_the_new_one_at_once(adapted: Path, run: RunCli) -> None:
+    """In a checkout the tags are the old release's still, and a build may have left its version."""
+    (adapted / "PKG-INFO").unlink()
+    (adapted / ".git/info/exclude").write_text("vllm/_version.py\n", encoding="utf-8")
+    commit_edits(adapted)
+    write(adapted, {"vllm/_version.py": b"__version__ = '0.11.0'\n"})
+    done = run("update", adapted, "v0.11.1", "--in-place", "--force", *OPTIONS)
+    assert done.code in (0, 1), done.err
+    assert open_source(str(adapted)).tree.release == "0.11.1"
 
 
 def test_edits_before_the_migration_are_by_hand(tmp_path: Path, run: RunCli) -> None:
