@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`verify PLUGIN --simulate --with-vllm SRC`: what is put beside an untouched source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from migrator.verify import simulate
+from migrator.verify.simulate import environment
+from migrator.verify.simulate.environment import SimulateError
+from migrator.verify.simulate.process import Finished
+from migrator.verify.simulate.run import opened
+from migrator.verify.simulate.run import run as run_model
+from tests import trees
+from tests.conftest import RunCli
+
+PIP = """\
+#!/bin/sh
+# Stands for `python -m pip install … --target SITE COPY`.
+echo "$@" > {said}
+if [ -n "{fails}" ]; then echo "first"; echo "{fails}" >&2; exit 1; fi
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2" && cp -r "$3"/vllm_npu_plugin "$2"/
+"""
+
+
+@pytest.fixture
+def plugin(mini_tree: Path, run_cli: RunCli, tmp_path: Path) -> Path:
+    target = tmp_path / "plugin"
+    options = ("--layout", "plugin", "--select", trees.SELECT, "-o", target)
+    assert run_cli("apply", mini_tree, *options).code == 0
+    return target
+
+
+def interpreter(tmp_path: Path, fails: str = "") -> Path:
+    python = tmp_path / "python"
+    python.write_text(PIP.format(said=tmp_path / "said", fails=fails))
+    python.chmod(0o755)
+    return python
+
+
+def test_plugin_is_installed_beside_the_source(
+    plugin: Path, mini_tree: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    options = simulate.Options(
+        tree=plugin,
+        vllm=mini_tree,
+        launcher=simulate.Launcher((), interpreter(tmp_path)),
+        models=(),
+        modes=(),
+        work=work,
+    )
+    before = sorted(path for path in plugin.rglob("*"))
+    with opened(options) as (tree, folder):
+        assert tree.root == mini_tree.resolve()
+        (site,) = tree.beside
+        assert (site / "vllm_npu_plugin" / "patching.py").is_file()
+        paths = environment.variables(tree, folder)["PYTHONPATH"].split(os.pathsep)
+        assert paths.index(str(site)) < paths.index(str(mini_tree.resolve()))
+        (info,) = (folder / "metadata").glob("*.dist-info")
+        assert info.name.startswith(f"vllm-{tree.release}")
+    said = (tmp_path / "said").read_text()
+    for option in ("--no-index", "--no-deps", "--no-build-isolation", f"--target {site}"):
+        assert option in said
+    # Neither the plugin nor the source is written to.
+    assert sorted(path for path in plugin.rglob("*")) == before
+
+
+def test_runs_are_made_with_the_plugin(plugin: Path, mini_tree: Path, tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+
+    def runner(
+        command: Sequence[str],
+        variables: dict[str, str],
+        folder: Path,
+        log: Path,
+        timeout: float,
+    ) -> Finished:
+        seen.append(variables)
+        return Finished(1, 0.0)
+
+    python = interpreter(tmp_path)
+    options = simulate.Options(
+        tree=plugin,
+        vllm=mini_tree,
+        launcher=simulate.Launcher((), python),
+        models=simulate.select_models(["llama"]),
+        modes=simulate.select_modes(["eager"]),
+        work=tmp_path / "work",
+        cache=tmp_path / "cache",
+    )
+    with opened(options) as (tree, work):
+        model = tmp_path / "model"
+        model.mkdir()
+        reference = (
+            '{"fresh": {"prompts": [], "tokens": []}, "again": {"prompts": [], "tokens": []}'
+        )
+        reference += ', "penalties": {"prompts": [], "tokens": []}, "penalty": {}, "new_tokens": 1'
+        (model / "reference.json").write_text(reference + ', "gap": 1.0, "noise": 0.0}')
+        run = run_model(tree, options.models[0], options.modes[0], model, work, options, runner)
+    assert run.problems[0] == "exit code 1"
+    assert str(tree.beside[0]) in seen[0]["PYTHONPATH"]
+
+
+def test_what_is_no_plugin_is_refused(plugin: Path, mini_tree: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    python = interpreter(tmp_path, fails="no such option")
+    with pytest.raises(SimulateError, match=r"pip cannot install npu of .*: no such option"):
+        environment.open_plugin(plugin, mini_tree, python, work)
+    with pytest.raises(SimulateError, match="no plugin for vLLM; emit one"):
+        environment.open_plugin(mini_tree, mini_tree, python, work)
+    with pytest.raises(SimulateError, match="no vllm package in it"):
+        environment.open_plugin(plugin, tmp_path, python, work)
+
+
+def test_options_that_do_not_go_together(plugin: Path, mini_tree: Path, run_cli: RunCli) -> None:
+    alone = run_cli("verify", plugin, "--with-vllm", mini_tree)
+    assert alone.code == 2
+    assert "go with --simulate or --serve" in alone.err
+    wheel = run_cli("verify", plugin, "--with-vllm", mini_tree, "--install")
+    assert wheel.code == 2
+    assert "--install builds a tree" in wheel.err
