@@ -153,8 +153,8 @@ def command(
         if torch_npu or torch_npu_wheel or base or everything or launcher:
             given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
             raise UserError(f"{given} are for the checks that run nothing; leave them out")
-        if vllm is not None and (install or refusals):
-            raise UserError("--with-vllm goes with --simulate and --serve only")
+        if vllm is not None and install:
+            raise UserError("--install builds a tree; a plugin is installed by --with-vllm")
         _run(tree, vllm, env or python, kinds, models, modes, work, timeout, format_, quiet)
     if models or modes or work or vllm:
         given = "--models, --modes, --with-vllm and --work"
