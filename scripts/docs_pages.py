@@ -15,6 +15,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import click
@@ -412,13 +413,20 @@ def _example_log() -> str:
 
 # Error messages
 
-_USER_ERRORS = frozenset(
-    {
-        *("MigrateError", "TemplateError", "UserError"),
-        *("SimulatorError", "ElfError", "TreeError", "WheelError", "SimulateError"),
+
+@cache
+def _user_errors() -> frozenset[str]:
+    """Exceptions whose text a user sees as one line, with exit code 2."""
+    bases = {
+        node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        for path in (ROOT / "migrator").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
     }
-)
-"""Exceptions whose text a user sees as one line, with exit code 2."""
+    found = {"MigrateError", "ClickException"}
+    while more := {name for name, above in bases.items() if above & found} - found:
+        found |= more
+    return frozenset(found)
 
 
 def messages() -> dict[str, list[str]]:
@@ -450,7 +458,7 @@ class _Messages:
         calls = [
             node
             for node in ast.walk(self.tree)
-            if isinstance(node, ast.Call) and _called(node) in _USER_ERRORS and node.args
+            if isinstance(node, ast.Call) and _called(node) in _user_errors() and node.args
         ]
         texts = [self.text(call.args[0]) for call in sorted(calls, key=lambda call: call.lineno)]
         # One that is nothing but another error's text is there with that one.
@@ -488,7 +496,7 @@ def message_page() -> str:
     """Every error message by the part of the program that it comes from."""
     parts = [
         "# Error messages\n",
-        "Read off the code, so that none is missing. What stands in *italics* is filled in. "
+        "Read off the code that raises them. What stands in *italics* is filled in. "
         "Each is one line on stderr, with exit code 2; most say the way out themselves. The "
         "[FAQ](../faq.md) tells more about those that are met most.\n",
     ]

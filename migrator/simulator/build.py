@@ -223,7 +223,7 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     try:
         needs = symbols.requirements(environment.torch_npu_dir, environment.torch_dir)
     except symbols.ElfError as error:
-        raise SimulatorError(str(error)) from error
+        raise SimulatorError(f"{error}; install torch and torch_npu again") from error
     if needs.foreign:
         raise SimulatorError(
             f"torch {environment.torch} lacks {len(needs.foreign)} symbols that torch_npu "

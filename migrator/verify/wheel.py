@@ -195,7 +195,9 @@ def fetch(choice: Choice, cache: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             Path(finder.download(link, folder)).replace(target)
     except Exception as error:
-        raise WheelError(f"cannot download {link.filename}: {error}") from error
+        raise WheelError(
+            f"cannot download {link.filename} ({error}); give a wheel file with --torch-npu-wheel"
+        ) from error
     return target
 
 
@@ -254,7 +256,9 @@ def read_contents(path: Path, cache: Path | None) -> Contents:
         with zipfile.ZipFile(path) as archive:
             contents = _extract(archive, path.name, digest)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise WheelError(f"{path}: not a torch_npu wheel ({error})") from error
+        raise WheelError(
+            f"{path}: not a torch_npu wheel ({error}); remove it, or name another one"
+        ) from error
     if stored is not None:
         stored.parent.mkdir(parents=True, exist_ok=True)
         temporary = stored.with_name(f".{os.getpid()}-{stored.name}")
