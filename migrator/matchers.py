@@ -8,11 +8,15 @@ what a name is bound to by imports, ancestors of a node) is had here from one ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import libcst as cst
+
+N = TypeVar("N", bound=cst.CSTNode)
+T = TypeVar("T")
 
 Definitions = Mapping[str, cst.FunctionDef | cst.ClassDef]
 
@@ -110,6 +114,29 @@ def walk(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
             stack += below
 
 
+_forgetting: list[Callable[[], None]] = []
+
+
+def remembered(maxsize: int) -> Callable[[Callable[[N], T]], Callable[[N], T]]:
+    """Keep what a function finds in the last syntax trees, until `forget` is called.
+
+    Nodes are compared by identity, so several rules that search one module share what is found.
+    """
+
+    def decorate(function: Callable[[N], T]) -> Callable[[N], T]:
+        kept = lru_cache(maxsize)(function)
+        _forgetting.append(kept.cache_clear)
+        return kept
+
+    return decorate
+
+
+def forget() -> None:
+    """Let go of the syntax trees that were searched: they take a hundred times their text."""
+    for clear in _forgetting:
+        clear()
+
+
 Parents = Mapping[int, cst.CSTNode]
 """Identity of a node → the node right above it."""
 
@@ -183,14 +210,11 @@ def places(root: cst.CSTNode, kinds: type | tuple[type, ...]) -> Iterator[Place]
     )
 
 
-@lru_cache(maxsize=8)
+@remembered(maxsize=8)
 def _index(
     root: cst.CSTNode,
 ) -> tuple[dict[int, cst.CSTNode], dict[type, list[tuple[int, cst.CSTNode]]]]:
-    """Parents of all nodes below `root`, and the nodes by type with their place in source order.
-
-    Several rules search the same module; nodes are compared by identity, so it is found again.
-    """
+    """Parents of all nodes below `root`, and the nodes by type with their place in source order."""
     parents: dict[int, cst.CSTNode] = {}
     by_type: dict[type, list[tuple[int, cst.CSTNode]]] = {}
     stack = [root]
@@ -205,11 +229,6 @@ def _index(
         below.reverse()
         stack += below
     return parents, by_type
-
-
-def forget() -> None:
-    """Let go of the syntax trees that were searched: they take a hundred times their text."""
-    _index.cache_clear()
 
 
 def parents_of(root: cst.CSTNode) -> Parents:

@@ -9,8 +9,9 @@ the fields of the module's classes, and what else the same function does with th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import libcst as cst
 
@@ -20,6 +21,7 @@ from migrator.matchers import (
     annotation_text,
     dotted,
     parameters,
+    remembered,
     walk,
 )
 
@@ -56,14 +58,112 @@ def evidence(
         module: the module around both.
         imports: what the module's imports bind.
     """
-    return _Judge(module, imports, [*place.functions, module]).judge(receiver, 0)
+    return _Judge(_known(module), imports, [*place.functions, module]).judge(receiver, 0)
+
+
+_Binding = tuple[cst.BaseExpression | None, cst.Annotation | None, bool]
+"""Value, annotation, and whether the name iterates over the value."""
+
+
+class _Scope:
+    """What a function, a class or a module says of its names, found in one walk over it."""
+
+    def __init__(self, node: cst.CSTNode, module: cst.Module) -> None:
+        self.node = node
+        self.module = module
+        self.parameters: dict[str, str] = {}
+        """Name → text of its annotation."""
+        if isinstance(node, cst.FunctionDef):
+            for parameter in reversed(parameters(node)):
+                self.parameters[parameter.name.value] = annotation_text(parameter.annotation)
+
+    @cached_property
+    def bindings(self) -> Mapping[str, Sequence[_Binding]]:
+        """Target → what it is bound to, in source order."""
+        found: dict[str, list[_Binding]] = {}
+        for target, value, annotation, iterates in _bindings(self.node):
+            found.setdefault(target, []).append((value, annotation, iterates))
+        return found
+
+    @cached_property
+    def used(self) -> Mapping[str, str]:
+        """Dotted expression → the first attribute that only tensors have which it is asked for."""
+        found: dict[str, str] = {}
+        for attribute in self._attributes:
+            name = dotted(attribute.value)
+            if name is not None:
+                found.setdefault(name, attribute.attr.value)
+        return found
+
+    @cached_property
+    def used_items(self) -> Mapping[str, str]:
+        """Text of a subscript → the same."""
+        found: dict[str, str] = {}
+        for attribute in self._attributes:
+            if isinstance(attribute.value, cst.Subscript):
+                text = self.module.code_for_node(attribute.value)
+                found.setdefault(text, attribute.attr.value)
+        return found
+
+    @cached_property
+    def _attributes(self) -> Sequence[cst.Attribute]:
+        # What a module's functions do with names of their own says nothing of those of others.
+        return [] if isinstance(self.node, cst.Module) else list(_tensor_attributes(self.node))
+
+    @cached_property
+    def checked(self) -> frozenset[str]:
+        """Names of which it is asked whether they are tensors, by `isinstance`."""
+        if not isinstance(self.node, cst.FunctionDef):
+            return frozenset()
+        return frozenset(
+            dotted(node.args[0].value) or ""
+            for node in walk(self.node)
+            if isinstance(node, cst.Call)
+            and dotted(node.func) == "isinstance"
+            and len(node.args) == 2
+            and _TENSOR.search(self.module.code_for_node(node.args[1].value))
+        )
+
+
+class _Module:
+    """What is known of one module: many receivers are judged by the same scopes."""
+
+    def __init__(self, module: cst.Module) -> None:
+        self.module = module
+        self.judged: dict[tuple[int, str, int], Evidence] = {}
+        """Innermost scope, name and depth → evidence."""
+        self._scopes: dict[int, _Scope] = {}
+
+    def scope(self, node: cst.CSTNode) -> _Scope:
+        """What a scope of the module says."""
+        if id(node) not in self._scopes:
+            self._scopes[id(node)] = _Scope(node, self.module)
+        return self._scopes[id(node)]
+
+    @cached_property
+    def fields(self) -> Mapping[str, str]:
+        """Name → annotation of the tensor fields of the module's classes, the first one's."""
+        found: dict[str, str] = {}
+        for statement in self.module.body:
+            if isinstance(statement, cst.ClassDef):
+                for target, _, annotation, _ in _bindings(statement):
+                    text = annotation_text(annotation)
+                    if _TENSOR.search(text):
+                        found.setdefault(target.rpartition(".")[2], text)
+        return found
+
+
+@remembered(maxsize=1)
+def _known(module: cst.Module) -> _Module:
+    return _Module(module)
 
 
 class _Judge:
-    def __init__(self, module: cst.Module, imports: Imports, scopes: Sequence[cst.CSTNode]) -> None:
-        self.module = module
+    def __init__(self, known: _Module, imports: Imports, scopes: Sequence[cst.CSTNode]) -> None:
+        self.known = known
+        self.module = known.module
         self.imports = imports
-        self.scopes = scopes
+        self.scopes = [known.scope(node) for node in scopes]
 
     def judge(self, node: cst.BaseExpression, depth: int) -> Evidence:
         """Evidence for one expression; `depth` bounds how many assignments are followed."""
@@ -80,22 +180,24 @@ class _Judge:
         return UNKNOWN
 
     def _name(self, name: str, depth: int) -> Evidence:
+        key = id(self.scopes[0].node), name, depth
+        if key not in self.known.judged:
+            self.known.judged[key] = self._judge_name(name, depth)
+        return self.known.judged[key]
+
+    def _judge_name(self, name: str, depth: int) -> Evidence:
         if name in ("self", "cls"):
             return Evidence(False, f"{name} is an object of this module's own class")
         for scope in self.scopes:
-            if isinstance(scope, cst.FunctionDef):
-                for parameter in parameters(scope):
-                    if parameter.name.value == name:
-                        text = annotation_text(parameter.annotation)
-                        if _TENSOR.search(text):
-                            return Evidence(True, f"parameter {name}: {text}")
+            text = scope.parameters.get(name, "")
+            if _TENSOR.search(text):
+                return Evidence(True, f"parameter {name}: {text}")
             found = self._bound(scope, name, depth)
             if found.tensor is not None:
                 return found
-            used = self._used(scope, name)
-            if used is not None:
-                return Evidence(True, f"{name}.{used} is used beside it")
-            if isinstance(scope, cst.FunctionDef) and self._checked(scope, name):
+            if name in scope.used:
+                return Evidence(True, f"{name}.{scope.used[name]} is used beside it")
+            if name in scope.checked:
                 return Evidence(True, f"isinstance({name}, torch.Tensor) is asked beside it")
         if name in self.imports.module_level:
             return Evidence(False, f"{name} is imported: {self.imports.module_level[name]}")
@@ -105,19 +207,13 @@ class _Judge:
         name = dotted(node)
         if name is not None:
             first = name.partition(".")[0]
-            local = any(
-                first == p.name.value
-                for s in self.scopes
-                if isinstance(s, cst.FunctionDef)
-                for p in parameters(s)
-            )
+            local = any(first in scope.parameters for scope in self.scopes)
             if first in self.imports.module_level and not local:
                 return Evidence(False, f"{first} is imported: {self.imports.module_level[first]}")
             for scope in self.scopes:
-                used = self._used(scope, name)
-                if used is not None:
-                    return Evidence(True, f"{name}.{used} is used beside it")
-        field = self._field(node.attr.value)
+                if name in scope.used:
+                    return Evidence(True, f"{name}.{scope.used[name]} is used beside it")
+        field = self.known.fields.get(node.attr.value)
         if field is not None:
             return Evidence(True, f"field {node.attr.value}: {field}")
         if node.attr.value in ("data", "grad", "weight"):
@@ -127,14 +223,8 @@ class _Judge:
     def _subscript(self, node: cst.Subscript, depth: int) -> Evidence:
         code = self.module.code_for_node(node)
         for scope in self.scopes:
-            if isinstance(scope, cst.Module):
-                continue
-            for attribute in _tensor_attributes(scope):
-                if (
-                    isinstance(attribute.value, cst.Subscript)
-                    and self.module.code_for_node(attribute.value) == code
-                ):
-                    return Evidence(True, f"{code}.{attribute.attr.value} is used beside it")
+            if code in scope.used_items:
+                return Evidence(True, f"{code}.{scope.used_items[code]} is used beside it")
         inner = self.judge(node.value, depth + 1)
         if inner.tensor:
             return Evidence(True, f"an item of a collection: {inner.why}")
@@ -166,11 +256,9 @@ class _Judge:
             return self.judge(node, depth + 1)
         return UNKNOWN
 
-    def _bound(self, scope: cst.CSTNode, name: str, depth: int) -> Evidence:
+    def _bound(self, scope: _Scope, name: str, depth: int) -> Evidence:
         """Evidence from what the name is assigned or iterates over in a scope."""
-        for target, value, annotation, iterates in _bindings(scope):
-            if target != name:
-                continue
+        for value, annotation, iterates in scope.bindings.get(name, ()):
             if annotation is not None and _TENSOR.search(annotation_text(annotation)):
                 return Evidence(True, f"{name}: {annotation_text(annotation)}")
             if value is None:
@@ -179,36 +267,6 @@ class _Judge:
             if found.tensor is not None:
                 return found
         return UNKNOWN
-
-    def _used(self, scope: cst.CSTNode, name: str) -> str | None:
-        """A tensor's attribute that the scope asks the expression `name` for."""
-        if isinstance(scope, cst.Module):
-            return None
-        for attribute in _tensor_attributes(scope):
-            if dotted(attribute.value) == name:
-                return attribute.attr.value
-        return None
-
-    def _checked(self, scope: cst.FunctionDef, name: str) -> bool:
-        return any(
-            isinstance(node, cst.Call)
-            and dotted(node.func) == "isinstance"
-            and len(node.args) == 2
-            and dotted(node.args[0].value) == name
-            and _TENSOR.search(self.module.code_for_node(node.args[1].value)) is not None
-            for node in walk(scope)
-        )
-
-    def _field(self, name: str) -> str | None:
-        """Annotation of a tensor field of that name in one of the module's classes."""
-        for statement in self.module.body:
-            if not isinstance(statement, cst.ClassDef):
-                continue
-            for target, _, annotation, _ in _bindings(statement):
-                text = annotation_text(annotation)
-                if target.rpartition(".")[2] == name and _TENSOR.search(text):
-                    return text
-        return None
 
 
 def _tensor_attributes(scope: cst.CSTNode) -> Iterator[cst.Attribute]:
@@ -227,10 +285,9 @@ def _tensor_attributes(scope: cst.CSTNode) -> Iterator[cst.Attribute]:
             yield node
 
 
-_Binding = tuple[str, cst.BaseExpression | None, cst.Annotation | None, bool]
-
-
-def _bindings(scope: cst.CSTNode) -> Iterator[_Binding]:
+def _bindings(
+    scope: cst.CSTNode,
+) -> Iterator[tuple[str, cst.BaseExpression | None, cst.Annotation | None, bool]]:
     """(target, value, annotation, whether it iterates) of the assignments and loops in a scope.
 
     A module's functions and classes are not entered: they are scopes of their own.

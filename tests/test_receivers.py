@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import libcst as cst
 import pytest
 
+from migrator import receivers
 from migrator.engine import migrate_file
-from migrator.matchers import Imports, places
+from migrator.matchers import Imports, places, walk
 from migrator.receivers import Evidence, evidence
 from migrator.rule import Status
 from migrator.rules import all_rules
@@ -233,3 +235,31 @@ def test_stores_and_calls_stay(source: str) -> None:
     assert result.after is None
     assert result.failure is None
     assert Status.CHANGED not in [r.status for r in result.records]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["y{0} = x.is_cuda", "y{0} = x{0}.is_cuda", "y{0} = x[{0}].is_cuda", "x = y.is_cuda"],
+    ids=["one", "many", "items", "bound again"],
+)
+def test_many_guards_in_one_function(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work grows with the file, not with its square: counted in nodes, not in seconds."""
+    nodes = 0
+
+    def counting(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+        nonlocal nodes
+        for found in walk(node):
+            nodes += 1
+            yield found
+
+    def work(count: int) -> int:
+        nonlocal nodes
+        nodes = 0
+        body = "".join(f"    {line.format(number)}\n" for number in range(count))
+        rules = [rule for rule in all_rules() if rule.code == "NPU110"]
+        result = migrate_file("vllm/x.py", f"def f(x, y):\n{body}".encode(), rules, Tree({}))
+        assert len(result.records) == count
+        return nodes
+
+    monkeypatch.setattr(receivers, "walk", counting)
+    assert work(200) <= 2.1 * work(100)
