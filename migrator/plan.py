@@ -292,10 +292,10 @@ def _start_worker(job: _Job) -> None:
     # An interrupt on a terminal goes to all processes; the first one says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where the first process is killed, its workers would wait for ever, and keep its locks.
-    _die_with_parent()
+    die_with_parent()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the system kill this process when the one that forked it ends (Linux's prctl)."""
     pr_set_pdeathsig = 1
     with contextlib.suppress(OSError, AttributeError):

@@ -9,7 +9,9 @@ claimed: it is counted and not listed.
 from __future__ import annotations
 
 import enum
+import gc
 import multiprocessing
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,7 +22,7 @@ from migrator.coverage.effort import Effort, judge
 from migrator.coverage.reach import REGISTRY, Reach, reach
 from migrator.coverage.surface import NAMESPACE, Facts, Kind, Site, read
 from migrator.engine import Record
-from migrator.plan import PACKAGE, Plan, make_plan
+from migrator.plan import PACKAGE, Plan, die_with_parent, make_plan
 from migrator.rule import Status
 from migrator.tree import Tree
 
@@ -170,7 +172,16 @@ def _read(item: tuple[int, str, bytes]) -> Facts:
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork"))
+    context = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    # Syntax trees are large and free of cycles: the collector would only walk over them.
+    gc.disable()
+    # An interrupt on a terminal goes to all processes; the first one says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 # ---- what rules claim -----------------------------------------------------------------------

@@ -201,10 +201,17 @@ class _Reader:
                 if node.orelse:
                     not_why = f"else of `if {_short(node.test)}` in line {node.test.lineno}"
                     self.block(node.orelse, guard or (not_why if value is True else None))
-            case ast.Try():
+            case ast.For() | ast.AsyncFor():
+                self.expression(node.target, guard)
+                self.expression(node.iter, guard)
+                self.block(node.body, guard)
+                self.block(node.orelse, guard)
+            case ast.Try() | ast.TryStar():
                 caught = _catches_import_error(node.handlers)
                 self.block(node.body, guard, trying=caught)
                 for handler in node.handlers:
+                    if handler.type is not None:
+                        self.expression(handler.type, guard)
                     self.block(handler.body, guard)
                 self.block(node.orelse, guard or self.failed_try(node, caught=caught))
                 self.block(node.finalbody, guard)
@@ -227,9 +234,14 @@ class _Reader:
                     elif isinstance(child, ast.expr):
                         self.expression(child, guard)
                     elif isinstance(child, ast.match_case):
+                        for part in ast.walk(child.pattern):
+                            if isinstance(part, ast.MatchValue):
+                                self.expression(part.value, guard)
+                        if child.guard is not None:
+                            self.expression(child.guard, guard)
                         self.block(child.body, guard)
 
-    def failed_try(self, node: ast.Try, *, caught: bool) -> str | None:
+    def failed_try(self, node: ast.Try | ast.TryStar, *, caught: bool) -> str | None:
         """Why the `else` of a `try` is not run on an NPU."""
         if not caught:
             return None
