@@ -76,13 +76,25 @@ def commit_edits(root: Path, text: str = "by hand") -> None:
 # ---- apply ---------------------------------------------------------------------------------
 
 
-def test_apply_commits_rule_by_rule(tmp_path: Path, run: RunCli) -> None:
-    root, plain = copy_mini(tmp_path / "mini"), copy_mini(tmp_path / "plain")
-    for tree in (root, plain):
-        commit_all(tree)
-    done = run("apply", root, "--commit", *OPTIONS)
-    assert done.code == 0, done.err
-    assert f"Branch: {OLD_BRANCH}" in done.err
+_made: dict[str, Path] = {}
+
+
+@pytest.fixture
+def applied(run: RunCli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small tree with its migration committed; to be looked at only."""
+    if "applied" not in _made:
+        root = copy_mini(tmp_path_factory.mktemp("applied") / "mini")
+        commit_all(root)
+        done = run("apply", root, "--commit", *OPTIONS)
+        assert done.code == 0, done.err
+        assert f"Branch: {OLD_BRANCH}" in done.err
+        _made["applied"] = root
+    return _made["applied"]
+
+
+def test_apply_commits_rule_by_rule(applied: Path, tmp_path: Path, run: RunCli) -> None:
+    root, plain = applied, copy_mini(tmp_path / "plain")
+    commit_all(plain)
     assert run("apply", plain, "--in-place", *OPTIONS).code == 0
     assert snapshot(root) == snapshot(plain), "the same, byte for byte"
     assert_clean(root)
@@ -100,10 +112,8 @@ def committed(root: Path, commit: str) -> dict[str, tuple[int, bytes | str]]:
     return {e.path: (e.mode, e.link or tree.read(e.path) or b"") for e in tree.entries()}
 
 
-def test_every_commit_parses_and_says_why(tmp_path: Path, run: RunCli) -> None:
-    root = copy_mini(tmp_path / "mini")
-    commit_all(root)
-    assert run("apply", root, "--commit", "-q", *OPTIONS).code == 0
+def test_every_commit_parses_and_says_why(applied: Path) -> None:
+    root = applied
     commits = git(root, "rev-list", "--reverse", "HEAD~1").split()[1:]
     for commit in commits:
         for path, (_, data) in committed(root, commit).items():
@@ -119,10 +129,8 @@ def test_every_commit_parses_and_says_why(tmp_path: Path, run: RunCli) -> None:
     assert all(len(subject) <= 72 for subject in subjects(root, "HEAD"))
 
 
-def test_imports_come_with_the_rule_that_needs_them(tmp_path: Path, run: RunCli) -> None:
-    root = copy_mini(tmp_path / "mini")
-    commit_all(root)
-    assert run("apply", root, "--commit", "-q", *OPTIONS).code == 0
+def test_imports_come_with_the_rule_that_needs_them(applied: Path) -> None:
+    root = applied
     first = git(root, "log", "--format=%H", "--grep=^NPU120").strip()
     text = git(root, "log", "-1", "--format=%B", first)
     assert "- vllm/model_executor/layers/activation.py:4 <module> (NPU001)" in text
@@ -130,25 +138,19 @@ def test_imports_come_with_the_rule_that_needs_them(tmp_path: Path, run: RunCli)
     assert "+    import torch_npu" in patch
 
 
-def test_apply_in_a_directory_of_a_repository(tmp_path: Path, run: RunCli) -> None:
+def test_apply_in_a_directory_keeps_executables(tmp_path: Path, run: RunCli) -> None:
     root = tmp_path / "mono"
     root.mkdir()
     copy_mini(root / "third_party/vllm")
+    (root / "third_party/vllm/vllm/_custom_ops.py").chmod(0o755)
     (root / "other.txt").write_bytes(b"other\n")
     commit_all(root)
     assert run("apply", root / "third_party/vllm", "--commit", "-q", *OPTIONS).code == 0
     assert_clean(root)
+    mode = git(root, "ls-tree", "HEAD", "third_party/vllm/vllm/_custom_ops.py")
+    assert mode.startswith("100755")
     assert (root / "other.txt").exists()
     assert executables(committed(root, "HEAD")) == executables(snapshot(root))
-
-
-def test_apply_keeps_executables(tmp_path: Path, run: RunCli) -> None:
-    root = copy_mini(tmp_path / "mini")
-    (root / "vllm/_custom_ops.py").chmod(0o755)
-    commit_all(root)
-    assert run("apply", root, "--commit", "-q", *OPTIONS).code == 0
-    assert_clean(root)
-    assert git(root, "ls-tree", "HEAD", "vllm/_custom_ops.py").startswith("100755")
 
 
 def test_apply_refuses(tmp_path: Path, run: RunCli, run_cli: RunCli) -> None:
@@ -194,9 +196,6 @@ def test_the_steps_are_the_plan(tmp_path: Path) -> None:
 
 
 # ---- update --------------------------------------------------------------------------------
-
-
-_made: dict[str, Path] = {}
 
 
 @pytest.fixture
