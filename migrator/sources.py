@@ -75,7 +75,7 @@ def _updated_release(tree: DiskTree) -> str | None:
     try:
         log = json.loads(data or b"{}")
         return log["release"] if log.get("updated") and isinstance(log["release"], str) else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -216,7 +216,7 @@ class DiskTree(Tree):
 
 
 Question = tuple[str, str]
-"""What can be asked of a tree: `read`, `exists`, `entries` or `release`, and a path."""
+"""What can be asked of a tree: `read`, `exists`, `occupied`, `entries` or `release`, and a path."""
 
 
 class WatchedTree(Tree):
@@ -250,6 +250,12 @@ class WatchedTree(Tree):
         self.asked["read", path] = "" if data is None else digest(data)
         return data
 
+    def occupied(self, path: str) -> bool:
+        """As the tree's own."""
+        taken = self.tree.occupied(path)
+        self.asked["occupied", path] = str(taken)
+        return taken
+
     def parse(self, path: str) -> ast.Module | None:
         """As the tree's own."""
         if ("read", path) not in self.asked:
@@ -272,6 +278,8 @@ def answer(tree: Tree, question: Question) -> str:
         return "" if data is None else digest(data)
     if kind == "exists":
         return str(tree.exists(path))
+    if kind == "occupied":
+        return str(tree.occupied(path))
     if kind == "entries":
         return _listing(tree.entries())
     return tree.release or ""

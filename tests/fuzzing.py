@@ -61,6 +61,10 @@ class Overlay(Tree):
         """As below, the file with it."""
         return path == self.path or self.below.exists(path)
 
+    def occupied(self, path: str) -> bool:
+        """As below."""
+        return self.below.occupied(path)
+
     def read(self, path: str) -> bytes | None:
         """The file, or what is below."""
         return self.data if path == self.path else self.below.read(path)

@@ -30,6 +30,8 @@ from tests.trees import FIXTURES, GUARD, MINI, SELECT, copy_mini, executables, g
 
 CORPUS = FIXTURES / "hostile"
 SOURCE = GUARD.format(remark="").encode()
+CACHE = "cache"
+"""Name of the directory beside the tree that the runs use as their cache."""
 TRAP = "open({!r}, 'w').write('vLLM code was run')\n"
 """Code that shows that it was run."""
 
@@ -351,7 +353,12 @@ class Judge:
         """Run the command line; only the `allowed` names beside the tree may change."""
         before = self._beside(allowed)
         self.runs += 1
-        environment = {"NO_COLOR": "1", "COLUMNS": "100", "GIT_CEILING_DIRECTORIES": str(self.here)}
+        environment = {
+            "NO_COLOR": "1",
+            "COLUMNS": "100",
+            "GIT_CEILING_DIRECTORIES": str(self.here),
+            "XDG_CACHE_HOME": str(self.here / CACHE),
+        }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             done = CliRunner().invoke(main, list(arguments), env=environment)
@@ -371,7 +378,7 @@ class Judge:
     def _beside(self, allowed: Sequence[str]) -> Listing:
         found: Listing = {}
         for entry in sorted(self.here.iterdir()):
-            if entry.name not in allowed:
+            if entry.name not in allowed and entry.name != CACHE:
                 found |= listing(entry)
         return found
 
@@ -391,25 +398,28 @@ class Judge:
             json.loads(json_diff.stdout or "{}")
         applied = self.run("apply", tree, "-q", "-o", out, *chosen, allowed=["out"])
         codes["apply"] = applied.exit_code
+        wanted = _emitted(self.here / "out")
         if applied.exit_code == 2:
             if os.path.lexists(out):
                 self._blame("apply fails and leaves an output")
         else:
-            self._look_at_output(diff.stdout_bytes, chosen)
+            self._look_at_output(snapshot(self.here / "out"), diff.stdout_bytes, chosen)
         in_place = self.run(
             "apply", tree, "-q", "--in-place", "--force", *chosen, allowed=[self.tree.name]
         )
         codes["in place"] = in_place.exit_code
         if in_place.exit_code != 2:
             self.run("apply", tree, "-q", "--in-place", "--force", *chosen)
-            if applied.exit_code != 2 and _emitted(self.tree) != _emitted(self.here / "out"):
+            if applied.exit_code != 2 and _emitted(self.tree) != wanted:
                 self._blame("in place gives another tree than apply -o")
             if (self.tree / writer.JOURNAL).is_dir():
                 self._blame("in place leaves its staging directory")
         return codes
 
-    def _look_at_output(self, patch: bytes, chosen: Sequence[str]) -> None:
-        source, target = snapshot(self.tree), snapshot(self.here / "out")
+    def _look_at_output(
+        self, target: dict[str, tuple[int, bytes | str]], patch: bytes, chosen: Sequence[str]
+    ) -> None:
+        source = snapshot(self.tree)
         for path, (_, data) in target.items():
             if source.get(path, (0, None))[1] == data or not path.endswith(".py"):
                 continue
