@@ -32,6 +32,7 @@ from simulated_runs import DEEP, ROOT, Job, Outcome, State
 
 sys.path.insert(0, str(ROOT))
 
+from migrator.plugin import entries as read_entries
 from migrator.plugin.runtime.importing import Loader, misfits
 from migrator.sources import fetch
 from migrator.verify import simulate
@@ -109,7 +110,7 @@ def fit(state: State, release: str) -> Fit:
         if known.key == key and not known.problem:
             return known
     package = fetch(release) / "vllm"
-    entries = changing.entries(plugin)
+    entries = read_entries(plugin)
     began = time.process_time()
     problems = misfits(entries, package)
     checked = time.process_time()
@@ -187,7 +188,7 @@ def changed_source(state: State, release: str) -> Path:
     target = state.folder / "changed" / release
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source / "vllm", target / "vllm")
-    entries = changing.entries(state.tree(release))
+    entries = read_entries(state.tree(release))
     (one,) = (t for t in changing.targets(entries, source / "vllm") if t.name == CHANGED_FUNCTION)
     place = one.entry.installed(target / "vllm")
     place.write_bytes(changing.with_a_line(place.read_bytes(), one.original))

@@ -83,7 +83,7 @@ from migrator.verify.run import Options, verify
     "vllm",
     metavar="SRC",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="TREE is a plugin: install it beside this untouched source of vLLM, and run that.",
+    help="TREE is a plugin, for this untouched source of vLLM: compare them, or run them.",
 )
 @click.option(
     "--work",
@@ -142,7 +142,9 @@ def command(
     torch, torch_npu and transformers (--env), on the simulated Ascend, and their greedy tokens
     are compared with those of transformers on the CPU in float32. --install builds a wheel there;
     --refusals starts engines that an NPU cannot serve, and wants a clear error of each.
-    With --with-vllm, TREE is what `apply --layout plugin` wrote.
+
+    With --with-vllm, TREE is what `apply --layout plugin` wrote. Without a kind of run, its patches
+    are compared with that vLLM, as the plugin does when it is asked for a platform.
 
     Exit code 0: nothing found; 1: findings; 2: the check could not be made.
     """
@@ -156,9 +158,10 @@ def command(
         if vllm is not None and install:
             raise UserError("--install builds a tree; a plugin is installed by --with-vllm")
         _run(tree, vllm, env or python, kinds, models, modes, work, timeout, format_, quiet)
-    if models or modes or work or vllm:
-        given = "--models, --modes, --with-vllm and --work"
-        raise UserError(f"{given} go with --simulate or --serve")
+    if models or modes or work:
+        raise UserError("--models, --modes and --work go with --simulate or --serve")
+    if vllm is not None:
+        _fit(tree, vllm, format_, quiet=quiet)
     if torch_npu and torch_npu_wheel:
         raise UserError("--torch-npu and --torch-npu-wheel exclude each other; give one of them")
     options = Options(
@@ -187,6 +190,26 @@ _OURSELVES = (
     f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r}); "
     "from migrator.cli import main; main()"
 )
+
+
+def _fit(plugin: Path, vllm: Path, format_: str, *, quiet: bool) -> NoReturn:
+    """Say whether a plugin fits a vLLM, and exit as that says."""
+    import json
+
+    from migrator.plugin import check
+
+    if format_ == "github":
+        raise UserError("--format github marks lines of files; here are none: take text or json")
+    patches, misfits = check(plugin, vllm)
+    if format_ == "json":
+        click.echo(json.dumps({"patches": patches, "misfits": misfits}, indent=2))
+    else:
+        for line in misfits:
+            click.echo(line)
+    if not quiet:
+        said = f"{len(misfits)} do not fit" if misfits else "all fit"
+        click.echo(f"{patches} patches; {said} the vLLM in {vllm}", err=True)
+    sys.exit(1 if misfits else 0)
 
 
 def _run(

@@ -8,5 +8,6 @@ added files become modules of the package. docs/plugin.md tells how and why.
 from __future__ import annotations
 
 from migrator.plugin.emit import DISTRIBUTION, PACKAGE, PluginError, make_plugin
+from migrator.plugin.fit import check, entries
 
-__all__ = ["DISTRIBUTION", "PACKAGE", "PluginError", "make_plugin"]
+__all__ = ["DISTRIBUTION", "PACKAGE", "PluginError", "check", "entries", "make_plugin"]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator.plan import FileChange
-from migrator.plugin import PACKAGE
 from migrator.plugin.runtime.importing import Entry
 from migrator.plugin.runtime.patching import Patch, Source, Step, apply, first_line
 
@@ -25,17 +24,6 @@ def write(files: Sequence[FileChange], root: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.after)
     return root
-
-
-def entries(plugin: Path) -> list[Entry]:
-    """The patches that an emitted plugin lists, without importing it."""
-    index = ast.parse((plugin / PACKAGE / "patches" / "__init__.py").read_text("utf-8"))
-    (table,) = (node.value for node in index.body if isinstance(node, ast.AnnAssign))
-    assert table is not None
-    return [
-        Entry(module, plugin / PACKAGE / "patches" / file, sha256)
-        for module, (file, sha256) in ast.literal_eval(table).items()
-    ]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,9 +121,30 @@ def test_what_is_no_plugin_is_refused(plugin: Path, mini_tree: Path, tmp_path: P
 
 
 def test_options_that_do_not_go_together(plugin: Path, mini_tree: Path, run_cli: RunCli) -> None:
-    alone = run_cli("verify", plugin, "--with-vllm", mini_tree)
-    assert alone.code == 2
-    assert "go with --simulate or --serve" in alone.err
+    marked = run_cli("verify", plugin, "--with-vllm", mini_tree, "--format", "github")
+    assert marked.code == 2
+    assert "--format github marks lines" in marked.err
     wheel = run_cli("verify", plugin, "--with-vllm", mini_tree, "--install")
     assert wheel.code == 2
     assert "--install builds a tree" in wheel.err
+
+
+def test_plugin_is_compared_without_running(
+    plugin: Path, mini_tree: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    fits = run_cli("verify", plugin, "--with-vllm", mini_tree)
+    assert (fits.code, fits.text) == (0, "")
+    assert "7 patches; all fit the vLLM in " in fits.err
+    place = mini_tree / "vllm" / "_custom_ops.py"
+    place.write_text(place.read_text().replace("input.contiguous()", "input"))
+    other = run_cli("verify", plugin, "--with-vllm", mini_tree, "--format", "json")
+    assert other.code == 1
+    found = json.loads(other.text)
+    assert found["patches"] == 7
+    (line,) = found["misfits"]
+    assert line.startswith("vllm/_custom_ops.py: rms_norm is not the one")
+    assert "1 do not fit" in other.err
+    for plugin_or_source in ((mini_tree, mini_tree), (plugin, tmp_path)):
+        done = run_cli("verify", plugin_or_source[0], "--with-vllm", plugin_or_source[1])
+        assert done.code == 2
+        assert "Error: " in done.err

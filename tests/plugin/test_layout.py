@@ -17,6 +17,7 @@ import pytest
 from migrator.log import read_log
 from migrator.plan import Plan, make_plan
 from migrator.plugin import PACKAGE, PluginError, make_plugin
+from migrator.plugin import entries as read_entries
 from migrator.plugin.emit import RUNTIME, module_name
 from migrator.plugin.runtime.importing import misfits
 from migrator.plugin.runtime.patching import Source, apply
@@ -72,7 +73,7 @@ def test_patches_and_modules_do_what_the_tree_does(
     tree = tmp_path / "tree"
     assert run_cli("apply", mini_tree, "--select", trees.SELECT, "-o", tree).code == 0
     log = read_log((tree / "migration-log.json").read_bytes())
-    entries = {entry.module: entry for entry in changing.entries(plugin)}
+    entries = {entry.module: entry for entry in read_entries(plugin)}
     for file in log.files:
         in_tree = ast.parse((tree / file.path).read_text("utf-8"))
         if file.before is None:
@@ -300,7 +301,7 @@ def check_release(source: Path, plan: Plan, folder: Path, every: int = 1) -> Non
     plugin = changing.write(files, folder / "plugin")
     assert compileall.compile_dir(plugin, quiet=2)
     package = source / "vllm"
-    entries = changing.entries(plugin)
+    entries = read_entries(plugin)
     assert misfits(entries, package) == []
     targets = list(changing.targets(entries, package))
     assert len(targets) > 25
