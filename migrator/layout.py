@@ -70,7 +70,10 @@ class Layout:
             parsed: what Python's parser made of the same bytes.
             wanted: nodes of the module, which `around` is asked for later.
         """
-        text = data.decode(module.encoding, "replace")
+        try:
+            text = data.decode(module.encoding, "replace")
+        except UnicodeError:
+            return cls(module)  # some of Python's codecs cannot replace
         if text.count("\r") != text.count("\r\n"):
             return cls(module)  # to Python a lone carriage return ends a line too
         finder = _Finder(module, wanted)
