@@ -222,7 +222,7 @@ def test_outputs_that_are_refused(tmp_path: Path, mini_tree: Path, run_cli: RunC
         other: "was not made by this tool; choose another -o or remove it",
         tmp_path / "file": "is there and is no directory; choose another -o",
         tmp_path / "link": "is there and is no directory; choose another -o",
-        mini_tree: "the output is the source itself; use --in-place for that",
+        mini_tree: "the output is the source itself; choose another -o, or use --in-place",
         tmp_path / "same": "the output is the source itself",
         mini_tree / "vllm" / "out": "lie within each other; choose another -o",
         tmp_path: "lie within each other; choose another -o",
@@ -299,7 +299,7 @@ def test_in_place_wants_a_clean_checkout(mini_tree: Path, run_cli: RunCli) -> No
     commit_all(mini_tree)
     (mini_tree / "new.txt").write_bytes(b"x")
     assert_one_line(
-        run_cli(*arguments), "has uncommitted changes; commit or stash them first, or use --force"
+        run_cli(*arguments), "has uncommitted changes; commit or stash them first, or --force"
     )
     (mini_tree / "new.txt").unlink()
     assert snapshot(mini_tree) == before

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from migrator.cli import common
+from migrator.cli import common, targets
 from migrator.cli.diff import print_patch
 from migrator.errors import MigrateError
 
@@ -87,7 +86,7 @@ def command(
         if writer.recover(source.tree.root):
             click.echo("Finished what an interrupted run had begun.", err=True)
         if commit or not force:
-            _refuse_unclean(source.tree.root)
+            targets.refuse_unclean(source.tree.root, forcible=not commit)
     known = common.settings(Path.cwd())
     tense = Tense.WOULD if dry_run else Tense.PAST
     plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
@@ -134,36 +133,12 @@ def command(
     common.finish(plan, pending_counts=False)
 
 
-def _refuse_unclean(root: Path) -> None:
-    """Raise unless `root` is in a git checkout without uncommitted changes below it."""
-    command = ["git", "-C", str(root), "status", "--porcelain", "--", "."]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MigrateError(f"cannot ask git about {root}: {error}; --force goes on") from error
-    if done.returncode != 0:
-        raise MigrateError(
-            f"{root} is no git checkout, so there would be no way back; use -o DIR, or --force"
-        )
-    if done.stdout.strip():
-        raise MigrateError(
-            f"{root} has uncommitted changes; commit or stash them first, or use --force"
-        )
-
-
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     """Raise where writing `target` would lose something that is not this tool's output."""
     from migrator.log import edited_since, read_log
-    from migrator.tree import LOG_NAME, REPOSITORIES, DiskTree
+    from migrator.tree import LOG_NAME, DiskTree
 
-    inner, outer = target.resolve(), tree.root.resolve()
-    if inner == outer:
-        raise MigrateError("the output is the source itself; use --in-place for that")
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise MigrateError(f"{target} and the source lie within each other; choose another -o")
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise MigrateError(f"{target} is there and is no directory; choose another -o")
-    if not target.exists() or not any(target.iterdir()):
+    if not targets.is_taken(target, tree.root):
         return
     there = DiskTree(target)
     data = there.read(LOG_NAME)
@@ -171,14 +146,5 @@ def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
         raise MigrateError(
             f"{target} is there and was not made by this tool; choose another -o or remove it"
         )
-    if force:
-        return
-    log = read_log(data)
-    edited = [name for name in REPOSITORIES if (target / name).exists()]
-    edited += edited_since(tree, there, log)
-    if edited:
-        shown = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
-        raise MigrateError(
-            f"{target} has changes that would be lost ({shown}); "
-            "choose another -o, or --force to replace it"
-        )
+    if not force:
+        targets.refuse_lost(target, edited_since(tree, there, read_log(data)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from migrator.cli import targets
 from migrator.errors import MigrateError
 
 if TYPE_CHECKING:
@@ -41,30 +42,15 @@ def tell(target: Path) -> None:
 def _refuse(tree: DiskTree, target: Path, *, force: bool) -> None:
     from migrator.log import edited_since, read_log
     from migrator.plugin import PACKAGE
-    from migrator.tree import LOG_NAME, REPOSITORIES, DiskTree, Tree
+    from migrator.tree import LOG_NAME, DiskTree, Tree
 
-    inner, outer = target.resolve(), tree.root.resolve()
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise MigrateError(f"{target} and the source lie within each other; choose another -o")
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise MigrateError(f"{target} is there and is no directory; choose another -o")
-    if not target.exists() or not any(target.iterdir()):
+    if not targets.is_taken(target, tree.root):
         return
     there = DiskTree(target)
     data = there.read(LOG_NAME)
     if data is None or not there.exists(f"{PACKAGE}/__init__.py"):
         raise MigrateError(f"{target} is there and is no plugin of this tool; choose another -o")
-    if force:
-        return
-    edited = [name for name in REPOSITORIES if (target / name).exists()]
-    edited += [
-        path
-        for path in edited_since(Tree({}), there, read_log(data))
-        if not any(fnmatch.fnmatch(path, pattern) for pattern in BUILT)
-    ]
-    if edited:
-        shown = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
-        raise MigrateError(
-            f"{target} has changes that would be lost ({shown}); "
-            "choose another -o, or --force to replace it"
-        )
+    if not force:
+        edited = edited_since(Tree({}), there, read_log(data))
+        own = [p for p in edited if not any(fnmatch.fnmatch(p, pattern) for pattern in BUILT)]
+        targets.refuse_lost(target, own)

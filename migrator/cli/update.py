@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from migrator.cli import common
+from migrator.cli import common, targets
 from migrator.errors import MigrateError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def command(
             click.echo("Finished what an interrupted run had begun.", err=True)
     old = run.read_adapted(ours, repository)
     if in_place and not dry_run and (commit or not force):
-        _refuse_unclean(ours.root, repository)
+        targets.refuse_unclean(ours.root, forcible=not commit)
     new = open_tree(new_src, repository)
     target = ours.root if in_place else output or _default_output(new, new_src)
     update = _merge(
@@ -159,27 +159,11 @@ def _default_output(new: Pristine, new_src: str) -> Path:
     return Path.cwd() / f"vllm-{new.tree.release or new.commit[:12]}-npu"
 
 
-def _refuse_unclean(root: Path, repository: Repository | None) -> None:
-    if repository is None:
-        raise MigrateError(
-            f"{root} is no git checkout, so there would be no way back; use -o DIR, or --force"
-        )
-    if repository.changed():
-        raise MigrateError(f"{root} has uncommitted changes; commit or stash them first")
-
-
 def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> str:
     from migrator import writer
     from migrator.tree import LOG_NAME
 
-    inner, outer = target.resolve(), ours.root.resolve()
-    if inner == outer:
-        raise MigrateError("the output is the tree itself; use --in-place for that")
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise MigrateError(f"{target} and the tree lie within each other; choose another -o")
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise MigrateError(f"{target} is there and is no directory; choose another -o")
-    there = target.is_dir() and any(target.iterdir())
+    there = targets.is_taken(target, ours.root, what="tree")
     if there and not force:
         raise MigrateError(f"{target} is there; choose another -o, or --force to replace it")
     if there and not (target / LOG_NAME).is_file():
