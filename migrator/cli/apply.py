@@ -128,8 +128,10 @@ def command(
             click.echo(f"Adapted tree: {target}\nLog: {target / LOG_NAME}", err=True)
             if branch is not None:
                 click.echo(f"Branch: {branch}", err=True)
-        else:
+        elif in_place:
             click.echo(f"Nothing to do: {target} is migrated.", err=True)
+        else:
+            click.echo(f"Nothing to change: {target} is a copy of {src}.", err=True)
     common.finish(plan, pending_counts=False)
 
 
