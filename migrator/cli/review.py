@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from migrator.errors import MigrateError
 
 if TYPE_CHECKING:
     from migrator.review import Review
+    from migrator.review.model import Coverage
     from migrator.tree import DiskTree
     from migrator.verify.simulate.report import Report
 
@@ -42,6 +44,12 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What `verify TREE --simulate --format json` printed, to be shown as well.",
 )
+@click.option(
+    "--coverage",
+    "with_coverage",
+    is_flag=True,
+    help="Show the code for other accelerators that no rule claims; it takes several times longer.",
+)
 @common.planning_options
 @common.command
 def command(
@@ -49,6 +57,7 @@ def command(
     output: Path,
     base: Path | None,
     simulated: Path | None,
+    with_coverage: bool,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     jobs: int | None,
@@ -69,15 +78,17 @@ def command(
     if tree is None:
         if base is not None:
             raise MigrateError(f"--base goes with an adapted tree, and {src} has no log")
-        review = _planned(src, runs, select, ignore, jobs, quiet, verbose)
+        review, source = _planned(src, runs, select, ignore, jobs, quiet, verbose)
     else:
         if select or ignore:
             raise MigrateError(f"{src} is adapted: its rules were chosen; --select is for a plan")
-        review = _done(tree, base, runs)
+        review, source = _done(tree, base, runs)
     if runs is not None and review.release is not None and runs.release != review.release:
         raise MigrateError(
             f"{simulated} is of vLLM {runs.release}, not {review.release}; leave --simulated out"
         )
+    if with_coverage:
+        review = replace(review, coverage=_coverage(source, jobs))
     _write(output, render_page(review).encode())
     if not quiet and str(output) != "-":
         click.echo(f"Review: {output}", err=True)
@@ -104,7 +115,7 @@ def _planned(
     jobs: int | None,
     quiet: bool,
     verbose: bool,
-) -> Review:
+) -> tuple[Review, DiskTree]:
     from migrator.report import Tense
     from migrator.review import review_plan
     from migrator.sources import open_source
@@ -112,10 +123,10 @@ def _planned(
     source = open_source(src)
     known = common.settings(Path.cwd())
     plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, quiet, verbose)
-    return review_plan(plan, source.tree, runs)
+    return review_plan(plan, source.tree, runs), source.tree
 
 
-def _done(tree: DiskTree, base: Path | None, runs: Report | None) -> Review:
+def _done(tree: DiskTree, base: Path | None, runs: Report | None) -> tuple[Review, DiskTree]:
     from migrator.log import read_log
     from migrator.review import review_tree
     from migrator.sources import fetch
@@ -126,7 +137,34 @@ def _done(tree: DiskTree, base: Path | None, runs: Report | None) -> Review:
         if release is None:
             raise MigrateError(f"{tree.root} does not say its release; name its source by --base")
         base = fetch(release)
-    return review_tree(tree, DiskTree(base), runs)
+    source = DiskTree(base)
+    return review_tree(tree, source, runs), source
+
+
+def _coverage(source: DiskTree, jobs: int | None) -> Coverage:
+    """The code of a source for other accelerators that no rule claims."""
+    from migrator.coverage import Grade, survey
+    from migrator.review.model import Coverage, Unclaimed
+
+    found = survey(source, jobs=common.processes(jobs, common.settings(Path.cwd())))
+    kinds = tuple(
+        (kind.value, (*(counts[grade] for grade in Grade), found.claimed.get(kind, 0)))
+        for kind, counts in found.counts().items()
+    )
+    items = [item for item in found.items if item.grade is Grade.REACHABLE]
+    reachable = tuple(
+        Unclaimed(
+            path=item.path,
+            line=item.line,
+            function=item.function,
+            kind=item.kind.value,
+            source=item.source,
+            effort=item.effort.value,
+            why=f"{item.reason}; {item.effort_why}",
+        )
+        for item in items
+    )
+    return Coverage(kinds, reachable)
 
 
 def _runs(path: Path | None) -> Report | None:

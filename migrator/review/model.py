@@ -147,6 +147,29 @@ class Package:
     removed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """Code for another accelerator that an NPU may come to and no rule claims."""
+
+    path: str
+    line: int
+    function: str
+    kind: str
+    source: str
+    effort: str
+    """How much work it is: `trivial`, `small`, `large`."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What is left of the accelerator-specific code of a tree."""
+
+    kinds: tuple[tuple[str, tuple[int, ...]], ...]
+    """Kind of code → how many of its sites are reachable, guarded, unreachable, claimed."""
+    reachable: tuple[Unclaimed, ...]
+
+
 @dataclass(frozen=True)
 class Review:
     """All that the page shows."""
@@ -164,6 +187,7 @@ class Review:
     sources: Mapping[str, str] = field(default_factory=dict)
     """`path:line` of what was left alone → that line of source."""
     simulated: Simulated | None = None
+    coverage: Coverage | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
