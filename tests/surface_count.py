@@ -283,7 +283,7 @@ def _asks(line: list[Token], at: int) -> bool:
     text = line[at].text
     if text == ")":
         opening = line[at].closes
-        return bool(opening) and line[opening - 1].text == "str"
+        return opening is not None and opening > 0 and line[opening - 1].text == "str"
     if text == "type" and line[at - 1].text == ".":
         owner = line[at - 2].text
         return "device" in owner or owner == ")"

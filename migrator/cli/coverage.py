@@ -25,29 +25,26 @@ from migrator.cli import common
     help="Which sites are listed as text and as annotations; JSON and SARIF hold all.",
 )
 @common.format_option
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Processes to use [default: one for each processor].",
-)
-@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+@common.planning_options
 @common.command
 def command(
     source: str,
     since: str | None,
     show: tuple[str, ...],
     output_format: str | None,
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
     jobs: int | None,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """List the accelerator-specific code of SRC that no rule claims.
 
     SRC is a directory or a release such as vllm==0.33.0. Each site is listed with its function,
     with whether an NPU comes to it (reachable; guarded by a condition that is false on an NPU;
     unreachable), with how much work it is, and with the reasons. What is reachable is told by a
-    static graph of imports and calls, which leans to saying too much.
+    static graph of imports and calls, which leans to saying too much. What the selected rules
+    change, or leave alone for a reason, is counted and not listed.
 
     With --since, code that was moved is not new; exit code 1 where something new is reachable.
     """
@@ -61,8 +58,12 @@ def command(
     if not quiet:
         names = tree.name if older is None else f"{tree.name} and {older.name}"
         click.echo(f"reading {names}", err=True)
-    found = survey(tree, older=older, jobs=common.processes(jobs, known))
-    grades = set(Grade) if "all" in show else {Grade(name) for name in show}
+    rules = common.choose_rules(
+        select or known.get("select", []), ignore or known.get("ignore", [])
+    )
+    found = survey(tree, rules, older=older, jobs=common.processes(jobs, known))
+    every = verbose or "all" in show
+    grades = set(Grade) if every else {Grade(name) for name in show}
     text = render(found, output_format or known.get("format", "text"), grades)
     click.echo(text, nl=False)
     new = older is not None and any(item.grade is Grade.REACHABLE for item in found.items)

@@ -23,7 +23,7 @@ from migrator.coverage.reach import REGISTRY, Reach, reach
 from migrator.coverage.surface import NAMESPACE, Facts, Kind, Site, read
 from migrator.engine import Record
 from migrator.plan import PACKAGE, Plan, die_with_parent, make_plan
-from migrator.rule import Status
+from migrator.rule import Rule, Status
 from migrator.tree import Tree
 
 LONG = 30
@@ -87,16 +87,23 @@ class Survey:
         return found
 
 
-def survey(tree: Tree, *, older: Tree | None = None, jobs: int = 1) -> Survey:
+def survey(
+    tree: Tree,
+    rules: Sequence[Rule] | None = None,
+    *,
+    older: Tree | None = None,
+    jobs: int = 1,
+) -> Survey:
     """Survey a tree.
 
     Args:
         tree: only read.
+        rules: whose claims count; all rules when left out.
         older: an earlier release; only what it did not have is listed then. Moved code is not new.
         jobs: processes to use at most.
     """
     trees = [tree, *([older] if older is not None else [])]
-    plans = _plans(trees, jobs)
+    plans = _plans(trees, rules, jobs)
     facts = _facts(trees, jobs)
     new, old = _Surface(plans[0], facts[0]), None
     emitted = {**facts[0], **new.emitted}
@@ -123,12 +130,12 @@ def survey(tree: Tree, *, older: Tree | None = None, jobs: int = 1) -> Survey:
 # ---- work for several processes -------------------------------------------------------------
 
 
-def _plans(trees: Sequence[Tree], jobs: int) -> list[Plan]:
-    """The plans of all rules; two trees are planned beside each other."""
+def _plans(trees: Sequence[Tree], rules: Sequence[Rule] | None, jobs: int) -> list[Plan]:
+    """The plans of the trees; two are made beside each other."""
     if jobs == 1 or len(trees) == 1:
-        return [make_plan(tree, jobs=jobs) for tree in trees]
+        return [make_plan(tree, rules, jobs=jobs) for tree in trees]
     with _pool(len(trees)) as pool:
-        waiting: list[Future[Plan]] = [pool.submit(make_plan, tree) for tree in trees]
+        waiting: list[Future[Plan]] = [pool.submit(make_plan, t, rules) for t in trees]
         return [future.result() for future in waiting]
 
 
@@ -233,6 +240,9 @@ class _Surface:
         for site in sites:
             gone = emitted is not None and id(site) not in after
             guard = after.get(id(site), site.guard)
+            if guard is not None:
+                # The condition is named with its line in the source, where it is there already.
+                guard = site.guard or f"{guard} of the emitted file"
             rules = {r.rule for r in records if _claims(r, site, gone or guard is not None)}
             if rules:
                 self.claimed[site.kind] += 1

@@ -281,7 +281,7 @@ class _Graph:
         if attribute in asked:
             return
         asked.add(attribute)
-        for heir in (*self.heirs.get(class_, ()), class_):
+        for heir in tuple(self.heirs.get(class_, ())) or (class_,):
             self.call_method(heir, attribute)
 
     def call_method(self, class_: Key, name: str) -> None:

@@ -517,9 +517,9 @@ class _Reader:
     ) -> None:
         value = evaluate(node.test, self.known)
         text = f"`if {_short(node.test)}` in line {node.test.lineno}"
-        stack.append((node.test, why))
-        stack.append((node.body, why or (f"before {text}" if value is False else None)))
         stack.append((node.orelse, why or (f"else of {text}" if value is True else None)))
+        stack.append((node.body, why or (f"before {text}" if value is False else None)))
+        stack.append((node.test, why))
 
     def found(
         self, kind: Kind, node: ast.AST, source: str, guard: str | None, *, size: int = 0
