@@ -15,11 +15,8 @@ from types import FrameType
 
 from migrator.simulator.build import RUNTIME, Build, SimulatorError
 
-DEFAULT_MEMORY = 4 << 30
-"""Bytes of a device where ASCEND_SIM_MEMORY is not set."""
 SMALLEST_MEMORY = 2 << 20
 MOST_DEVICES = 64
-DEFAULT_SOC = "Ascend910B1"
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3}
 _UNITS |= {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}

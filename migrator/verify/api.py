@@ -59,7 +59,6 @@ class Exists:
     """The name is there, but nothing in the wheel tells what a call of it takes."""
 
     path: str
-    is_module: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +116,12 @@ class NpuApi:
         parts = path.split(".")
         if parts[:2] == ["torch", "ops"]:
             if len(parts) <= 3:
-                return Exists(path, is_module=True)
+                return Exists(path)
             return self._operator(path, parts[2], parts[3], parts[4:])
         if parts[:2] == ["torch", "npu"]:
             parts = ["torch_npu", "npu", *parts[2:]]
         if len(parts) == 1 or (parts[1:] == ["atb"] and self.exposed_atb):
-            return Exists(path, is_module=True)
+            return Exists(path)
         if parts[:2] == ["torch_npu", "atb"] and len(parts) > 2 and self.exposed_atb:
             if parts[2] in self.exposed_atb:
                 return self._operator(path, "atb", parts[2], parts[3:])
@@ -168,7 +167,7 @@ class NpuApi:
             return Exists(path)
         resolved = self.package.resolve(".".join(parts))
         if isinstance(resolved, Module):
-            return Exists(path, is_module=True)
+            return Exists(path)
         if isinstance(resolved, Definition):
             found = self.package.signatures(resolved)
             if found is None:
@@ -201,7 +200,7 @@ class NpuApi:
 
     def _bound_in_c(self, path: str, rest: list[str]) -> Answer:
         if not rest:
-            return Exists(path, is_module=True)
+            return Exists(path)
         name = rest[0]
         if not name.startswith("_") or name.startswith("__"):
             return Untold(path)
