@@ -92,19 +92,17 @@ def faults(tree: EmittedTree, out: Path) -> Iterator[str]:
     if not any(name.replace("-", "_").startswith("torch_npu") for name in required):
         yield "the wheel does not require torch_npu"
     for name in required:
-        if "extra ==" not in name and any(
-            word in name.lower() for word in ("nvidia", "cuda", "cupy", "flashinfer")
-        ):
+        if "extra ==" not in name and any(word in name.lower() for word in CUDA_ONLY):
             yield f"the wheel requires {name}, which is for CUDA"
     for name in sorted(names):
         if name.endswith(".so"):
             yield f"the wheel holds a compiled module: {name}"
-    for path in added(tree):
+    for path in written(tree):
         if path.startswith("vllm/") and path not in names:
             yield f"the wheel lacks {path}"
 
 
-def added(tree: EmittedTree) -> list[str]:
+def written(tree: EmittedTree) -> list[str]:
     """The files that the migration added or changed."""
     log = json.loads((tree.root / LOG).read_bytes())
     return [entry["path"] for entry in log["files"]]
