@@ -105,6 +105,16 @@ def test_log_points_into_the_patches(plugin: Path) -> None:
             assert "npu" in "\n".join(lines) or "device.type" in "\n".join(lines)
 
 
+@pytest.mark.parametrize("name", RUNTIME)
+def test_what_is_copied_is_python_of_the_oldest_that_vllm_runs_in(name: str) -> None:
+    # vLLM takes Python 3.9 until 0.11, and this tool is for 3.11 on.
+    text = (RUNTIME_FOLDER / name).read_text("utf-8")
+    tree = ast.parse(text, feature_version=(3, 9))
+    evaluated = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Assign))]
+    assert evaluated or name == "refused.py"
+    assert "from __future__ import annotations" in text
+
+
 def test_patches_are_linted_python(plugin: Path) -> None:
     check_linted(plugin)
     assert compileall.compile_dir(plugin, quiet=2)
@@ -176,7 +186,9 @@ import importlib.metadata
 def ask():
     # Drops what a plugin raises, as every release of vLLM does.
     names = []
-    for point in importlib.metadata.entry_points(group="vllm.platform_plugins"):
+    points = importlib.metadata.entry_points()
+    group = "vllm.platform_plugins"
+    for point in points.select(group=group) if hasattr(points, "select") else points[group]:
         try:
             names.append(point.load()())
         except Exception:
@@ -185,9 +197,18 @@ def ask():
     module, _, cls = name.rpartition(".")
     return name, getattr(importlib.import_module(module), cls)
 """
-TORCH = (
-    "class Tensor:\n    pass\n\n\nclass npu:\n    is_available = staticmethod(lambda: {there})\n"
-)
+TORCH = """\
+class Tensor:
+    pass
+
+
+class nn:
+    Module = object
+
+
+class npu:
+    is_available = staticmethod(lambda: {there})
+"""
 
 
 @pytest.fixture
@@ -208,10 +229,12 @@ def beside(plugin: Path, mini_tree: Path, tmp_path: Path) -> Callable[..., str]:
     (site / "torch_npu.py").write_text("")
     (mini_tree / "vllm" / "loader.py").write_text(LOADER)
 
-    def run(program: str, *, npu: bool = True, fails: bool = False) -> str:
+    def run(
+        program: str, *, npu: bool = True, fails: bool = False, python: str = sys.executable
+    ) -> str:
         (site / "torch.py").write_text(TORCH.format(there=npu))
         done = subprocess.run(
-            [sys.executable, "-c", program],
+            [python, "-c", program],
             env={"PYTHONPATH": f"{site}:{mini_tree}", "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
@@ -243,6 +266,23 @@ def test_loaded_modules_are_patched_when_the_platform_is_asked_for(
     file, same = out.splitlines()
     assert file.endswith(f"{PACKAGE}/patches/worker/_custom_ops.py")
     assert same == "True"
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13", "3.14"])
+def test_other_pythons_do_the_same(beside: Callable[..., str], version: str) -> None:
+    """vLLM takes Python 3.9 until 0.11, this tool from 3.11 on."""
+    python = shutil.which(f"python{version}")
+    works = python and subprocess.run([python, "-c", ""], capture_output=True, check=False)
+    if python is None or not works or works.returncode:
+        pytest.skip(f"no Python {version} here")
+    early = "import vllm.model_executor.layers.activation as a\n"
+    out = beside(
+        early + ASK + RMS + "print(a.SiluAndMul.forward_oot.__code__.co_filename)\n", python=python
+    )
+    assert [line.rpartition(f"{PACKAGE}/")[2] for line in out.splitlines()] == [
+        "patches/worker/_custom_ops.py",
+        "patches/worker/model_executor__layers__activation.py",
+    ]
 
 
 def test_nothing_happens_without_an_npu(beside: Callable[..., str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .importing import Entry, Finder
@@ -31,8 +31,8 @@ class RefusedError(RuntimeError):
 
 
 class _State:
-    finder: Optional[Finder] = None  # noqa: UP045 - read by Python 3.9
-    refusal: Optional[str] = None  # noqa: UP045
+    finder: Finder | None = None
+    refusal: str | None = None
 
 
 def platform() -> str | None:
