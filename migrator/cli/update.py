@@ -89,7 +89,9 @@ def command(
     ours = open_source(str(tree)).tree
     repository = Repository.around(ours.root)
     if commit and repository is None:
-        raise MigrateError(f"{tree} is in no git checkout, so there is nothing to commit to")
+        raise MigrateError(
+            f"no git checkout has the files of {tree}, so there is nothing to commit to"
+        )
     if in_place and not dry_run:
         click.get_current_context().with_resource(writer.locked(ours.root))
         if writer.recover(ours.root):

@@ -15,6 +15,7 @@ what was edited before the migration counts as work by hand then, as it should.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ def source_digest(tree: Tree) -> str:
     for entry in tree.entries():
         link = entry.link is not None
         kind = "link" if link else "executable" if entry.mode & 0o100 else "file"
-        data = (entry.link or "").encode() if link else tree.read(entry.path) or b""
+        data = os.fsencode(entry.link or "") if link else tree.read(entry.path) or b""
         total.update(f"{printable(entry.path)}\0{kind}\0{digest(data)}\n".encode())
     return total.hexdigest()
 

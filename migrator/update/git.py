@@ -79,11 +79,15 @@ class Repository:
 
     @classmethod
     def around(cls, root: Path) -> Repository | None:
-        """The checkout around a directory; None where there is none."""
+        """The checkout that has a directory's files; None where there is none.
+
+        A tree that merely lies in a checkout, which does not track it, is none of git's.
+        """
         try:
-            return cls(root)
+            found = cls(root)
         except MigrateError:
             return None
+        return found if found.tracks() else None
 
     # ---- running git -----------------------------------------------------------------------
 
@@ -145,6 +149,10 @@ class Repository:
         match = ("--match", "v[0-9]*")
         found = self._try("describe", "--tags", "--abbrev=0", *match, commit)
         return None if found is None else os.fsdecode(found).strip()
+
+    def tracks(self) -> bool:
+        """Does the checkout have any file of the tree?"""
+        return bool(self._run("ls-files", "-z", "--", "."))
 
     def changed(self) -> bool:
         """Is anything below the tree not committed?"""
@@ -321,7 +329,7 @@ class Repository:
     def commit_tree(self, tree: str, parents: Sequence[str], message: str) -> str:
         """Make a commit; no branch is moved."""
         options = [option for parent in parents for option in ("-p", parent)]
-        return self._text("commit-tree", tree, *options, "-F", "-", stdin=message.encode())
+        return self._text("commit-tree", tree, *options, "-F", "-", stdin=os.fsencode(message))
 
     def start_branch(self, name: str, commit: str) -> None:
         """Let a new branch be what is checked out, and the index as its commit.
@@ -359,7 +367,7 @@ class Repository:
     def prepare_message(self, text: str) -> None:
         """Leave a message that the next `git commit` proposes."""
         place = os.fsdecode(self._run("rev-parse", "--git-path", "MERGE_MSG").rstrip(b"\n"))
-        (self.root / place).write_text(text, encoding="utf-8")
+        (self.root / place).write_bytes(os.fsencode(text))
 
 
 def _path(line: bytes) -> str:

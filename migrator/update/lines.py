@@ -233,11 +233,15 @@ def _together(one: Hunk, other: Hunk) -> Hunk:
 
 
 def join(hunks: Iterable[Hunk]) -> list[Hunk]:
-    """Hunks with neighbouring clean ones put together."""
+    """Hunks with neighbouring clean ones put together.
+
+    One that was the end of its file may lack the end of its line, which it gets.
+    """
     joined: list[Hunk] = []
     for hunk in hunks:
         if joined and isinstance(hunk, Clean) and isinstance(joined[-1], Clean):
-            joined[-1] = Clean(joined[-1].lines + hunk.lines)
+            if hunk.lines:
+                joined[-1] = Clean(_ended(joined[-1].lines, b"\n") + hunk.lines)
         elif not isinstance(hunk, Clean) or hunk.lines:
             joined.append(hunk)
     return joined

@@ -163,7 +163,9 @@ def missing_lines(
     A line that both sides added may be there once. Order does not count: definitions move.
     `rewritten` lines are not missed.
     """
-    b, o, t, shown = (_count(lines) for lines in (base, ours, theirs, lines_of(hunks)))
+    # What counts is the text: a line that runs into the next one is not there.
+    result = split_lines(render(hunks))
+    b, o, t, shown = (_count(lines) for lines in (base, ours, theirs, result))
     missing: Counter[bytes] = Counter()
     for line in o.keys() | t.keys():
         mine, other = o[line] - b[line], t[line] - b[line]

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from migrator.errors import MigrateError
 from migrator.plan import FileChange
 from migrator.tree import LOG_NAME, SUMMARY_NAME, Entry, Tree
 from migrator.update.lines import has_markers
@@ -88,7 +89,11 @@ class Version:
         self._changes[path] = data
 
     def item(self, path: str) -> Item | None:
-        """What is at a path; None where there is nothing."""
+        """What is at a path; None where there is nothing.
+
+        Raises:
+            MigrateError: it cannot be read.
+        """
         entry = self.entries.get(path)
         if entry is None:
             return None
@@ -97,7 +102,10 @@ class Version:
         data = self._changes.get(path)
         if data is None:
             data = self._tree.read(path)
-        return None if data is None else Item(data, entry.mode)
+        if data is None:
+            # To take it for a file that is not there would be to delete it.
+            raise MigrateError(f"{path} in {self._tree.name} cannot be read; make it readable")
+        return Item(data, entry.mode)
 
 
 class Fate(enum.Enum):

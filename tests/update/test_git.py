@@ -166,7 +166,7 @@ def test_apply_refuses(tmp_path: Path, run: RunCli, run_cli: RunCli) -> None:
 
     refused("is no git checkout")
     git(root, "init", "-q")
-    refused("uncommitted changes")
+    refused("is no git checkout")  # that has its files
     commit_all(root)
     refused("exclude each other", "-o", "x")
     (root / "new").write_bytes(b"")
@@ -417,3 +417,20 @@ def test_update_refuses(adapted: Path, run: RunCli) -> None:
     write(adapted, {"loose": b""})
     refused("uncommitted changes", "v0.11.1", "--in-place")
     refused("uncommitted changes", "v0.11.1", "--commit", "--force")
+
+
+def test_a_tree_that_git_does_not_track_is_none_of_its(tmp_path: Path, run: RunCli) -> None:
+    """Such as one that lies in a checkout and is ignored there: files added by hand are named."""
+    outer = tmp_path / "outer"
+    write(outer, {".gitignore": b"/tree/\n"})
+    commit_all(outer)
+    old = old_release(tmp_path / "old")
+    assert run("apply", old, "-o", outer / "tree", "-q", *OPTIONS).code == 0
+    edit_by_hand(outer / "tree")
+    new = new_release(tmp_path / "new")
+    out = tmp_path / "out"
+    done = run("update", outer / "tree", new, "--base", old, "-o", out, *OPTIONS)
+    assert done.code == 0, done.err
+    assert re.search(r"vllm/mine.py +added by hand", done.err)
+    refused = run("update", outer / "tree", new, "--base", old, "--commit", *OPTIONS)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)

@@ -323,6 +323,13 @@ def test_no_line_end_at_the_end() -> None:
     assert "def more" in text
 
 
+def test_a_line_without_an_end_does_not_run_into_the_next() -> None:
+    base = "def g(x):\n    a = 1\n"
+    done = merge(base.rstrip("\n"), base + "  # theirs", base)
+    assert done.conflicts == 0
+    assert done.data == b"def g(x):\n    a = 1\n  # theirs"
+
+
 def test_other_encodings() -> None:
     base = b"# -*- coding: latin-1 -*-\nx = 'b'\n\n\ndef f():\n    return 1\n"
     ours = base.replace(b"'b'", b"'\xe9'")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from migrator import sources
 from migrator.log import read_log, schema
-from migrator.tree import LOG_NAME, SUMMARY_NAME, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
 from migrator.update.lines import has_markers
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, snapshot
@@ -323,7 +324,7 @@ def test_refusals(three: tuple[Path, Path, Path], tmp_path: Path, run_cli: RunCl
         ((tree, new, "--base", old, "-o", tmp_path / "full", "--force"), "was not made by this"),
         ((tree, new, "--in-place", "-o", "x"), "exclude each other"),
         ((tree, new, "--in-place", "--base", old), "is no git checkout"),
-        ((tree, new, "--commit", "--base", old), "is in no git checkout"),
+        ((tree, new, "--commit", "--base", old), "no git checkout has the files of"),
     ):
         before = snapshot(tmp_path)
         done = run_cli("update", *arguments, "-q", *OPTIONS)
@@ -342,3 +343,32 @@ def test_a_dry_run_writes_nothing(
     assert done.code == 0, done.err
     assert "Nothing was written." in done.err
     assert snapshot(tmp_path) == before
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_deleted(
+    three: tuple[Path, Path, Path], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = DiskTree.read
+
+    def read(self: DiskTree, path: str) -> bytes | None:
+        return None if path == "docs/notes.md" and self.root == three[2] else plain(self, path)
+
+    monkeypatch.setattr(DiskTree, "read", read)
+    before = snapshot(three[2])
+    done = update(run_cli, three, "--in-place", "--force", "-q")
+    assert done.code == 2
+    assert "docs/notes.md in tree cannot be read" in done.err
+    assert snapshot(three[2]) == before
+
+
+def test_names_that_are_no_text(
+    three: tuple[Path, Path, Path], tmp_path: Path, run_cli: RunCli
+) -> None:
+    name = os.fsdecode(b"docs/\xff.md")
+    for tree, data in ((three[1], b"upstream\n"), (three[2], b"upstream\n")):
+        write(tree, {name: data})
+    os.symlink(os.fsdecode(b"\xfe"), three[1] / "odd")
+    done = update(run_cli, three, "-o", tmp_path / "out", "--format", "json")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / name).read_bytes() == b"upstream\n"
+    assert os.readlink(tmp_path / "out/odd") == os.fsdecode(b"\xfe")
