@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Change the code that must not be wrong, one operator at a time, and see whether a test notices.
+
+The mutants are cosmic-ray's. Each module has its own quick tests; what survives them meets the
+slower ones. All of it happens in a clone of the last commit, and a mutant's tests run in a fork of
+a process that has imported pytest and the libraries already, which is most of what a run costs.
+
+Not counted are changes inside of annotations of functions, which nothing evaluates, and what is no
+Python. Of the ten others that a binary operator can become, one is drawn: most of a path's `/` are
+the same TypeError. Where a module has more mutants than --sample, that many are drawn by --seed.
+
+    python scripts/mutation_score.py --sample 150 --seed 1 --json docs/trust/mutations.json
+    python scripts/mutation_score.py writer --only 17     # one mutant again, with its tests' output
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import io
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module and the tests that are meant to notice a change of it, in stages."""
+
+    path: str
+    stages: tuple[tuple[str, ...], ...]
+
+
+_UPDATE = "tests/update/test_"
+MODULES = {
+    "engine": Module(
+        "migrator/engine.py",
+        (
+            ("tests/test_engine.py", "-k", "not any_ and not needs_no_torch"),
+            ("tests/test_rule_examples.py", "tests/test_log.py"),
+            ("tests/test_fuzz.py", "tests/test_engine.py", "-k", "mutated_files or any_"),
+        ),
+    ),
+    "writer": Module(
+        "migrator/writer.py",
+        (
+            (
+                *("tests/test_writer.py", f"{_UPDATE}writing.py", "-k"),
+                "not interrupt and not command_ends and not two_runs and not two_outputs",
+            ),
+            ("tests/test_writer.py", "-k", "command_ends or two_runs or two_outputs"),
+            ("tests/test_writer.py", "-k", "interrupt and not planning and call"),
+            ("tests/test_writer.py", "tests/test_hostile_trees.py", "-k", "names or line or journ"),
+        ),
+    ),
+    "merge": Module(
+        "migrator/update/merge.py",
+        ((f"{_UPDATE}merge.py",), (f"{_UPDATE}trees.py", f"{_UPDATE}update.py")),
+    ),
+}
+LIBRARIES = (
+    *("pytest", "_pytest.assertion.rewrite", "hypothesis", "hypothesis.extra", "libcst", "click"),
+    *("click.testing", "rich.console", "rich.progress", "msgspec", "jinja2", "pathspec", "merge3"),
+    *("packaging.version", "packaging.specifiers", "libcst._nodes.internal", "tarfile", "ctypes"),
+    *("concurrent.futures.process", "multiprocessing", "difflib", "platformdirs", "unearth"),
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one module."""
+
+    number: int
+    operator: str
+    line: int
+    definition: str
+    before: str
+    after: str
+    source: str
+
+
+def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where the annotations of functions, and of names in them, stand."""
+    found: list[ast.expr | None] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append(node.returns)
+            found += [inner.annotation for inner in ast.walk(node) if isinstance(inner, ast.arg)]
+            found += [n.annotation for n in ast.walk(node) if isinstance(n, ast.AnnAssign)]
+    return [
+        ((n.lineno, n.col_offset), (n.end_lineno or 0, n.end_col_offset or 0))
+        for n in found
+        if n is not None
+    ]
+
+
+def mutants(path: Path, seed: int = 1) -> tuple[list[Mutant], int]:
+    """The mutants of a module, and how many more there are in annotations."""
+    from cosmic_ray.commands.init import _all_work_items  # type: ignore[import-untyped]
+    from cosmic_ray.mutating import mutate_code  # type: ignore[import-untyped]
+    from cosmic_ray.plugins import get_operator  # type: ignore[import-untyped]
+
+    source = path.read_text(encoding="utf-8")
+    spans = annotation_spans(source)
+    lines = source.splitlines()
+    found: list[Mutant] = []
+    binary: dict[tuple[int, int], list[Mutant]] = {}
+    left_out = 0
+    for item in _all_work_items([path], {}):
+        (mutation,) = item.mutations
+        start = mutation.start_pos
+        if any(first <= start < last for first, last in spans):
+            left_out += 1
+            continue
+        operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+        try:
+            changed = mutate_code(source, operator, mutation.occurrence)
+        except AttributeError:
+            continue  # of `except (A, b.C)` cosmic-ray's own operator makes nothing
+        if changed is None or changed == source or not _parses(changed):
+            continue
+        new = changed.splitlines()
+        at = next((n for n, (a, b) in enumerate(zip(lines, new, strict=False)) if a != b), 0)
+        mutant = Mutant(
+            0,
+            mutation.operator_name.partition("/")[2],
+            at + 1,
+            mutation.definition_name or "",
+            lines[at].strip(),
+            new[at].strip() if at < len(new) else "",
+            changed,
+        )
+        if "ReplaceBinaryOperator" in mutant.operator:
+            binary.setdefault(start, []).append(mutant)
+        else:
+            found.append(mutant)
+    rng = random.Random(seed)
+    found += [rng.choice(binary[start]) for start in sorted(binary)]
+    return [replace(mutant, number=n) for n, mutant in enumerate(found)], left_out
+
+
+def _parses(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def clone() -> Iterator[Path]:
+    """A clone of the last commit, on a disk in memory where there is one: tests write a lot."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        prefix="vllm-npu-migrate-mutants-", dir=memory if memory.is_dir() else None
+    ) as place:
+        subprocess.run(["git", "clone", "-q", str(ROOT), f"{place}/clone"], check=True)
+        Path(place, "tmp").mkdir()
+        yield Path(place, "clone")
+
+
+def passes(here: Path, arguments: Sequence[str], seconds: float, *, show: bool = False) -> bool:
+    """Do these tests pass in the clone? No, too, if they take more than `seconds` of CPU each."""
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            code = _pytest(here, arguments, seconds, show=show)
+        finally:
+            os._exit(code)
+    until = time.monotonic() + seconds * 40
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status == 0
+        if time.monotonic() > until:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return False
+        time.sleep(0.02)
+
+
+def _pytest(here: Path, arguments: Sequence[str], seconds: float, *, show: bool) -> int:
+    import pytest
+
+    os.setpgid(0, 0)
+    os.chdir(here)
+    sys.dont_write_bytecode = True
+    os.environ |= {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(here),
+        "TMPDIR": str(here.parent / "tmp"),
+    }
+    tempfile.tempdir = None
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
+    sys.path[:] = [str(here), *(p for p in sys.path if p not in ("", str(ROOT), str(here)))]
+    if not show:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]))
+
+
+def judge(here: Path, module: Module, source: str, limits: Sequence[float], **show: bool) -> bool:
+    """Does a test notice this source in the module's place?"""
+    path = here / module.path
+    original = path.read_text(encoding="utf-8")
+    path.write_text(source, encoding="utf-8")
+    try:
+        return not all(
+            passes(here, stage, limit, **show)
+            for stage, limit in zip(module.stages, limits, strict=True)
+        )
+    finally:
+        path.write_text(original, encoding="utf-8")
+
+
+def limits_of(here: Path, module: Module) -> list[float]:
+    """Seconds of CPU for each stage: several times what it takes where nothing is changed."""
+    limits = []
+    for stage in module.stages:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if not passes(here, stage, 600):
+            raise SystemExit(f"the tests {' '.join(stage)} fail without any change")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        limits.append(10 + 4 * (after.ru_utime - before.ru_utime))
+    return limits
+
+
+def score(name: str, here: Path, sample: int, seed: int) -> dict[str, Any]:
+    """Judge the mutants of a module."""
+    module = MODULES[name]
+    every, left_out = mutants(here / module.path, seed)
+    chosen = every
+    if len(every) > sample:
+        chosen = random.Random(seed).sample(every, sample)
+    limits = limits_of(here, module)
+    survivors = []
+    for done, mutant in enumerate(chosen, start=1):
+        if not judge(here, module, mutant.source, limits):
+            survivors.append(
+                {
+                    "number": mutant.number,
+                    "line": mutant.line,
+                    "definition": mutant.definition,
+                    "before": mutant.before,
+                    "after": mutant.after,
+                }
+            )
+            print(f"SURVIVES {name} {json.dumps(survivors[-1])}", flush=True)
+        if done % 25 == 0:
+            print(f"{name}: {done} of {len(chosen)}, {len(survivors)} survive", flush=True)
+    return {
+        "path": module.path,
+        "mutants": len(every),
+        "in_annotations": left_out,
+        "tried": len(chosen),
+        "killed": len(chosen) - len(survivors),
+        "survivors": survivors,
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(MODULES)} [default: all]")
+    parser.add_argument("--sample", type=int, default=150, help="mutants of a module at most")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, help="the mutant of this number alone")
+    parser.add_argument("--json", type=Path, help="write the outcome there, module by module")
+    given = parser.parse_args(arguments)
+    for library in LIBRARIES:
+        with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module(library)
+    names = given.modules or list(MODULES)
+    missing = [name for name in names if name not in MODULES]
+    if missing:
+        parser.error(f"there is no module {missing[0]}")
+    with clone() as here:
+        if given.only is not None:
+            module = MODULES[names[0]]
+            mutant = mutants(here / module.path, given.seed)[0][given.only]
+            print(f"{mutant.line}: {mutant.before}\n  → {mutant.after}", flush=True)
+            noticed = judge(here, module, mutant.source, [600.0] * len(module.stages), show=True)
+            print("killed" if noticed else "survives")
+            return 0 if noticed else 1
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        worst = 1.0
+        for name in names:
+            begun = time.monotonic()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            result = score(name, here, given.sample, given.seed)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            result |= {
+                "seed": given.seed,
+                "commit": commit,
+                "wall_seconds": round(time.monotonic() - begun),
+                "cpu_seconds": round(
+                    after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                ),
+            }
+            share = result["killed"] / result["tried"]
+            worst = min(worst, share)
+            print(f"{name}: {result['killed']} of {result['tried']} killed, {share:.1%}")
+            if given.json is not None:
+                given.json.parent.mkdir(parents=True, exist_ok=True)
+                whole = json.loads(given.json.read_bytes()) if given.json.exists() else {}
+                whole[name] = result
+                given.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return 0 if worst >= 0.9 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
