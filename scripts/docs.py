@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what is generated in documents: the table of rules in MIGRATION.md, the schema of the log.
 
+The pages of the site that are made from the code are written nowhere: mkdocs makes them anew each
+time. Here they are only tried, so that a rule that has no family fails before the site is built.
+
 python scripts/docs.py            # write
 python scripts/docs.py --check    # exit 1 where a document is out of date
 """
@@ -10,6 +13,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+
+import docs_pages
 
 from migrator.log import schema
 from migrator.rules import all_rules
@@ -38,6 +43,7 @@ def documents() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
+    docs_pages.generated_pages()
     stale = []
     for path, text in documents().items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -70,9 +70,14 @@ def family_of(rule: Rule) -> str:
     """Title of the family that a rule's code puts it in.
 
     Raises:
-        KeyError: a code of a family that has no title yet.
+        ValueError: the family has no title yet.
     """
-    return FAMILIES[rule.code[:5]]
+    title = FAMILIES.get(rule.code[:5])
+    if title is None:
+        raise ValueError(
+            f"{rule.code} is of a new family: give {rule.code[:5]} a title in FAMILIES"
+        )
+    return title
 
 
 def _rule_index() -> str:
