@@ -44,12 +44,13 @@ def platform_branch(
         return
     code = f"if {TEST}:\n{textwrap.indent(body, '    ')}"
     local = local_import(function)
-    if local is not None:
+    anchor = before if before is not None else first_statement(function)
+    if local is not None and (before is not None or local is anchor):
         yield changed(name, function, reason, Insert(local, code, where="after"), needs=needs)
         return
-    if "current_platform" not in file.imports.module_level:
+    # An import further down makes the name the function's own from its first line on.
+    if local is not None or "current_platform" not in file.imports.module_level:
         code = IMPORT + code
-    anchor = before if before is not None else first_statement(function)
     yield changed(name, function, reason, Insert(anchor, code), needs=needs)
 
 

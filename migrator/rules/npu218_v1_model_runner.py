@@ -70,6 +70,35 @@ class VllmConfig:
         return envs.VLLM_USE_V2_MODEL_RUNNER
 """,
         ),
+        Example(
+            path=_CONFIG,
+            before="""\
+class VllmConfig:
+    @property
+    def use_v2_model_runner(self) -> bool:
+        asked = envs.VLLM_USE_V2_MODEL_RUNNER
+        if asked is not None:
+            return asked
+        from vllm.platforms import current_platform
+
+        return not current_platform.is_rocm()
+""",
+            after="""\
+class VllmConfig:
+    @property
+    def use_v2_model_runner(self) -> bool:
+        from vllm.platforms import current_platform
+        if current_platform.device_type == "npu":
+            # Its kernels are Triton's and its buffers are unified memory.
+            return False
+        asked = envs.VLLM_USE_V2_MODEL_RUNNER
+        if asked is not None:
+            return asked
+        from vllm.platforms import current_platform
+
+        return not current_platform.is_rocm()
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
