@@ -97,27 +97,27 @@ def _cut(block: Block, sites: Sequence[Span]) -> Iterator[Block]:
         yield replace(part, owners=tuple(inside or block.owners))
 
 
-def hunks_of(blocks: Sequence[Block], length: int, context: int = CONTEXT) -> list[Hunk]:
-    """Group blocks whose contexts touch, as git does.
+def hunks_of(blocks: Sequence[Block], length: int, apart: int = 2 * CONTEXT) -> list[Hunk]:
+    """Group blocks, as git does where `apart` is left out.
 
     Args:
         blocks: in order.
         length: lines of the file before.
-        context: unchanged lines to show before and after.
+        apart: unchanged lines between two blocks that are still shown together.
     """
     groups: list[list[Block]] = []
     for block in blocks:
-        if groups and block.start - groups[-1][-1].stop <= 2 * context:
+        if groups and block.start - groups[-1][-1].stop <= apart:
             groups[-1].append(block)
         else:
             groups.append([block])
-    return [_hunk(tuple(group), length, context) for group in groups]
+    return [_hunk(tuple(group), length) for group in groups]
 
 
-def _hunk(blocks: tuple[Block, ...], length: int, context: int) -> Hunk:
+def _hunk(blocks: tuple[Block, ...], length: int) -> Hunk:
     first, last = blocks[0], blocks[-1]
-    lead = min(context, first.start)
-    trail = min(context, length - last.stop)
+    lead = min(CONTEXT, first.start)
+    trail = min(CONTEXT, length - last.stop)
     return Hunk(
         first.start - lead, last.stop + trail, first.new_start - lead, last.new_stop + trail, blocks
     )

@@ -31,6 +31,8 @@ from migrator.tree import digest
 
 MORE = 15
 """Unchanged lines that can be opened above and below a hunk."""
+APART = 12
+"""Unchanged lines between two changes that are shown without being asked for."""
 LINE = 20
 """Height of a line in pixels, to tell the browser how long what it has not laid out may be."""
 
@@ -391,7 +393,7 @@ class _Body:
             yield f'<section class="hunk"{self._data(rest)}>'
             yield from self._notes(rest)
             yield "</section>"
-        hunks = hunks_of(self.diff.blocks, len(self.diff.before.raw))
+        hunks = hunks_of(self.diff.blocks, len(self.diff.before.raw), apart=APART)
         limits = [0, *(hunk.new_stop for hunk in hunks)]
         starts = [*(hunk.new_start for hunk in hunks[1:]), len(self.diff.after.raw)]
         for index, hunk in enumerate(hunks):

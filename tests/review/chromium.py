@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,16 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Load a file and wait until its script has run."""
-        self.driver.get(path.resolve().as_uri())
-        assert self.js("return document.documentElement.dataset.ready") == "true"
+        address = path.resolve().as_uri()
+        self.driver.get(address)
+        # At its start the browser may still be about to load the page of its new tab.
+        deadline = time.monotonic() + 30
+        while self.js("return [location.href, document.documentElement.dataset.ready]") != [
+            address,
+            "true",
+        ]:
+            assert time.monotonic() < deadline, f"{path} did not get ready: {self.errors()}"
+            time.sleep(0.1)
 
     def js(self, script: str, *arguments: object) -> Any:
         """Run a script in the page; what it returns."""
