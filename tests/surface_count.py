@@ -50,6 +50,8 @@ class Count:
     kernels: set[str] = field(default_factory=set)
     launches: list[tuple[str, str]] = field(default_factory=list)
     """(Last name before the bracket, text in it) of what may be launches."""
+    jit_is_triton: bool = False
+    """Does the module at hand import `jit` from Triton?"""
 
     def total(self) -> dict[str, int]:
         """Sites by kind, launches of the kernels that were seen included."""
@@ -65,6 +67,9 @@ def count(files: Iterable[tuple[str, bytes]]) -> dict[str, int]:
     found = Count()
     for path, data in files:
         if INTERESTING.search(data):
+            found.jit_is_triton = (
+                re.search(rb"^from triton import .*\bjit\b", data, re.M) is not None
+            )
             for line in logical_lines(data.decode("utf-8")):
                 _count_line(line, path, found)
     return found.total()
@@ -102,8 +107,9 @@ def _count_line(line: list[Token], path: str, found: Count) -> None:
         return
     if len(line) == 1 and line[0].string:
         return  # a docstring
-    if texts[0] == "@" and "".join(texts[1:]).partition("(")[0] in (
-        *("triton.jit", "gluon.jit", "tl.jit", "jit"),
+    decorator = "".join(texts[1:]).partition("(")[0] if texts[0] == "@" else ""
+    if decorator in ("triton.jit", "gluon.jit", "tl.jit") or (
+        decorator == "jit" and found.jit_is_triton
     ):
         found.kinds["triton-kernel"] += 1
         found.kernels.add("@next")

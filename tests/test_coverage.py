@@ -114,6 +114,12 @@ def test_triton() -> None:
     assert launches == ["add_kernel[(1,)]", "other[grid]"]
 
 
+def test_what_another_compiler_compiles_is_no_triton_kernel() -> None:
+    body = "@jit(nopython=True)\ndef f(x): pass\n"
+    assert sites(f"from numba import jit\n{body}") == []
+    assert sites(f"from triton import jit\n{body}") == [(Kind.TRITON_KERNEL, 3, "def f")]
+
+
 def test_a_file_that_does_not_parse() -> None:
     found = survey(Tree({**INIT, "vllm/x.py": b"x.cuda(\n"}), RULES)
     assert [path for path, _ in found.failures] == ["vllm/x.py"]
@@ -310,6 +316,25 @@ def test_a_method_that_an_heir_overrides_is_not_called() -> None:
     found = reach(graph(extra), ["vllm/platforms/npu.py"], None)
     called = {unit for path, unit in found.units if path in extra and unit != "<module>"}
     assert called == {"NPUWorker.init", "Worker.more", "Worker.run", "Worker.__init__"}
+
+
+def test_what_custom_ops_call_on_other_platforms() -> None:
+    extra = {
+        "vllm/worker.py": "from vllm.op import Op, mixer\n"
+        "class NPUWorker:\n    def __init__(self): Op().forward_cuda(); mixer()\n",
+        "vllm/op.py": "from vllm.base import Base\n"
+        "class Op(Base):\n    def forward_cuda(self): pass\n    def forward_oot(self): pass\n"
+        "    def forward(self): self.forward_oot()\n"
+        "def mixer():\n    self = layers[0]\n    self.forward_hip()\n",
+        "vllm/base.py": "class Base:\n    def forward_hip(self): pass\n"
+        "    def forward_xpu(self): pass\n",
+    }
+    found = reach(graph(extra), ["vllm/platforms/npu.py"], None)
+    called = {unit for path, unit in found.units if "." in unit and path != "vllm/worker.py"}
+    assert called & {"Op.forward_oot", "Op.forward", "Base.forward_hip"} == {
+        *("Op.forward_oot", "Op.forward", "Base.forward_hip"),
+    }
+    assert not called & {"Op.forward_cuda", "Base.forward_xpu"}
 
 
 @pytest.mark.parametrize(

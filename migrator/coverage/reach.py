@@ -6,6 +6,8 @@ It is approximate, and leans to the side of saying "reachable":
 - A function counts as called where its name is referred to in code that counts as run.
 - A method counts as called where its name is asked of any object and its class, or one that
   inherits it without a method of its own, counts as used. `self.name` stays within the class.
+- `forward_cuda` and the like are what `CustomOp` calls on other platforms; they count only where
+  their own module asks for them.
 - Of conditions only those are decided that ask for the platform, the device or a CUDA library.
 - What is reached through strings is seen where the string is passed to an import by name, stands in
   a file that the migration adds, or in vLLM's table of models.
@@ -75,6 +77,11 @@ _AREAS = (
 """(Regular expression over paths, why an NPU never comes there.)"""
 _COMPILED = tuple((re.compile(pattern), why) for pattern, why in _AREAS)
 _NO_IMPORTS = Imports()
+
+_DISPATCHED = frozenset(
+    f"forward_{device}" for device in ("cuda", "hip", "rocm", "xpu", "tpu", "hpu", "cpu", "neuron")
+)
+"""Methods of `CustomOp` for other platforms; an NPU's is `forward_oot`."""
 
 Key = tuple[str, str]
 """(Path, qualified name) of a unit or a class."""
@@ -165,6 +172,8 @@ class _Graph:
         self.classes: set[Key] = set()
         self.asked: set[str] = {"forward", "__init__"}
         """Attributes that run code asks any object for."""
+        self.dispatched: dict[str, set[str]] = {}
+        """Path → methods for other platforms that the module asks for."""
         self.waiting: dict[str, set[Key]] = {}
         """Method name → methods of used classes that nobody has asked for yet."""
         self.methods: dict[Key, dict[str, Key]] = {}
@@ -250,7 +259,7 @@ class _Graph:
         for text in unit.refs:
             self.refer(path, text, set(), unit)
         for attribute in unit.attrs:
-            self.ask(attribute)
+            self.ask(attribute, path)
         class_ = name.rpartition(".")[0]
         if class_ in self.facts[path].classes:
             key = (path, class_)
@@ -263,14 +272,19 @@ class _Graph:
                         break
         else:
             for attribute in unit.own | unit.supers:
-                self.ask(attribute)
+                self.ask(attribute, path)
         for text in unit.strings:
             if text in unit.imports:
                 self.by_name(text)
 
-    def ask(self, attribute: str) -> None:
-        """Some object is asked for an attribute."""
-        if attribute not in self.asked:
+    def ask(self, attribute: str, path: str) -> None:
+        """Some object is asked for an attribute by code in a module."""
+        if attribute in _DISPATCHED:
+            self.dispatched.setdefault(path, set()).add(attribute)
+            for class_ in self.facts[path].classes:
+                if (path, class_) in self.classes:
+                    self.call_method((path, class_), attribute)
+        elif attribute not in self.asked:
             self.asked.add(attribute)
             for key in self.waiting.pop(attribute, ()):
                 self.call(key)
@@ -311,6 +325,8 @@ class _Graph:
         for base in self.line(class_):
             for name in self.own_asked.get(base, ()):
                 self.call_method(class_, name)
+        for name in self.dispatched.get(class_[0], ()):
+            self.call_method(class_, name)
 
     def line(self, class_: Key) -> list[Key]:
         """A class and its bases in the tree, nearest first."""

@@ -264,7 +264,7 @@ class _Reader:
             self.unit = self.facts.units[self.unit_name]
         self.known = dict(self.known)
         self.inside = True
-        if is_kernel(node):
+        if self.is_kernel(node):
             self.facts.kernels.add(node.name)
             size = (node.end_lineno or node.lineno) - node.lineno + 1
             self.found(Kind.TRITON_KERNEL, node, f"def {node.name}", guard, size=size)
@@ -283,6 +283,16 @@ class _Reader:
         self.block(node.body, guard)
         self.scope.pop()
         self.unit, self.unit_name, self.known, self.inside = outer
+
+    def is_kernel(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+        """Is this function compiled by Triton? `jit` alone may be another compiler's."""
+        for decorator in node.decorator_list:
+            called = dotted(decorator.func if isinstance(decorator, ast.Call) else decorator)
+            if called == "jit":
+                called = self.facts.units[MODULE].binds.get("jit")
+            if called in ("triton.jit", "gluon.jit", "tl.jit"):
+                return True
+        return False
 
     def class_(self, node: ast.ClassDef, guard: str | None) -> None:
         for decorator in node.decorator_list:
@@ -538,15 +548,6 @@ class _Reader:
                 size,
             )
         )
-
-
-def is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Is this function compiled by Triton?"""
-    for decorator in node.decorator_list:
-        called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if dotted(called) in ("triton.jit", "gluon.jit", "tl.jit", "jit"):
-            return True
-    return False
 
 
 def is_cuda_package(name: str) -> bool:
