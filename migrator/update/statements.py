@@ -89,7 +89,34 @@ def _decided(base: Sequence[Unit], ours: Sequence[Unit], theirs: Sequence[Unit])
         return [Clean(_lines(theirs))]
     if t == b:
         return [Clean(_lines(ours))]
+    for inserting, replacing in ((ours, theirs), (theirs, ours)):
+        beside = _beside(base, inserting, replacing)
+        if beside is not None:
+            return [Clean(beside)]
     return refine(Conflict(_lines(base), _lines(ours), _lines(theirs)))
+
+
+def _beside(
+    base: Sequence[Unit], inserting: Sequence[Unit], replacing: Sequence[Unit]
+) -> Lines | None:
+    """Statements that one side put beside some that the other side replaced one by one.
+
+    That is no conflict where a blank line or the depth sets the two apart.
+    """
+    count = len(base)
+    if not count or len(replacing) != count or len(inserting) <= count:
+        return None
+    old, keys = [unit.key for unit in base], [unit.key for unit in inserting]
+    if keys[:count] == old and _apart(base, inserting[count:]):
+        return _lines([*replacing, *inserting[count:]])
+    if keys[-count:] == old and _apart(inserting[:-count], inserting[-count:]):
+        return _lines([*inserting[:-count], *replacing])
+    return None
+
+
+def _apart(above: Sequence[Unit], below: Sequence[Unit]) -> bool:
+    depths = {unit.key.partition(" ")[0] for unit in (above[-1], below[0])}
+    return not below[0].lines[0].strip() or (len(depths) == 2 and "#" not in "".join(depths))
 
 
 def _lines(units: Sequence[Unit]) -> Lines:

@@ -282,6 +282,22 @@ def test_an_edit_beside_a_new_statement() -> None:
     assert "    mine = 1\n    other = value + 1\n    upstream = 1\n    if (" in text
 
 
+def test_an_insertion_beside_a_statement_that_was_replaced() -> None:
+    base = "def f(x):\n    if x:\n        a(1)\n    b(1)\n    c(1)\n\n    d(1)\n"
+    for old, new, where in (
+        ("a(1)", "a(2)", "    b(1)\n"),  # another depth
+        ("c(1)", "c(2)", "\n    d(1)\n"),  # a blank line between
+        ("def f(x)", "def f(x, y)", "    if x:\n"),
+    ):
+        blank = "\n" if where.startswith("\n") else ""
+        ours = edit((where, f"{blank}    mine()\n{where.lstrip(chr(10))}"), text=base)
+        theirs = edit((old, new), text=base)
+        assert_clean(merge(ours, theirs, base), "structure", "    mine()\n", new)
+        assert_clean(merge(theirs, ours, base), "structure", "    mine()\n", new)
+    beside = edit(("    b(1)\n", "    mine()\n    b(1)\n"), text=base)
+    assert merge(beside, edit(("b(1)", "b(2)"), text=base), base).conflicts == 1
+
+
 def test_a_comment_is_an_edit() -> None:
     ours = edit(("    return value\n", "    return value  # mine\n"), text=WRITTEN)
     text = assert_clean(merge(ours, FORMATTED, WRITTEN), "structure")
