@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import re
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -349,6 +350,20 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """Fork in a process that may have threads, against which Python 3.12 and later warn.
+
+    This one starts none before its workers, but a program that calls it may have some. Its workers
+    take no lock that such a thread could hold: they neither write to streams nor log.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=r".*is multi-threaded, use of fork", category=DeprecationWarning
+        )
+        yield
+
+
 def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[_Outcome]:
     """Work through the files, in other processes where that pays."""
     if jobs <= 1 or sum(len(job.sources[path][0]) for path in todo) < PARALLEL_BYTES:
@@ -363,15 +378,21 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[_Outcome]:
     left = dict.fromkeys(todo)
     workers = pool(max_workers=min(jobs, len(todo)))
     try:
-        for outcome in workers.map(_work, todo):
+        with _forking():
+            outcomes = workers.map(_work, todo)
+        for outcome in outcomes:
             del left[outcome[0].path]
             yield outcome
     except BrokenProcessPool:
-        # A parser died with its process. Find the file: each that is left gets its own.
+        # A parser died with its process. Find the file: each that is left gets its own, once the
+        # thread is gone that looked after the others.
+        workers.shutdown(cancel_futures=True)
         for path in left:
             try:
                 with pool(max_workers=1) as worker:
-                    yield worker.submit(_work, path).result()
+                    with _forking():
+                        pending = worker.submit(_work, path)
+                    yield pending.result()
             except BrokenProcessPool:
                 yield FileResult(path, None, failure="its parser died"), {}
     finally:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,6 +242,23 @@ def test_jobs_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(planning, "PARALLEL_BYTES", 0)
     for jobs in (2, 3, 50):
         assert essence(make_plan(tree, RULES, jobs=jobs)) == essence(alone)
+
+
+def test_workers_of_a_program_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.12 and later warn of a fork beside threads; ours take no lock of theirs."""
+    monkeypatch.setattr(planning, "PARALLEL_BYTES", 0)
+    alone = make_plan(mini(), RULES, jobs=1)
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert essence(make_plan(mini(), RULES, jobs=2)) == essence(alone)
+    finally:
+        done.set()
+        thread.join()
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_progress() -> None:

@@ -257,9 +257,10 @@ def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
         return
     from rich.progress import Progress
 
-    with Progress(console=stderr_console(), transient=True) as bar:
+    # It is drawn after each file, not by a thread: processes are forked while it is there.
+    with Progress(console=stderr_console(), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("planning", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
 
 
 def plan_cache(known: Mapping[str, Any]) -> Cache | None:
