@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,6 +181,8 @@ def passes(here: Path, arguments: Sequence[str], seconds: float, *, show: bool =
         code = 3
         try:
             code = _pytest(here, arguments, seconds, show=show)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     until = time.monotonic() + seconds * 40
@@ -212,7 +215,8 @@ def _pytest(here: Path, arguments: Sequence[str], seconds: float, *, show: bool)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]))
+    known = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is imported already
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", known, *arguments]))
 
 
 def judge(here: Path, module: Module, source: str, limits: Sequence[float], **show: bool) -> bool:
