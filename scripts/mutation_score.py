@@ -245,16 +245,19 @@ def limits_of(here: Path, module: Module) -> list[float]:
     return limits
 
 
-def score(name: str, here: Path, sample: int, seed: int) -> dict[str, Any]:
-    """Judge the mutants of a module."""
+def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict[str, Any]:
+    """Judge the mutants of a module, as many as the time allows: a sample, too, by their order."""
+    until = time.monotonic() + minutes * 60
     module = MODULES[name]
     every, left_out = mutants(here / module.path, seed)
-    chosen = every
-    if len(every) > sample:
-        chosen = random.Random(seed).sample(every, sample)
+    chosen = random.Random(seed).sample(every, min(len(every), sample))
     limits = limits_of(here, module)
     survivors = []
-    for done, mutant in enumerate(chosen, start=1):
+    done = 0
+    for mutant in chosen:
+        if time.monotonic() > until:
+            break
+        done += 1
         if not judge(here, module, mutant.source, limits):
             survivors.append(
                 {
@@ -266,14 +269,14 @@ def score(name: str, here: Path, sample: int, seed: int) -> dict[str, Any]:
                 }
             )
             print(f"SURVIVES {name} {json.dumps(survivors[-1])}", flush=True)
-        if done % 25 == 0:
+        if done % 10 == 0:
             print(f"{name}: {done} of {len(chosen)}, {len(survivors)} survive", flush=True)
     return {
         "path": module.path,
         "mutants": len(every),
         "in_annotations": left_out,
-        "tried": len(chosen),
-        "killed": len(chosen) - len(survivors),
+        "tried": done,
+        "killed": done - len(survivors),
         "survivors": survivors,
     }
 
@@ -282,6 +285,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("modules", nargs="*", help=f"of {', '.join(MODULES)} [default: all]")
     parser.add_argument("--sample", type=int, default=150, help="mutants of a module at most")
+    parser.add_argument("--minutes", type=float, default=1e9, help="wall time of a module at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="the mutant of this number alone")
     parser.add_argument("--json", type=Path, help="write the outcome there, module by module")
@@ -311,7 +315,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in names:
             begun = time.monotonic()
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            result = score(name, here, given.sample, given.seed)
+            result = score(name, here, given.sample, given.seed, given.minutes)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             result |= {
                 "seed": given.seed,
