@@ -45,12 +45,40 @@ def evaluate(test: ast.expr, known: Mapping[str, bool]) -> bool | None:
                 return False
             return known.get(test.id)
         case ast.Attribute():
-            return _attribute(test)
+            value = known.get(dotted(test) or "")
+            return _attribute(test) if value is None else value
         case ast.Call():
             return _call(test)
         case ast.Compare() if len(test.ops) == 1:
             return _compare(test.left, test.ops[0], test.comparators[0])
     return None
+
+
+def settled(class_: ast.ClassDef, known: Mapping[str, bool]) -> dict[str, bool]:
+    """Attributes of `self` that a class only ever gives one value on an NPU: `self.name` → value.
+
+    One that is only given constants is a switch that others may turn, and is left out.
+    """
+    found: dict[str, set[bool | None]] = {}
+    asked: set[str] = set()
+    for node in ast.walk(class_):
+        if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                name = f"{target.value.id}.{target.attr}"
+                value = None if isinstance(node, ast.AugAssign) else evaluate(node.value, known)
+                found.setdefault(name, set()).add(value)
+                if not isinstance(node.value, ast.Constant):
+                    asked.add(name)
+    return {
+        name: value
+        for name, values in found.items()
+        if name in asked and name.startswith("self.") and len(values) == 1
+        for value in values
+        if value is not None
+    }
 
 
 def _all_or_any(test: ast.BoolOp, known: Mapping[str, bool]) -> bool | None:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from migrator.coverage.conditions import asks_device, dotted, ends, evaluate
+from migrator.coverage.conditions import asks_device, dotted, ends, evaluate, settled
 
 MODULE = "<module>"
 ANNOTATION = "an annotation: nothing is called"
@@ -307,7 +307,10 @@ class _Reader:
         for base in (*node.bases, *(keyword.value for keyword in node.keywords)):
             self.expression(base, guard)
         self.quiet = quiet
+        outer = self.known
+        self.known = {**outer, **settled(node, outer)}
         self.block(node.body, guard)
+        self.known = outer
         self.scope.pop()
 
     def annotation(self, node: ast.expr, guard: str | None) -> None:
