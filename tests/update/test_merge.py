@@ -461,9 +461,20 @@ def versions(draw: st.DrawFn) -> tuple[str, str, str]:
     return base, draw(edited(base, "ours")), draw(edited(base, "theirs"))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(versions())
 def test_nothing_is_lost_and_everything_parses(three: tuple[str, str, str]) -> None:
+    nothing_is_lost(three)
+
+
+@pytest.mark.slow
+@settings(max_examples=4000, deadline=None)
+@given(versions())
+def test_nothing_is_lost_often(three: tuple[str, str, str]) -> None:
+    nothing_is_lost(three)
+
+
+def nothing_is_lost(three: tuple[str, str, str]) -> None:
     """Show 5 for one file: no added line is lost, and what does not parse is in conflict."""
     base, ours, theirs = three
     done = merge(ours, theirs, base)
@@ -486,7 +497,7 @@ def assert_shown(line: str, shown: Counter[str], done: Merge) -> None:
     assert shown[line.strip()], f"{line!r} is lost in\n{done.data.decode()}"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(versions())
 def test_no_more_conflicts_than_git(three: tuple[str, str, str]) -> None:
     base, ours, theirs = three

@@ -186,9 +186,20 @@ def parses(text: str) -> bool:
     return structure.parse(text.encode()) is not None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(versions())
 def test_nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
+    nothing_is_lost(three)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(versions())
+def test_nothing_is_lost_often(three: tuple[Files, Files, Files]) -> None:
+    nothing_is_lost(three)
+
+
+def nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
     """Show 5: hand-added lines are there, and what does not parse is named as a conflict."""
     base, ours, theirs = three
     merged, result = merge(base, ours, theirs)
@@ -211,7 +222,7 @@ def test_nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
             assert parses(result[path]) or path in in_conflict or taken
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(versions())
 def test_a_second_update_changes_nothing(three: tuple[Files, Files, Files]) -> None:
     base, ours, theirs = three
@@ -222,7 +233,7 @@ def test_a_second_update_changes_nothing(three: tuple[Files, Files, Files]) -> N
     assert not merged.removals
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(versions())
 def test_without_edits_by_hand_the_next_release_is_taken(
     three: tuple[Files, Files, Files],
@@ -233,7 +244,7 @@ def test_without_edits_by_hand_the_next_release_is_taken(
     assert not merged.conflicts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(versions())
 def test_without_a_change_upstream_the_tree_stays(three: tuple[Files, Files, Files]) -> None:
     base, ours, _ = three
