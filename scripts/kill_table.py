@@ -74,10 +74,10 @@ def trials(work: Path, way: str, signal: str, at: str, step: int) -> list[dict[s
     return found
 
 
-def row(work: Path, way: str, signal: str, step: int) -> Row:
-    """Try every step of one way with one signal."""
+def row(work: Path, way: str, signal: str, steps: dict[str, int]) -> Row:
+    """Try the steps of one way with one signal: every n-th line, every n-th call."""
     made = Row(way, signal, 0, 0, 0, 0, 0, 0, [])
-    for at in ("line", "call"):
+    for at, step in steps.items():
         *interrupted, whole = trials(work, way, signal, at, step)
         if (whole["ended"], whole["state"], whole["left"]) != (0, "new", []):
             made.wrong.append(f"undisturbed: {whole}")
@@ -114,14 +114,16 @@ def table(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="every 9th step only")
+    parser.add_argument("--lines", type=int, default=1, help="every n-th line, and every call")
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     given = parser.parse_args(arguments)
     begun = time.monotonic()
     rows = []
+    steps = {"line": 9, "call": 9} if given.quick else {"line": given.lines, "call": 1}
     with tempfile.TemporaryDirectory(prefix="vllm-npu-migrate-kills-") as place:
         for way in WAYS:
             for signal in SIGNALS:
-                rows.append(row(Path(place) / "work", way, signal, 9 if given.quick else 1))
+                rows.append(row(Path(place) / "work", way, signal, steps))
                 for wrong in rows[-1].wrong:
                     print(f"{way} {signal}: {wrong}", file=sys.stderr)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -133,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
     ).stdout.strip()
     result = {
         "commit": commit,
+        "steps": steps,
         "python": sys.version.split()[0],
         "wall_seconds": round(time.monotonic() - begun),
         "cpu_seconds": round(used.ru_utime + used.ru_stime),
