@@ -24,13 +24,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from migrator.errors import MigrateError
-from migrator.plan import FileChange
 from migrator.tree import DiskTree
+
+if TYPE_CHECKING:
+    from migrator.plan import FileChange
 
 JOURNAL = ".vllm-npu-migrate"
 """Directory in a tree that holds the staged files and the journal while they are put in place."""
@@ -59,7 +62,7 @@ class Removal:
     path: str
 
 
-Change = FileChange | Placed | Removal
+Change: TypeAlias = "FileChange | Placed | Removal"
 
 
 class Step(msgspec.Struct, frozen=True):

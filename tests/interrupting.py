@@ -25,10 +25,9 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from migrator import writer
-from migrator.plan import FileChange
 from migrator.tree import DiskTree
 
 HOWS = ("new", "replace", "aside", "in_place", "recover", "unpack")
@@ -56,6 +55,15 @@ NEW: dict[str, bytes | str] = {
 }
 
 
+class Rewritten(NamedTuple):
+    """What the writer asks of a plan's FileChange: the planner itself would make each fork dear."""
+
+    path: str
+    before: bytes | None
+    after: bytes
+    mode: int = 0o644
+
+
 def _changes() -> list[writer.Change]:
     found: list[writer.Change] = [writer.Removal(p) for p in sorted(OLD.keys() - NEW.keys())]
     for path, data in sorted(NEW.items()):
@@ -68,7 +76,7 @@ def _changes() -> list[writer.Change]:
             found.append(writer.Placed(path, data))
         else:
             assert not isinstance(before, str)
-            found.append(FileChange(path, before, data))
+            found.append(Rewritten(path, before, data))  # type: ignore[arg-type]
     return found
 
 
