@@ -158,6 +158,10 @@ class Repository:
         """Is anything below the tree not committed?"""
         return bool(self._run("status", "--porcelain", "--", ".").strip())
 
+    def staged(self) -> bool:
+        """Does the index differ from HEAD, anywhere in the repository?"""
+        return bool(self._run("diff", "--cached", "--name-only", "-z"))
+
     def unmerged(self) -> list[str]:
         """Paths below the tree that are in conflict in the index."""
         listing = self._run("ls-files", "-u", "-z", "--", ".")

@@ -205,9 +205,7 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
     Raises:
         MigrateError: the branch exists, git knows no author, or a file cannot be written.
     """
-    repository.check_identity()
-    head = repository.commit("HEAD")
-    assert head is not None
+    head = _ready(repository, root)
     name = commits.branch_name(repository, update.plan, update.new.commit or head)
     refuse_branch(repository, name)
     start = _start(update, repository, head)
@@ -216,11 +214,11 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
     commit = commits.commit_steps(repository, start, update.new.tree, update.plan, first)
     nodes = {**_by_hand_nodes(update, repository), **_file_nodes(repository, last)}
     conflicts = {outcome.path for outcome in update.merge.conflicts}
+    # Those before the log are the rules' own.
+    since = repository.added(LOG_NAME) or update.base.pristine.commit
     text = commits.hand_message(
         update.plan.release,
-        repository.subjects(update.base.pristine.commit, head)
-        if update.base.pristine.commit is not None
-        else (),
+        repository.subjects(since, head) if since is not None else (),
         [outcome.path for outcome in by_hand],
     )
     if by_hand and not conflicts:
@@ -234,6 +232,21 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
             stage_conflicts(update, repository)
             repository.prepare_message(text)
     return name
+
+
+def _ready(repository: Repository, root: Path) -> str:
+    """The commit that is checked out, where new ones can be made and the index replaced.
+
+    Raises:
+        MigrateError: there is none, something is staged, or git knows no author.
+    """
+    head = repository.commit("HEAD")
+    if head is None:
+        raise MigrateError(f"{root} has no commit yet; commit the source first")
+    if repository.staged():
+        raise MigrateError(f"the checkout of {root} has staged changes; commit them first")
+    repository.check_identity()
+    return head
 
 
 def refuse_branch(repository: Repository, name: str) -> None:
@@ -300,10 +313,7 @@ def commit_migration(
     Returns:
         The branch's name.
     """
-    repository.check_identity()
-    head = repository.commit("HEAD")
-    if head is None:
-        raise MigrateError(f"{root} has no commit yet; commit the source first")
+    head = _ready(repository, root)
     name = commits.branch_name(repository, plan, head)
     refuse_branch(repository, name)
     logs = [change for change in changes if change.path in (LOG_NAME, SUMMARY_NAME)]

@@ -145,6 +145,13 @@ def test_apply_in_a_directory_keeps_executables(tmp_path: Path, run: RunCli) -> 
     (root / "third_party/vllm/vllm/_custom_ops.py").chmod(0o755)
     (root / "other.txt").write_bytes(b"other\n")
     commit_all(root)
+    write(root, {"staged.txt": b"staged\n"})
+    git(root, "add", "staged.txt")
+    done = run("apply", root / "third_party/vllm", "--commit", "-q", *OPTIONS)
+    assert done.code == 2
+    assert "has staged changes; commit them first" in done.err
+    assert git(root, "status", "--porcelain") == "A  staged.txt\n"
+    commit_edits(root)
     assert run("apply", root / "third_party/vllm", "--commit", "-q", *OPTIONS).code == 0
     assert_clean(root)
     mode = git(root, "ls-tree", "HEAD", "third_party/vllm/vllm/_custom_ops.py")
@@ -226,7 +233,7 @@ def test_update_to_a_commit_of_the_repository(adapted: Path, run: RunCli, tmp_pa
     assert found[-2] == f"Add {SUMMARY_NAME} and {LOG_NAME}"
     assert all(subject.startswith("NPU") for subject in found[:-2])
     text = git(adapted, "log", "-1", "--format=%B")
-    assert re.search(r"From these commits:\n(.*\n)*- [0-9a-f]+ t: by hand\n", text)
+    assert re.search(r"\n\nFrom these commits:\n- [0-9a-f]+ t: by hand\n\nFiles:\n- ", text)
     whole = "".join(str(data) for _, data in snapshot(adapted).values())
     assert all(whole.count(line) == 1 for line in HAND)
     assert executables(committed(adapted, "HEAD")) == executables(snapshot(adapted))
