@@ -144,7 +144,14 @@ def _merge(
 
     known = common.settings(Path.cwd())
     pristine = find_pristine(ours.root, old, repository, base, new)
-    made = make_base(pristine, old, Version(ours), repository, common.processes(jobs, known))
+    made = make_base(
+        pristine,
+        old,
+        Version(ours),
+        repository,
+        jobs=common.processes(jobs, known),
+        results=common.plan_cache(known),
+    )
     plan = common.plan_for(new.tree, known, Tense.PAST, select, ignore, jobs, quiet, verbose)
     common.refuse_missing(plan)
     ignored = repository.ignored() if repository is not None else set()

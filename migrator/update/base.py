@@ -23,7 +23,7 @@ from pathlib import Path
 from migrator import sources
 from migrator.errors import MigrateError
 from migrator.log import FileEntry, Log, printable
-from migrator.plan import make_plan
+from migrator.plan import Results, make_plan
 from migrator.rules import all_rules
 from migrator.tree import LOG_NAME, DiskTree, Tree, digest
 from migrator.update.git import Repository
@@ -193,7 +193,13 @@ def _before_the_log(repository: Repository) -> Iterator[str]:
 
 
 def make_base(
-    pristine: Pristine, log: Log, ours: Version, repository: Repository | None, jobs: int
+    pristine: Pristine,
+    log: Log,
+    ours: Version,
+    repository: Repository | None,
+    *,
+    jobs: int = 1,
+    results: Results | None = None,
 ) -> Base:
     """What the tool wrote when the log was written.
 
@@ -203,10 +209,11 @@ def make_base(
         ours: the tree.
         repository: the checkout that it lies in.
         jobs: processes to use at most.
+        results: those of files, kept from earlier runs.
     """
     codes = {rule.code for rule in log.rules}
     rules = [rule for rule in all_rules() if rule.code in codes]
-    plan = make_plan(pristine.tree, rules, jobs=jobs)
+    plan = make_plan(pristine.tree, rules, jobs=jobs, results=results)
     base = Base(pristine, Version(pristine.tree, plan.files))
     base.gone_rules = tuple(sorted(codes - {rule.code for rule in rules}))
     emitted = {printable(change.path): change for change in plan.files}
