@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -268,11 +269,13 @@ def measured(state: State) -> str:
     lines = [
         "### Releases",
         "",
-        "Patches are files, one a module; functions and statements are replaced ones; refused are "
-        "functions of which a line more in vLLM makes the plugin refuse, with the function's name "
-        "and nothing else. Check is the comparison of all patches with the installed vLLM, in "
-        "milliseconds of CPU, and compile that of all patched modules, in seconds: a process pays "
-        "for those that it imports.",
+        paragraph(
+            "Patches are files, one a module; functions and statements are replaced ones; refused "
+            "are the functions of which a line more in vLLM makes the plugin refuse, with the "
+            "function's name and nothing else. Check is the comparison of all patches with the "
+            "installed vLLM, in milliseconds of CPU, and compile that of all patched modules, in "
+            "seconds: a process pays for those that it imports."
+        ),
         "",
         "| release | platform patches | worker patches | functions | statements | added | refused "
         "| check, ms | compile, s |",
@@ -283,10 +286,13 @@ def measured(state: State) -> str:
         "",
         "### Simulated runs",
         "",
-        "The runs of [simulated-runs.md](simulated-runs.md), which tells what the columns are, "
-        f"with the plugin beside an untouched source. {len(outcomes)} runs, {len(failed)} failed. "
-        f"`one line more` starts an engine on a vLLM with a line more in "
-        f"`{CHANGED_FUNCTION}` of the worker and wants it refused.",
+        paragraph(
+            "The runs of [simulated-runs.md](simulated-runs.md), which tells what the columns are, "
+            f"with the plugin beside an untouched source. {len(outcomes)} runs, {len(failed)} "
+            "failed. `one line more` starts an engine on a vLLM with a line more in "
+            f"`{CHANGED_FUNCTION}` of the worker and wants it refused. Seconds are those of a "
+            "machine with two cores and much other work to do."
+        ),
         "",
         f"| {' | '.join(COLUMNS)} | |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- |",
@@ -299,6 +305,10 @@ def measured(state: State) -> str:
         lines += ["", "Not run:", ""]
         lines += [f"- {job.release} {job.model} {job.mode}" for job in absent]
     return "\n".join(lines).replace("\n\n\n", "\n\n").strip()
+
+
+def paragraph(text: str) -> str:
+    return textwrap.fill(text, 110, break_long_words=False, break_on_hyphens=False)
 
 
 def read_fits(state: State) -> list[Fit]:
