@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from migrator.hunks import cut_plan
 from migrator.plan import Plan, make_plan
 from migrator.report import Tense, render
 from migrator.review import Review, render_page, review_plan, review_tree
+from migrator.review.model import Coverage, Unclaimed
 from migrator.rule import Rule, Status
 from migrator.tree import DiskTree
 from tests.conftest import RunCli
@@ -472,3 +475,43 @@ def test_a_real_release(
     assert len(text) < 1_500_000
     github = render(plan, "github", Tense.WOULD)
     assert github is not None
+
+
+def test_what_no_rule_claims(review: Review, page: Element) -> None:
+    sites = (
+        Unclaimed("vllm/a.py", 7, "f", "torch.cuda", f"torch.cuda.x({HOSTILE!r})", "small", "why"),
+        Unclaimed("vllm/a.py", 9, "g", "nccl", "nccl", "large", "because"),
+        Unclaimed("vllm/b.py", 1, "<module>", "nccl", "nccl", "trivial", "because"),
+    )
+    found = Coverage((("torch.cuda", (1, 0, 2000, 3)), ("nccl", (2, 0, 0, 0))), sites)
+    shown = parse(render_page(replace(review, coverage=found)))
+    (section,) = (s for s in shown.all("section") if s.attributes.get("id") == "coverage")
+    rows = [
+        [cell.text for cell in row.walk() if cell.tag in ("th", "td")] for row in section.all("tr")
+    ]
+    assert rows[1:] == [
+        ["torch.cuda", "1", "–", "2\u202f000", "3"],
+        ["nccl", "2", "–", "–", "–"],
+    ]
+    files = section.all("details")
+    assert [len(file.all("li")) for file in files] == [2, 1]
+    assert HOSTILE in files[0].all("li")[0].text.replace("\\", "")
+    assert len(shown.all("script")) == 1
+    assert "was not asked for" in page.text
+    assert "was not asked for" not in shown.text
+
+
+@pytest.mark.slow
+@pytest.mark.releases
+def test_what_no_rule_claims_of_a_real_release(
+    release: Callable[[str], Path], tmp_path: Path, run_cli: RunCli
+) -> None:
+    source = release("0.11.0")
+    assert run_cli("review", source, "-q", "--coverage").code == 0
+    page = parse((tmp_path / "review.html").read_text(encoding="utf-8"))
+    (section,) = (s for s in page.all("section") if s.attributes.get("id") == "coverage")
+    listed = json.loads(run_cli("coverage", source, "-q", "--format", "json").out)["sites"]
+    reachable = [site for site in listed if site["grade"] == "reachable"]
+    assert len(reachable) > 100
+    assert sum(len(ul.all("li")) for ul in section.all("ul", "sites")) == len(reachable)
+    assert len(section.all("details")) == len({site["path"] for site in reachable})
