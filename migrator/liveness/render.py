@@ -61,7 +61,9 @@ def print_table(console: Console, liveness: Liveness, *, verbose: bool = False) 
         text = f"{finding.level.value}: {printable(place(finding))}: {finding.describe()}"
         console.print(Text(text, style=STYLES[finding.level]), soft_wrap=True)
     if notes:
-        text = f"{notes} more sites are found elsewhere, or went with their code; --verbose names them"
+        text = (
+            f"{notes} more sites are found elsewhere, or went with their code; --verbose names them"
+        )
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
