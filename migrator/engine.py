@@ -96,6 +96,8 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
     """
     try:
         return _migrate(path, data, rules, tree)
+    except Exception as error:
+        return FileResult(path, None, failure=str(_RuleError("the engine", error)))
     finally:
         forget()
 
@@ -116,7 +118,9 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
         sites = [finding.node for _, finding in findings]
         layout = Layout.of(module, data, parsed, [*sites, *(edit.node for edit in edits)])
         old = _Source(module, layout.around(sites), {id(node) for node in sites})
-        if old.data != data:
+        # The parts that the edits are written in may be others than those that their sites are in.
+        written = _Source(module, layout.around([edit.node for edit in edits]), set())
+        if old.data != data or written.data != data:
             # It may be the layout that is wrong; the module as a whole says so for certain.
             layout = Layout(module)
             old = _Source(module, layout.around(sites), {id(node) for node in sites})

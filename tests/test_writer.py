@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -553,3 +554,218 @@ def test_a_half_written_tree_is_said_to_be_one(mini_tree: Path, run_cli: RunCli)
             done = run_cli(command, mini_tree, "--select", SELECT)
             assert done.code == 1
             assert ("an interrupted run left it half written" in done.err) != undecided
+
+
+# ---- what a mutant of the writer showed to be untested ----------------------------------------
+
+
+def test_trees_are_written_outside_of_the_main_thread(mini_tree: Path, tmp_path: Path) -> None:
+    """Only the main thread can hold signals back; elsewhere the writer leaves them alone."""
+    import threading
+
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out")
+            writer.change_in_place(tmp_path / "out", [FileChange("x.py", None, b"x\n")])
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert failed == []
+    assert (tmp_path / "out/x.py").read_bytes() == b"x\n"
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_signals_wait_and_then_come(number: str) -> None:
+    signum = getattr(signal, number)
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    done = []
+    with pytest.raises(KeyboardInterrupt), writer.sigterm_interrupts():
+        with writer.deferred_signals():
+            signal.raise_signal(signum)
+            done.append("inside")
+        done.append("after")
+    assert done == ["inside"]
+    assert {s: signal.getsignal(s) for s in before} == before
+
+
+def test_progress_and_modes_of_directories(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "closed/inner").mkdir(parents=True)
+    for path in ("a", "closed/b", "closed/inner/c"):
+        (source / path).write_bytes(b"x")
+    (source / "closed/inner").chmod(0o711)
+    (source / "closed").chmod(0o550)
+    source.chmod(0o751)
+    told: list[int] = []
+    changes: list[writer.Change] = [
+        FileChange("closed/inner/d.py", None, b"d\n", 0o755),
+        writer.Removal("a"),
+        writer.Removal("not/there"),
+        writer.Placed("new/link", b"../closed/b", link=True),
+        writer.Placed("closed/b", b"placed\n", 0o600),
+    ]
+    writer.write_tree(DiskTree(source), changes, tmp_path / "out", progress=told.append)
+    modes = {
+        p: (tmp_path / "out" / p).stat().st_mode & 0o777 for p in ("", "closed", "closed/inner")
+    }
+    assert modes == {"": 0o751, "closed": 0o750, "closed/inner": 0o711}
+    assert snapshot(tmp_path / "out") == {
+        "closed/b": (0o600, b"placed\n"),
+        "closed/inner/c": (0o644, b"x"),
+        "closed/inner/d.py": (0o755, b"d\n"),
+        "new/link": (0o777, "../closed/b"),
+    }
+    assert told == sorted(set(told))
+    assert told[-1] == 3
+    (source / "closed").chmod(0o750)
+
+
+def test_a_staging_directory_that_changes_hands(
+    mini_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may go, or be made anew, between opening it and having its lock."""
+    stage = writer._stage_of(tmp_path / "out")
+    plain = writer.fcntl.flock
+    times = 0
+
+    def flock(fd: int, how: int) -> None:
+        nonlocal times
+        times += 1
+        if times in (1, 2):
+            stage.rmdir()
+        if times == 2:
+            # The old one is kept by the open descriptor, so that the new one has another number.
+            stage.mkdir()
+        plain(fd, how)
+
+    monkeypatch.setattr(writer.fcntl, "flock", flock)
+    writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out")
+    assert times == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mini", "out"]
+    opened = os.open
+    gone = [True]
+
+    def vanishing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path) == str(stage) and gone:
+            gone.clear()
+            stage.rmdir()
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", vanishing)
+    writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out", replace=True)
+    assert not gone
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mini", "out"]
+
+
+def test_what_a_killed_run_left_is_removed(mini_tree: Path, tmp_path: Path) -> None:
+    stage = writer._stage_of(tmp_path / "out")
+    (stage / "tree/vllm").mkdir(parents=True)
+    (stage / "tree/vllm/half.py").write_bytes(b"hal")
+    (stage / "file").write_bytes(b"")
+    (stage / "link").symlink_to(mini_tree)
+    before = snapshot(mini_tree)
+    with pytest.raises(MigrateError, match="exists already"):
+        (tmp_path / "out").mkdir()
+        writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out")
+    assert not stage.exists()
+    assert snapshot(mini_tree) == before
+
+
+def test_a_tree_that_had_stepped_aside_comes_back(mini_tree: Path, tmp_path: Path) -> None:
+    """Killed between its two renames; when the next run fails, the old tree is there again."""
+    stage = writer._stage_of(tmp_path / "out")
+    (stage / writer.ASIDE).mkdir(parents=True)
+    (stage / writer.ASIDE / "old.py").write_bytes(b"old\n")
+    broken = [FileChange("vllm/v1/guards.py/x.py", None, b"below a file\n")]
+    with pytest.raises(MigrateError, match="cannot write"):
+        writer.write_tree(DiskTree(mini_tree), broken, tmp_path / "out")
+    assert snapshot(tmp_path / "out") == {"old.py": (0o644, b"old\n")}
+    assert not stage.exists()
+
+
+@pytest.mark.parametrize("how", ["no library", "no function"])
+def test_systems_that_cannot_swap(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    class Library:
+        pass
+
+    def load(*_: Any, **__: Any) -> Any:
+        if how == "no library":
+            raise OSError("none")
+        return Library()
+
+    monkeypatch.setattr(writer.ctypes, "CDLL", load)
+    assert writer._exchange(Path("/one"), Path("/other")) is False
+
+
+def test_swap(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "is").write_text(name, encoding="utf-8")
+    assert writer._exchange(tmp_path / "one", tmp_path / "other") is True
+    assert (tmp_path / "one/is").read_text(encoding="utf-8") == "other"
+    assert (tmp_path / "other/is").read_text(encoding="utf-8") == "one"
+    assert writer._exchange(tmp_path / "one", tmp_path / "none") is False
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "is full; nothing was written"),
+        (errno.EDQUOT, "is full; nothing was written"),
+        (errno.EIO, "cannot write /some/file: Input/output error"),
+    ],
+)
+def test_errors_of_the_system(code: int, said: str) -> None:
+    error = OSError(code, os.strerror(code), "/some/file")
+    assert said in str(writer._explain(error, Path("/target/tree")))
+    assert str(writer._explain(OSError("odd"), Path("/target"))) == "cannot write /target: odd"
+
+
+def test_recover_says_what_it_did(mini_tree: Path, tmp_path: Path) -> None:
+    assert writer.recover(mini_tree) is False
+    (mini_tree / writer.JOURNAL).mkdir()
+    (mini_tree / writer.JOURNAL / "0.new").write_bytes(b"staged\n")
+    assert writer.unfinished(mini_tree) is False
+    assert writer.recover(mini_tree) is False
+    assert not (mini_tree / writer.JOURNAL).exists()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/journal.json").write_bytes(b"{}")
+    (mini_tree / writer.JOURNAL).symlink_to(tmp_path / "elsewhere")
+    assert writer.recover(mini_tree) is False
+    assert (tmp_path / "elsewhere/journal.json").exists()
+    (mini_tree / writer.JOURNAL).unlink()
+    (mini_tree / writer.JOURNAL).mkdir()
+    (mini_tree / writer.JOURNAL / "12.new").write_bytes(b"staged\n")
+    journal = '{"steps": [{"path": "vllm/n%20w.py", "staged": "12.new"}]}'
+    (mini_tree / writer.JOURNAL / "journal.json").write_text(journal, encoding="utf-8")
+    assert writer.unfinished(mini_tree) is True
+    assert writer.recover(mini_tree) is True
+    assert (mini_tree / "vllm/n w.py").read_bytes() == b"staged\n"
+    assert writer.unfinished(mini_tree) is False
+
+
+@pytest.mark.parametrize("staged", ["../0.new", "0.new/x", "new", "0.new\n", "", ".new", "x0.new"])
+def test_a_journal_takes_nothing_but_its_own(mini_tree: Path, staged: str) -> None:
+    (mini_tree / "0.new").write_bytes(b"mine\n")
+    stage = mini_tree / writer.JOURNAL
+    stage.mkdir()
+    steps = [{"path": "vllm/x.py", "staged": staged}]
+    (stage / "journal.json").write_text(json.dumps({"steps": steps}), encoding="utf-8")
+    with pytest.raises(MigrateError, match="was not written by this tool"):
+        writer.recover(mini_tree)
+    assert (mini_tree / "0.new").exists()
+
+
+def test_unpack_cleans_up_after_a_kill_that_came_late(tmp_path: Path) -> None:
+    made = archive(tmp_path / "a.tar.gz", {"vllm-1/x.py": b"x"})
+    (tmp_path / "vllm-1").mkdir()
+    stage = writer._stage_of(tmp_path / "vllm-1")
+    (stage / "x").mkdir(parents=True)
+    writer.unpack(made, tmp_path / "vllm-1")
+    assert list((tmp_path / "vllm-1").iterdir()) == [], "what was there is kept"
+    assert not stage.exists()
