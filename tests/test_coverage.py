@@ -398,6 +398,19 @@ def h():
 }
 
 
+OPS = "vllm/_custom_ops.py"
+OPS_TEXT = """\
+import torch
+
+def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, epsilon: float) -> None:
+    torch.ops._C.rms_norm(out, input, weight, epsilon)
+
+def other(out):
+    torch.ops._C.rms_norm(out)
+    torch.ops._C.unknown(out)
+"""
+
+
 def surveyed(files: Mapping[str, str], older: Mapping[str, str] | None = None) -> Survey:
     def tree(texts: Mapping[str, str], name: str) -> Tree:
         return Tree({path: text.encode() for path, text in texts.items()}, name)
@@ -429,24 +442,27 @@ def test_survey() -> None:
 
 
 def test_what_a_rewritten_function_keeps_from_an_npu_is_claimed_and_the_rest_is_not() -> None:
-    ops = "vllm/_custom_ops.py"
-    text = """\
-import torch
-
-def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, epsilon: float) -> None:
-    torch.cuda.nvtx.mark("rms")
-    torch.ops._C.rms_norm(out, input, weight, epsilon)
-
-def other(out):
-    torch.ops._C.rms_norm(out)
-    torch.ops._C.unknown(out)
-"""
-    found = surveyed({"vllm/__init__.py": "", ops: text})
-    assert found.by_rule["NPU102"] == found.claimed[Kind.CUSTOM_OP] + found.claimed[Kind.TORCH_CUDA]
-    assert found.claimed[Kind.CUSTOM_OP] == 1
+    text = OPS_TEXT.replace("-> None:", '-> None:\n    torch.cuda.nvtx.mark("rms")')
+    found = surveyed({"vllm/__init__.py": "", OPS: text})
+    assert found.claimed == {Kind.CUSTOM_OP: 1, Kind.TORCH_CUDA: 1}
+    assert found.by_rule == {"NPU102": 2}
     by_source = {item.source: item for item in found.items if item.function == "other"}
     assert by_source["torch.ops._C.rms_norm"].effort is Effort.SMALL
     assert by_source["torch.ops._C.unknown"].effort is Effort.LARGE
+
+
+def test_what_an_npu_still_comes_to_in_a_rewritten_function_is_not_claimed() -> None:
+    state = "vllm/distributed/parallel_state.py"
+    text = """\
+import torch
+
+def init_distributed_environment(world_size: int = -1, rank: int = -1, backend: str = "nccl"):
+    torch.cuda.nvtx.mark("x")
+    torch.distributed.init_process_group(backend=backend, world_size=world_size, rank=rank)
+"""
+    found = surveyed({"vllm/__init__.py": "", state: text})
+    assert found.by_rule.keys() == {"NPU130"}
+    assert [item.source for item in found.items] == ["torch.cuda.nvtx.mark"]
 
 
 def test_since() -> None:
@@ -473,9 +489,19 @@ def test_since() -> None:
     assert found.since == "old"
 
 
-def test_what_a_rule_lost_since_is_new() -> None:
+def test_what_waits_for_a_person_is_claimed() -> None:
     blind = {**NEW, "vllm/a.py": NEW["vllm/a.py"].replace("(x: torch.Tensor)", "(x)")}
-    assert surveyed(blind, NEW).claimed == {Kind.IS_CUDA: 1}  # left to a person is claimed, too
+    assert surveyed(blind).claimed == {Kind.IS_CUDA: 1}
+    assert surveyed(blind, NEW).items == ()
+
+
+def test_what_a_rule_lost_since_is_new() -> None:
+    old = {"vllm/__init__.py": "", OPS: OPS_TEXT}
+    new = {**old, OPS: OPS_TEXT.replace("def rms_norm", "def normalise")}
+    assert surveyed(old).claimed == {Kind.CUSTOM_OP: 1}
+    (lost,) = surveyed(new, old).items
+    assert (lost.function, lost.source) == ("normalise", "torch.ops._C.rms_norm")
+    assert surveyed(old, new).items == ()
 
 
 def test_processes_do_not_matter() -> None:
