@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -556,7 +558,7 @@ def test_a_half_written_tree_is_said_to_be_one(mini_tree: Path, run_cli: RunCli)
             assert ("an interrupted run left it half written" in done.err) != undecided
 
 
-# ---- what a mutant of the writer showed to be untested ----------------------------------------
+# ---- the writer's parts --------------------------------------------------------------------
 
 
 def test_trees_are_written_outside_of_the_main_thread(mini_tree: Path, tmp_path: Path) -> None:
@@ -584,11 +586,16 @@ def test_signals_wait_and_then_come(number: str) -> None:
     signum = getattr(signal, number)
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     done = []
-    with pytest.raises(KeyboardInterrupt), writer.sigterm_interrupts():
+
+    @writer.sigterm_interrupts()
+    def work() -> None:
         with writer.deferred_signals():
             signal.raise_signal(signum)
             done.append("inside")
         done.append("after")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["inside"]
     assert {s: signal.getsignal(s) for s in before} == before
 
@@ -610,10 +617,8 @@ def test_progress_and_modes_of_directories(tmp_path: Path) -> None:
         writer.Placed("closed/b", b"placed\n", 0o600),
     ]
     writer.write_tree(DiskTree(source), changes, tmp_path / "out", progress=told.append)
-    modes = {
-        p: (tmp_path / "out" / p).stat().st_mode & 0o777 for p in ("", "closed", "closed/inner")
-    }
-    assert modes == {"": 0o751, "closed": 0o750, "closed/inner": 0o711}
+    places = [tmp_path / "out" / path for path in ("", "closed", "closed/inner")]
+    assert [place.stat().st_mode & 0o777 for place in places] == [0o751, 0o750, 0o711]
     assert snapshot(tmp_path / "out") == {
         "closed/b": (0o600, b"placed\n"),
         "closed/inner/c": (0o644, b"x"),
@@ -630,7 +635,7 @@ def test_a_staging_directory_that_changes_hands(
 ) -> None:
     """It may go, or be made anew, between opening it and having its lock."""
     stage = writer._stage_of(tmp_path / "out")
-    plain = writer.fcntl.flock
+    plain = fcntl.flock
     times = 0
 
     def flock(fd: int, how: int) -> None:
@@ -643,7 +648,7 @@ def test_a_staging_directory_that_changes_hands(
             stage.mkdir()
         plain(fd, how)
 
-    monkeypatch.setattr(writer.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out")
     assert times == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mini", "out"]
@@ -669,8 +674,8 @@ def test_what_a_killed_run_left_is_removed(mini_tree: Path, tmp_path: Path) -> N
     (stage / "file").write_bytes(b"")
     (stage / "link").symlink_to(mini_tree)
     before = snapshot(mini_tree)
+    (tmp_path / "out").mkdir()
     with pytest.raises(MigrateError, match="exists already"):
-        (tmp_path / "out").mkdir()
         writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out")
     assert not stage.exists()
     assert snapshot(mini_tree) == before
@@ -698,7 +703,7 @@ def test_systems_that_cannot_swap(monkeypatch: pytest.MonkeyPatch, how: str) -> 
             raise OSError("none")
         return Library()
 
-    monkeypatch.setattr(writer.ctypes, "CDLL", load)
+    monkeypatch.setattr(ctypes, "CDLL", load)
     assert writer._exchange(Path("/one"), Path("/other")) is False
 
 
