@@ -167,6 +167,8 @@ class Log(msgspec.Struct, frozen=True, omit_defaults=True):
     """What `update` carried over, by path."""
     updated: Updated | None = None
     """Null where the tree was migrated once and never updated."""
+    summary: str | None = None
+    """SHA-256 of the MIGRATION.md that was written with the log."""
 
 
 def schema() -> bytes:
@@ -447,11 +449,18 @@ def emitted_files(plan: Plan) -> tuple[FileChange, ...]:
     log = msgspec.structs.replace(log, left_alone=tuple(_moved(log.left_alone, _moves(plan))))
     if plan.earlier_log is not None:
         log = merge_logs(read_log(plan.earlier_log), log, plan)
+    log, summary = with_summary(log)
     return (
-        FileChange(SUMMARY_NAME, plan.earlier_summary, make_summary(log).encode()),
+        FileChange(SUMMARY_NAME, plan.earlier_summary, summary),
         FileChange(LOG_NAME, plan.earlier_log, pretty_json(log)),
         *plan.files,
     )
+
+
+def with_summary(log: Log) -> tuple[Log, bytes]:
+    """A log that knows its MIGRATION.md by hash, and that file."""
+    summary = make_summary(log).encode()
+    return msgspec.structs.replace(log, summary=digest(summary)), summary
 
 
 def edited_since(source: Tree, emitted: Tree, log: Log) -> list[str]:

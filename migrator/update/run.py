@@ -19,9 +19,10 @@ from migrator.log import (
     printable,
     read_log,
     updated_log,
+    with_summary,
 )
 from migrator.plan import FileChange, Plan
-from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree
+from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
 from migrator.update import commits
 from migrator.update.base import Base, Pristine, source_digest
 from migrator.update.git import Node, Repository
@@ -148,19 +149,20 @@ def plan_update(
     updated = Updated(old.release, source_digest(new.tree))
     update.log = updated_log(plan, merged, merge.places, by_hand, updated)
     if not update.nothing_to_do:
-        merge.puts[LOG_NAME] = Item(pretty_json(update.log))
-        _merge_summary(tree, update, with_base=with_base)
+        _write_logs(tree, update, with_base=with_base)
     return update
 
 
-def _merge_summary(tree: DiskTree, update: Update, *, with_base: bool) -> None:
-    """Write MIGRATION.md anew; what somebody added to it stays."""
-    summary = make_summary(update.log).encode()
+def _write_logs(tree: DiskTree, update: Update, *, with_base: bool) -> None:
+    """Write the log and MIGRATION.md anew; what somebody added to that stays."""
+    update.log, summary = with_summary(update.log)
+    update.merge.puts[LOG_NAME] = Item(pretty_json(update.log))
     mine = tree.read(SUMMARY_NAME)
-    before = make_summary(update.old).encode()
-    if mine is None or mine == before:
+    if mine is None or digest(mine) == update.old.summary:
         update.merge.puts[SUMMARY_NAME] = Item(summary)
         return
+    # As the tool would write it today: an older one may have said it in other words.
+    before = make_summary(update.old).encode()
     done = merge_file(SUMMARY_NAME, before, mine, summary, with_base=with_base)
     update.merge.puts[SUMMARY_NAME] = Item(done.data)
     stages = (Item(before), Item(mine), Item(summary))

@@ -222,6 +222,9 @@ def test_links_modes_and_directories(
 def test_summary_that_was_edited(
     three: tuple[Path, Path, Path], tmp_path: Path, run_cli: RunCli
 ) -> None:
+    assert update(run_cli, three, "-o", tmp_path / "unedited").code == 0
+    log = read_log((tmp_path / "unedited" / LOG_NAME).read_bytes())
+    assert log.summary == digest((tmp_path / "unedited" / SUMMARY_NAME).read_bytes())
     place = three[2] / SUMMARY_NAME
     place.write_text(place.read_text(encoding="utf-8") + "\nMy own words.\n", encoding="utf-8")
     update(run_cli, three, "-o", tmp_path / "out")
