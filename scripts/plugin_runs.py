@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import json
 import shutil
 import signal
 import sys
@@ -266,6 +267,8 @@ def measured(state: State) -> str:
     failed = [outcome for outcome in outcomes if not outcome.run.passed]
     absent = [job for release in DEEP for job in jobs_of(release) if state.read(job) is None]
     fits = read_fits(state)
+    keys = plugin_keys(state)
+    earlier = sum(not o.key.startswith(keys.get(o.release, "")[:16]) for o in outcomes)
     lines = [
         "### Releases",
         "",
@@ -292,6 +295,7 @@ def measured(state: State) -> str:
             "failed. `one line more` starts an engine on a vLLM with a line more in "
             f"`{CHANGED_FUNCTION}` of the worker and wants it refused. Seconds are those of a "
             "machine with two cores and much other work to do."
+            + (f" {earlier} are from an earlier state of the plugin." if earlier else "")
         ),
         "",
         f"| {' | '.join(COLUMNS)} | |",
@@ -305,6 +309,13 @@ def measured(state: State) -> str:
         lines += ["", "Not run:", ""]
         lines += [f"- {job.release} {job.model} {job.mode}" for job in absent]
     return "\n".join(lines).replace("\n\n\n", "\n\n").strip()
+
+
+def plugin_keys(state: State) -> dict[str, str]:
+    """Release → key of the plugin that was emitted for the newest runs."""
+    file = state.folder / "plugins.json"
+    keys: dict[str, str] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return keys
 
 
 def paragraph(text: str) -> str:
@@ -353,6 +364,8 @@ def main(arguments: list[str]) -> int:
     if given.env is not None and not given.write_only:
         programs = in_tree.program_digest()
         plugins = {release: emit(state, release)[1] for release in given.chosen or DEEP}
+        current = {**plugin_keys(state), **plugins}
+        (state.folder / "plugins.json").write_text(json.dumps(current), encoding="utf-8")
         jobs = [job for release in plugins for job in jobs_of(release)]
         for job in sorted(jobs, key=urgency):
             if only and (job.model, job.mode) not in only:
