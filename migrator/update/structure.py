@@ -21,7 +21,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrator.update.lines import Clean, Conflict, Hunk, Lines, conflicts, join, merge_lines
+from migrator.update.lines import (
+    Clean,
+    Conflict,
+    Hunk,
+    Lines,
+    conflicts,
+    join,
+    merge_lines,
+    split_lines,
+)
 from migrator.update.statements import merge_statement
 
 RENAMED = 0.6
@@ -477,5 +486,5 @@ def _import_lines(block: Block, lines: Lines, names: Sequence[str], *, broken: b
 
 def iter_blocks(data: bytes) -> Iterator[tuple[Key, Lines]]:
     """The blocks of a module and what each defines, for tests and reports."""
-    for block in _split(tuple(data.splitlines(keepends=True))):
+    for block in _split(split_lines(data)):
         yield block.key, block.lines
