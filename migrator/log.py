@@ -6,6 +6,7 @@ Rendered from a plan alone: same plan, same bytes; no time, no absolute path.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -15,7 +16,7 @@ import jinja2
 import msgspec
 
 from migrator import __version__
-from migrator.engine import Span
+from migrator.engine import Record, Span
 from migrator.errors import MigrateError
 from migrator.hunks import Cut, cut
 from migrator.plan import FileChange, Plan
@@ -209,6 +210,47 @@ def make_log(plan: Plan) -> Log:
         left_alone=_left_alone(plan),
         absent=tuple(AbsentEntry(a.rule, a.site, a.releases, a.why) for a in plan.absent),
     )
+
+
+def with_earlier(plan: Plan, tree: Tree) -> Plan:
+    """The plan of an adapted tree with the sites that only the tree's log still knows.
+
+    A rewritten guard has lost what its rule searches for, so a second plan may not see it. Only
+    files that are as the log left them count: in others nobody knows what the lines hold now.
+    """
+    try:
+        log = read_log(plan.earlier_log or b"")
+    except MigrateError:
+        return plan
+    codes = {rule.code for rule in plan.rules}
+    left = {entry.path: entry.after for entry in log.files}
+    data = {path: tree.read(path) for path in left}
+    same = {path for path, after in left.items() if digest(data[path] or b"") == after}
+    seen = Counter((r.rule, r.path, r.site) for r in plan.records)
+    lines = {(r.rule, r.path, r.before.line) for r in plan.records if r.before is not None}
+    unseen: dict[tuple[str, str, str], list[ChangeEntry]] = {}
+    for change in log.changes:
+        key = (change.rule, change.path, change.site)
+        if change.rule not in codes or change.path not in same:
+            continue
+        if (change.rule, change.path, change.after.line) in lines:
+            seen[key] -= 1
+        else:
+            unseen.setdefault(key, []).append(change)
+    # What the plan sees on lines that the log does not name stands for some of the rest.
+    added = [
+        Record(
+            *key,
+            Status.MIGRATED,
+            "already migrated",
+            Span(change.after.line, change.after.end_line),
+            None,
+            change.source,
+        )
+        for key, changes in unseen.items()
+        for change in changes[max(seen[key], 0) :]
+    ]
+    return dataclasses.replace(plan, records=(*plan.records, *added))
 
 
 def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:

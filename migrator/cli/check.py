@@ -63,13 +63,14 @@ def command(
 
         def column(name: str, one: Source) -> Column:
             from migrator.liveness import Column
+            from migrator.log import with_earlier
 
             if not quiet:
                 click.echo(f"planning {name}", err=True)
             plan = common.plan_for(
                 one.tree, known, Tense.PENDING, select, ignore, jobs, True, verbose
             )
-            return Column(name, one.tree, plan)
+            return Column(name, one.tree, with_earlier(plan, one.tree))
 
         labels = _labels(sources, [*names, tree])
         columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]

@@ -22,6 +22,7 @@ from migrator.coverage.effort import Effort, judge
 from migrator.coverage.reach import REGISTRY, Reach, reach
 from migrator.coverage.surface import NAMESPACE, Facts, Kind, Site, read
 from migrator.engine import Record
+from migrator.log import with_earlier
 from migrator.plan import PACKAGE, Plan, die_with_parent, make_plan
 from migrator.rule import Rule, Status
 from migrator.tree import Tree
@@ -103,7 +104,8 @@ def survey(
         jobs: processes to use at most.
     """
     trees = [tree, *([older] if older is not None else [])]
-    plans = _plans(trees, rules, jobs)
+    made = _plans(trees, rules, jobs)
+    plans = [with_earlier(plan, one) for plan, one in zip(made, trees, strict=True)]
     facts = _facts(trees, jobs)
     new, old = _Surface(plans[0], facts[0]), None
     emitted = {**facts[0], **new.emitted}

@@ -60,10 +60,10 @@ def print_table(console: Console, liveness: Liveness, *, verbose: bool = False) 
             continue
         text = f"{finding.level.value}: {printable(place(finding))}: {finding.describe()}"
         console.print(Text(text, style=STYLES[finding.level]), soft_wrap=True)
+    if liveness.worst() is not Level.ERROR:
+        console.print(Text("every rule finds its sites", style="green"))
     if notes:
-        text = (
-            f"{notes} more sites are found elsewhere, or went with their code; --verbose names them"
-        )
+        text = f"{notes} more sites are found elsewhere, or went with their code: --verbose"
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
