@@ -25,6 +25,7 @@ from migrator.rules import all_rules
 from migrator.tree import DiskTree, Tree
 from tests import surface_count
 from tests.conftest import RunCli, cli_command
+from tests.trees import SELECT, copy_mini
 
 RULES = choose_rules(["NPU1"], [])
 """Rules that need nothing of a tree but their sites."""
@@ -547,6 +548,22 @@ def test_command(tmp_path: Path, run_cli: RunCli) -> None:
     assert run_cli("coverage", "--select", "NPU1", new, "--since", new).code == 0
     assert run_cli("coverage", tmp_path / "none").code == 2
     assert run_cli("coverage", "--select", "NPU1", new, "--since", "nowhere").code == 2
+
+
+def test_an_adapted_tree_has_what_its_source_has(tmp_path: Path, run_cli: RunCli) -> None:
+    source = copy_mini(tmp_path / "old", {"vllm/a.py": NEW["vllm/a.py"].encode()})
+    adapted = tmp_path / "adapted"
+    assert run_cli("apply", source, "-o", adapted, "--select", SELECT).code == 0
+
+    def listed(tree: Path) -> list[tuple[object, ...]]:
+        done = run_cli("coverage", tree, "--select", SELECT, "--format", "json")
+        keys = ("kind", "path", "function", "source", "grade")
+        return [tuple(site[key] for key in keys) for site in json.loads(done.out)["sites"]]
+
+    assert listed(adapted) == listed(source)
+    assert len(listed(source)) > 5
+    since = run_cli("coverage", adapted, "--since", source, "--select", SELECT)
+    assert since.code == 0, since.text
 
 
 def test_json(tmp_path: Path, run_cli: RunCli) -> None:

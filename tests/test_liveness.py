@@ -499,6 +499,27 @@ def test_check_against(tmp_path: Path, run_cli: RunCli) -> None:
     assert "to compare releases: --against" in stray.err
 
 
+def test_an_adapted_tree_has_every_site_of_its_source(tmp_path: Path, run_cli: RunCli) -> None:
+    """A rewritten guard is no longer what the rule searches for; the tree's log knows of it."""
+    source = copy_mini(tmp_path / "old", {A: GUARD})
+    adapted = tmp_path / "adapted"
+    assert run_cli("apply", source, "-o", adapted, "--select", SELECT).code == 0
+    done = run_cli("check", adapted, "--against", source, "--select", SELECT, "--format", "json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert data["findings"] == []
+    for row in data["rules"]:
+        before, now = (row["sites"][name]["found"] for name in ("old", "adapted"))
+        assert now >= before, row
+    assert "every rule finds its sites" in done.err
+    # Of a file that was edited since, nobody knows what the logged lines hold.
+    (adapted / A).write_bytes(b"import torch\n")
+    done = run_cli("check", adapted, "--against", source, "--select", SELECT, "--format", "json")
+    assert [(f["rule"], f["path"], f["change"]) for f in json.loads(done.out)["findings"]] == [
+        ("NPU110", A, "gone")
+    ]
+
+
 def test_check_against_what_is_none(tmp_path: Path, run_cli: RunCli) -> None:
     tree = copy_mini(tmp_path / "mini")
     done = run_cli("check", tree, "--against", "nowhere")
