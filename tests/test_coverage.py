@@ -365,6 +365,36 @@ def test_areas(path: str, there: bool) -> None:
     assert (elsewhere(path) is None) is there
 
 
+def test_a_function_behind_an_operator_is_called_where_the_operator_is() -> None:
+    ops = (
+        "def impl(): inner()\ndef inner(): pass\ndef fake(): pass\ndef other(): pass\n"
+        "direct_register_custom_op(op_name='named', op_func=impl, fake_impl=fake)\n"
+        "direct_register_custom_op('quiet', other)\n"
+    )
+    extra = {
+        "vllm/worker.py": "import vllm.ops\n"
+        "class NPUWorker:\n    def __init__(self): torch.ops.vllm.named(1)\n",
+        "vllm/ops.py": ops,
+    }
+    found = reach(graph(extra), ["vllm/platforms/npu.py"], None)
+    assert {u for p, u in found.units if p == "vllm/ops.py"} == {"<module>", "impl", "inner"}
+    loud = {**extra, "vllm/ops.py": ops.replace("op_name='named'", "op_name=NAME")}
+    found = reach(graph(loud), ["vllm/platforms/npu.py"], None)
+    assert ("vllm/ops.py", "impl") in found.units
+
+
+def test_an_import_whose_failure_is_caught_is_guarded() -> None:
+    for text in (
+        "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None",
+        "with contextlib.suppress(ImportError):\n    import vllm._C",
+    ):
+        (site,) = read("vllm/x.py", text.encode()).sites
+        assert site.guard is not None
+        assert site.guard.endswith("fails on an NPU, and that is caught")
+    (site,) = read("vllm/x.py", b"def f():\n    import flash_attn").sites
+    assert site.guard is None
+
+
 def test_models_of_the_table() -> None:
     text = (
         b'A = {"X": ("llama", "Llama"), "Y": ("vllm.models.y", "Y"), "Z": ("a", 1), "V": (">=1",)}'

@@ -6,6 +6,7 @@ It is approximate, and leans to the side of saying "reachable":
 - A function counts as called where its name is referred to in code that counts as run.
 - A method counts as called where its name is asked of any object and its class, or one that
   inherits it without a method of its own, counts as used. `self.name` stays within the class.
+- A function behind an operator `torch.ops.vllm.name` counts where the operator is named.
 - `forward_cuda` and the like are what `CustomOp` calls on other platforms; they count only where
   their own module asks for them.
 - Of conditions only those are decided that ask for the platform, the device or a CUDA library.
@@ -23,7 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from migrator.coverage.surface import MODULE, Facts, Unit, module_name
+from migrator.coverage.surface import MODULE, OPERATORS, Facts, Unit, module_name
 from migrator.matchers import Imports, cuda_only
 
 REGISTRY = "vllm/model_executor/models/registry.py"
@@ -167,6 +168,11 @@ class _Graph:
     def __init__(self, facts: Mapping[str, Facts]) -> None:
         self.facts = facts
         self.paths = {module_name(path): path for path in facts}
+        self.operators: dict[str, list[tuple[str, str]]] = {}
+        """Operator of `torch.ops.vllm` → (path, function) of those that register it."""
+        for path, one in facts.items():
+            for operator, function in one.operators.items():
+                self.operators.setdefault(operator, []).append((path, function))
         self.modules: set[str] = set()
         self.units: set[Key] = set()
         self.classes: set[Key] = set()
@@ -347,6 +353,11 @@ class _Graph:
         self, path: str, text: str, seen: set[tuple[str, str]], unit: Unit | None = None
     ) -> None:
         """Code in a module refers to a name, or to a chain of names."""
+        if text.startswith(OPERATORS):
+            operator = text.removeprefix(OPERATORS).partition(".")[0]
+            for home, function in self.operators.get(operator, ()):
+                self.refer(home, function, set())
+            return
         found = self.resolve(path, text, seen, unit)
         if found is not None:
             self.reached(*found)

@@ -49,6 +49,8 @@ _EXTENSION = re.compile(
 """vLLM's own compiled modules and the CUDA packages that it brings along."""
 NAMESPACE = re.compile(r"torch\.ops\.(_\w*C(?:_\w+)*)(?:\.|$)")
 """Operators that vLLM compiles for CUDA: `torch.ops._C.rms_norm`, `torch.ops._moe_C.…`."""
+OPERATORS = "torch.ops.vllm."
+"""Where the operators are that vLLM registers from Python functions."""
 _NCCL = re.compile(r"(?:^|.*:)nccl(?:,.*)?$")
 _NCCL_NAME = re.compile(r"(?:^|[._])(?:py)?nccl|NCCL|Nccl")
 """No `SyncClient`, which has these letters too."""
@@ -108,6 +110,8 @@ class Facts:
     units: dict[str, Unit] = field(default_factory=dict)
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Qualified name of a class → its bases as they are written."""
+    operators: dict[str, str] = field(default_factory=dict)
+    """Name of each operator that it registers as `torch.ops.vllm.…` → the function behind it."""
     kernels: set[str] = field(default_factory=set)
     """Names of its Triton kernels."""
     failure: str | None = None
@@ -161,11 +165,13 @@ class _Reader:
     def block(self, body: Sequence[ast.stmt], guard: str | None, *, trying: bool = False) -> None:
         """Statements one after the other; what an NPU never comes to is guarded."""
         for position, statement in enumerate(body):
-            self.statement(statement, guard)
+            package = self.fails(statement) if trying and guard is None else None
+            caught = f"the import of {package} fails on an NPU, and that is caught"
+            self.statement(statement, guard if package is None else caught)
             if guard is None and position + 1 < len(body):
                 guard = self.cut_off(statement)
-                if guard is None and trying:
-                    guard = self.fails(statement)
+                if package is not None:
+                    guard = f"after the import of {package} in a `try`"
 
     def cut_off(self, statement: ast.stmt) -> str | None:
         """Why an NPU does not come past a statement."""
@@ -180,11 +186,9 @@ class _Reader:
         return None
 
     def fails(self, statement: ast.stmt) -> str | None:
-        """Why the rest of a `try` is not run on an NPU: an import of what it has not."""
+        """The package that a statement imports and an NPU has not."""
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            package = self.cuda_package(statement)
-            if package is not None:
-                return f"after the import of {package} in a `try`"
+            return self.cuda_package(statement)
         return None
 
     def statement(self, node: ast.stmt, guard: str | None) -> None:
@@ -245,7 +249,8 @@ class _Reader:
         """Why the `else` of a `try` is not run on an NPU."""
         if not caught:
             return None
-        return next((why for part in node.body if (why := self.fails(part)) is not None), None)
+        package = next((name for part in node.body if (name := self.fails(part))), None)
+        return None if package is None else f"after the import of {package} in a `try`"
 
     def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, guard: str | None) -> None:
         for decorator in node.decorator_list:
@@ -430,6 +435,8 @@ class _Reader:
                 self.found(Kind.TORCH_CUDA, node, name, why)
             elif name.startswith("torch.ops._") and NAMESPACE.match(name):
                 self.found(Kind.CUSTOM_OP, node, name, why)
+            elif name.startswith(OPERATORS) and why is None and not self.quiet:
+                self.unit.refs.add(name)
             return
         if why is None and not self.quiet:
             head, _, rest = name.partition(".")
@@ -466,6 +473,8 @@ class _Reader:
         if last in ("isinstance", "issubclass") and len(node.args) == 2:
             stack.append((node.args[0], why))
             return
+        if last == "direct_register_custom_op" and why is None and self.registers(node):
+            return
         if last in _BY_NAME or last in _IMPORTERS:
             self.by_name(node, last, why)
         for argument in node.args:
@@ -476,6 +485,16 @@ class _Reader:
             if keyword.arg in _DEVICE_WORDS and _is_cuda_name(keyword.value):
                 self.found(Kind.DEVICE_LITERAL, keyword.value, f'{keyword.arg}="cuda"', why)
             stack.append((keyword.value, why))
+
+    def registers(self, node: ast.Call) -> bool:
+        """An operator whose function is called where the operator is, and not here."""
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        given |= dict(zip(("op_name", "op_func"), node.args, strict=False))
+        name, function = given.get("op_name"), dotted(given.get("op_func", node.func))
+        if not isinstance(name, ast.Constant) or "op_func" not in given or function is None:
+            return False
+        self.facts.operators[str(name.value)] = function
+        return True
 
     def by_name(self, node: ast.Call, called: str, why: str | None) -> None:
         """What a call names by a string: an attribute, or a module to import."""
