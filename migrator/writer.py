@@ -198,6 +198,20 @@ def _staged_beside(target: Path, *, wait: bool = False) -> Iterator[Path]:
     """
     stage = _stage_of(target)
     held: int | None = None
+
+    def let_go() -> None:
+        nonlocal held
+        with deferred_signals():
+            if held is None:
+                return
+            descriptor, held = held, None
+            try:
+                _clear(stage, target)
+                with contextlib.suppress(OSError):
+                    stage.rmdir()
+            finally:
+                os.close(descriptor)
+
     try:
         while held is None:
             with deferred_signals():
@@ -209,14 +223,11 @@ def _staged_beside(target: Path, *, wait: bool = False) -> Iterator[Path]:
         _clear(stage, target)
         yield stage
     finally:
-        with deferred_signals():
-            if held is not None:
-                try:
-                    _clear(stage, target)
-                    with contextlib.suppress(OSError):
-                        stage.rmdir()
-                finally:
-                    os.close(held)
+        try:
+            let_go()
+        except KeyboardInterrupt:
+            let_go()  # it may have come just before signals were held back
+            raise
 
 
 def _stage_of(target: Path) -> Path:

@@ -303,6 +303,7 @@ def trials(here: Path, how: str, name: str, step: int, at: str) -> Iterator[dict
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     gc.freeze()  # children share what is there instead of copying it when they count references
     here, how, name, step = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
     at = sys.argv[5] if len(sys.argv) > 5 else "line"
