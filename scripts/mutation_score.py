@@ -226,30 +226,43 @@ def _pytest(here: Path, arguments: Sequence[str], seconds: float, *, show: bool)
     return int(pytest.main([*plain, "-W", known, *arguments]))
 
 
-def judge(here: Path, module: Module, source: str, limits: Sequence[float], **show: bool) -> bool:
-    """Does a test notice this source in the module's place?"""
-    path = here / module.path
-    original = path.read_text(encoding="utf-8")
-    path.write_text(source, encoding="utf-8")
-    try:
-        return not all(
-            passes(here, stage, limit, **show)
-            for stage, limit in zip(module.stages, limits, strict=True)
-        )
-    finally:
-        path.write_text(original, encoding="utf-8")
+class Judge:
+    """Runs a module's tests on its mutants.
 
+    Args:
+        here: a clone.
+        module: the module.
+        show: let the tests print.
+    """
 
-def limits_of(here: Path, module: Module) -> list[float]:
-    """Seconds of CPU for each stage: several times what it takes where nothing is changed."""
-    limits = []
-    for stage in module.stages:
+    def __init__(self, here: Path, module: Module, *, show: bool = False) -> None:
+        self.here = here
+        self.stages = module.stages
+        self.path = here / module.path
+        self.original = self.path.read_text(encoding="utf-8")
+        self.show = show
+        self.limits: dict[int, float] = {}
+        """Seconds of CPU for a stage: several times what it takes where nothing is changed."""
+
+    def notices(self, source: str) -> bool:
+        """Does a test fail with this source in the module's place?"""
+        for number, stage in enumerate(self.stages):
+            if number not in self.limits:
+                self.limits[number] = self._limit(stage)
+            self.path.write_text(source, encoding="utf-8")
+            try:
+                if not passes(self.here, stage, self.limits[number], show=self.show):
+                    return True
+            finally:
+                self.path.write_text(self.original, encoding="utf-8")
+        return False
+
+    def _limit(self, stage: tuple[str, ...]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if not passes(here, stage, 600):
+        if not passes(self.here, stage, 600):
             raise SystemExit(f"the tests {' '.join(stage)} fail without any change")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        limits.append(10 + 4 * (after.ru_utime - before.ru_utime))
-    return limits
+        return 10 + 4 * (after.ru_utime - before.ru_utime)
 
 
 def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict[str, Any]:
@@ -258,14 +271,14 @@ def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict
     module = MODULES[name]
     every, left_out = mutants(here / module.path, seed)
     chosen = random.Random(seed).sample(every, min(len(every), sample))
-    limits = limits_of(here, module)
+    judge = Judge(here, module)
     survivors = []
     done = 0
     for mutant in chosen:
         if time.monotonic() > until:
             break
         done += 1
-        if not judge(here, module, mutant.source, limits):
+        if not judge.notices(mutant.source):
             survivors.append(
                 {
                     "number": mutant.number,
@@ -276,7 +289,7 @@ def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict
                 }
             )
             print(f"SURVIVES {name} {json.dumps(survivors[-1])}", flush=True)
-        if done % 10 == 0:
+        if done % 5 == 0:
             print(f"{name}: {done} of {len(chosen)}, {len(survivors)} survive", flush=True)
     return {
         "path": module.path,
@@ -309,7 +322,7 @@ def main(arguments: Sequence[str]) -> int:
             module = MODULES[names[0]]
             mutant = mutants(here / module.path, given.seed)[0][given.only]
             print(f"{mutant.line}: {mutant.before}\n  → {mutant.after}", flush=True)
-            noticed = judge(here, module, mutant.source, [600.0] * len(module.stages), show=True)
+            noticed = Judge(here, module, show=True).notices(mutant.source)
             print("killed" if noticed else "survives")
             return 0 if noticed else 1
         commit = subprocess.run(
