@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import symtable
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
     try:
         after, images = _edit(module, edits, layout)
         new = _Source(module, after, {id(image) for nodes in images.values() for image in nodes})
-        failure = unparsable(path, new.data)
+        failure = _invalid(path, new.data)
         if failure is not None:
             raise EditError(f"the rewritten file does not parse: {failure}")
         if any(id(image) not in new.spans for nodes in images.values() for image in nodes):
@@ -159,6 +160,19 @@ def unparsable(path: str, data: bytes) -> str | None:
     """
     parsed = _parsed(path, data)
     return parsed if isinstance(parsed, str) else None
+
+
+def _invalid(path: str, data: bytes) -> str | None:
+    """Why Python would refuse these bytes; it takes less than their syntax tree as objects."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            symtable.symtable(data, path, "exec")  # type: ignore[arg-type] # bytes do too
+    except SyntaxError as error:
+        return f"not valid Python: line {error.lineno or 0}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return f"Python cannot parse it: {_first_line(error)}"
+    return None
 
 
 def _parsed(path: str, data: bytes) -> ast.Module | str:

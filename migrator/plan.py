@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import json
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ import pathspec
 
 from migrator import templates
 from migrator.candidates import nearest_candidates
+from migrator.collector import without_collector
 from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.errors import MigrateError
 from migrator.rule import Absence, Rule, Status
@@ -147,6 +147,7 @@ class Results(Protocol):
         """Keep a result, with all that was asked of the tree beside the file itself."""
 
 
+@without_collector()
 def make_plan(
     tree: Tree,
     rules: Sequence[Rule] | None = None,
@@ -312,13 +313,12 @@ def _run(
     job: _Job, jobs: int, progress: Progress | None, known: Results | None
 ) -> list[FileResult]:
     done: dict[str, FileResult] = {}
-    with _without_garbage_collection():
-        for result, asked in _outcomes(job, jobs, known):
-            done[result.path] = result
-            if isinstance(job.tree, WatchedTree):
-                job.tree.asked.update(asked)
-            if progress is not None:
-                progress(len(done), len(job.sources))
+    for result, asked in _outcomes(job, jobs, known):
+        done[result.path] = result
+        if isinstance(job.tree, WatchedTree):
+            job.tree.asked.update(asked)
+        if progress is not None:
+            progress(len(done), len(job.sources))
     return [done[path] for path in sorted(done)]
 
 
@@ -336,18 +336,6 @@ def _outcomes(job: _Job, jobs: int, known: Results | None) -> Iterator[_Outcome]
         if known is not None:
             known.put(result.path, *job.sources[result.path], result, asked)
         yield result, asked
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Syntax trees are large and free of cycles: the collector would only walk over them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager

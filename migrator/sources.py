@@ -7,10 +7,9 @@ user's cache, and unpacked there once. No build is run, and nothing of the archi
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from migrator.errors import MigrateError
 from migrator.locations import cache_directory
@@ -19,8 +18,7 @@ from migrator.tree import LOG_NAME, DiskTree, release_of
 PROJECT = "vllm"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A tree to migrate and where its result goes by default."""
 
     tree: DiskTree
@@ -72,8 +70,12 @@ def _updated_release(tree: DiskTree) -> str | None:
     left in it.
     """
     data = tree.read(LOG_NAME)
+    if data is None:
+        return None
+    import json
+
     try:
-        log = json.loads(data or b"{}")
+        log = json.loads(data)
         return log["release"] if log.get("updated") and isinstance(log["release"], str) else None
     except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -10,9 +10,9 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from migrator.errors import MigrateError
 
@@ -33,8 +33,7 @@ DEPTH = 200
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a tree: a regular file, or a symbolic link that is copied and never followed."""
 
     path: str
