@@ -96,7 +96,7 @@ def command(
         click.echo(f"Error: {missing.describe()}", err=True)
     if review.missing:
         sys.exit(common.ERROR)
-    sys.exit(common.PENDING if review.waiting else common.DONE)
+    sys.exit(common.PENDING if review.waiting or review.conflicts else common.DONE)
 
 
 def _adapted(src: str) -> DiskTree | None:

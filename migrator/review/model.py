@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import msgspec
 
 from migrator.engine import Span
 from migrator.errors import MigrateError
 from migrator.hunks import Block, blocks_of, split_lines
 from migrator.log import (
     AbsentEntry,
+    HandEntry,
     LeftEntry,
     Log,
     RuleEntry,
@@ -188,6 +192,10 @@ class Review:
     """`path:line` of what was left alone → that line of source."""
     simulated: Simulated | None = None
     coverage: Coverage | None = None
+    carried: tuple[HandEntry, ...] = ()
+    """Somebody's own work that an update of the tree carried over."""
+    conflicts: tuple[str, ...] = ()
+    """Files in which an update left marks of a conflict."""
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -232,7 +240,8 @@ def review_tree(tree: DiskTree, base: DiskTree, simulated: Simulated | None = No
                 "was migrated; name the right one with --base"
             )
     edited = set(edited_since(base, tree, log))
-    written = _written(base, log, edited)
+    edited |= {here.get(file.path, file.path) for file in log.files if file.edited}
+    written, log = _written(base, log, edited)
     files = []
     for file in log.files:
         path = here.get(file.path, file.path)
@@ -240,8 +249,8 @@ def review_tree(tree: DiskTree, base: DiskTree, simulated: Simulated | None = No
         if path not in edited and now is not None:
             files.append(_reviewed(FileChange(path, before, now), log))
             continue
-        emitted = written.get(path)
-        if emitted is not None and digest(emitted) == file.after:
+        emitted = written.get(file.path)
+        if emitted is not None:
             known = _reviewed(FileChange(path, before, emitted), log)
             hand = _diff(emitted, now or b"")
             files.append(
@@ -258,7 +267,17 @@ def review_tree(tree: DiskTree, base: DiskTree, simulated: Simulated | None = No
         hand = _diff(before or b"", now or b"")
         files.append(FileReview(printable(path), before is None, None, hand, removed=now is None))
     files.sort(key=lambda file: file.path)
-    return _review(log, files, tree, base, done=True, simulated=simulated)
+    review = _review(log, files, tree, base, done=True, simulated=simulated)
+    marked = [
+        entry.path
+        for entry in log.by_hand
+        if _MARKS.search(tree.read(here.get(entry.path, entry.path)) or b"")
+    ]
+    return replace(review, carried=log.by_hand, conflicts=tuple(dict.fromkeys(marked)))
+
+
+_MARKS = re.compile(rb"^(?:<{7}|>{7}) ", re.M)
+"""What stands around the two sides of a conflict."""
 
 
 class _Part(DiskTree):
@@ -274,19 +293,31 @@ class _Part(DiskTree):
                 yield Entry(path, 0o644)
 
 
-def _written(base: DiskTree, log: Log, edited: Collection[str]) -> dict[str, bytes]:
+def _written(base: DiskTree, log: Log, edited: Collection[str]) -> tuple[dict[str, bytes], Log]:
     """What the log's rules make of the files that were edited since, to tell whose lines are whose.
 
     Another version of the tool may write something else; the log's digests tell.
+
+    Returns:
+        The bytes of those files that are as the log has them, and the log with the lines that the
+        changes have in these: those of a tree that was updated are the edited file's.
     """
-    paths = {file.path for file in log.files if file.path in edited}
-    if not paths:
-        return {}
+    wanted = {file.path: file.after for file in log.files if file.path in edited}
+    if not wanted:
+        return {}, log
     codes = {entry.code for entry in log.rules}
-    part = _Part(base, paths)
+    part = _Part(base, wanted)
     part.release = base.release
     plan = make_plan(part, [rule for rule in all_rules() if rule.code in codes])
-    return {change.path: change.after for change in plan.files}
+    found = {
+        printable(change.path): change.after
+        for change in plan.files
+        if digest(change.after) == wanted.get(printable(change.path))
+    }
+    changes = [entry for entry in log.changes if entry.path not in found]
+    changes += [entry for entry in make_log(plan).changes if entry.path in found]
+    changes.sort(key=lambda entry: (entry.path, entry.after.line, entry.rule, entry.site))
+    return found, msgspec.structs.replace(log, changes=tuple(changes))
 
 
 def _diff(before: bytes, after: bytes) -> Diff:

@@ -348,7 +348,7 @@ def test_what_cannot_be_told_apart_is_said(
     adapted: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tool that made the tree wrote something else than this one would."""
-    monkeypatch.setattr("migrator.review.model._written", lambda *_: {})
+    monkeypatch.setattr("migrator.review.model._written", lambda base, log, edited: ({}, log))
     ops = adapted / "vllm/_custom_ops.py"
     ops.write_bytes(ops.read_bytes() + b"# mine\n")
     review, page = done(adapted, tree)
@@ -370,6 +370,71 @@ def test_another_source_is_refused(adapted: Path, tree: Path, tmp_path: Path) ->
         review_tree(DiskTree(adapted), DiskTree(other))
     with pytest.raises(MigrateError, match="it was not made by this tool"):
         review_tree(DiskTree(tree), DiskTree(tree))
+
+
+def test_an_updated_tree_shows_whose_lines_are_whose(
+    mini_tree: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    """The engineer's edits, carried to the next release, stay apart from what the rules did."""
+    path = "vllm/_custom_ops.py"
+    run_cli("apply", mini_tree, "-o", tmp_path / "old", "-q", "--select", SELECT)
+    ops = tmp_path / "old" / path
+    ops.write_bytes(ops.read_bytes().replace(b"import torch\n", b"import torch\n\nMINE = 1\n", 1))
+    newer = copy_mini(tmp_path / "newer")
+    source = newer / path
+    source.write_bytes(source.read_bytes() + b"\n\ndef new():\n    return 1\n")
+    out = tmp_path / "out"
+    done = run_cli(
+        "update", tmp_path / "old", newer, "--base", mini_tree, "-o", out, "--select", SELECT
+    )
+    assert done.code in (0, 1), done.err
+    assert b"MINE = 1" in (out / path).read_bytes()
+    review = review_tree(DiskTree(out), DiskTree(newer))
+    page = parse(render_page(review))
+    assert [file.path for file in review.files if file.by_hand] == [path]
+    assert [entry.path for entry in review.carried] == [path]
+    assert "Carried over by an update" in page.text
+    article = articles(page)[path]
+    hand = [h for h in article.all("section", "hunk") if h.attributes["data-kinds"] == "hand"]
+    assert [line.text for h in hand for line in h.all("ins")] == ["", "MINE = 1"]
+    rest = [h for h in article.all("section", "hunk") if h not in hand]
+    for hunk in rest:
+        for note in hunk.all(class_="note"):
+            if note.all("a", "tag")[0].text == "NPU102":
+                assert "npu_rms_norm" in hunk.text, "the reason stands at its lines"
+    plan = make_plan(DiskTree(newer), _rules())
+    cut = next(cut for cut in cut_plan(plan) if cut.change.path == path)
+    added = [line for h in rest for line in h.all("ins")]
+    assert len(added) == sum(cut.lines(block)[0] for block in cut.blocks)
+
+
+def test_a_file_that_was_edited_between_two_runs(mini_tree: Path, run_cli: RunCli) -> None:
+    """What the second run wrote holds the edit too: it is not taken for the migration's."""
+    base = copy_mini(mini_tree.parent / "base")
+    assert (
+        run_cli("apply", mini_tree, "--in-place", "--force", "-q", "--select", "NPU102").code == 0
+    )
+    ops = mini_tree / "vllm/_custom_ops.py"
+    ops.write_bytes(ops.read_bytes() + b"\nMINE = 1\n")
+    assert run_cli(*in_place, SELECT).code == 0
+    review = review_tree(DiskTree(mini_tree), DiskTree(base))
+    (file,) = (file for file in review.files if file.by_hand)
+    assert (file.path, file.mixed) == ("vllm/_custom_ops.py", True)
+
+
+def test_marks_of_a_conflict_wait_for_a_person(adapted: Path, tree: Path) -> None:
+    log = adapted / "migration-log.json"
+    entry = {"path": "vllm/mine.py", "kind": "conflict", "was": None, "reason": "both changed it"}
+    text = json.loads(log.read_bytes()) | {"by_hand": [entry]}
+    log.write_text(json.dumps(text), encoding="utf-8")
+    (adapted / "vllm/mine.py").write_bytes(b"<<<<<<< ours\n1\n=======\n2\n>>>>>>> theirs\n")
+    review, page = done(adapted, tree)
+    assert review.conflicts == ("vllm/mine.py",)
+    assert "vllm/mine.py still has the marks" in page.all("section", "attention")[0].text
+    (adapted / "vllm/mine.py").write_bytes(b"2\n")
+    review, page = done(adapted, tree)
+    assert review.conflicts == ()
+    assert "both changed it" in page.text
 
 
 # ---- the command ---------------------------------------------------------------------------
