@@ -411,9 +411,8 @@ def test_an_updated_tree_shows_whose_lines_are_whose(
 def test_a_file_that_was_edited_between_two_runs(mini_tree: Path, run_cli: RunCli) -> None:
     """What the second run wrote holds the edit too: it is not taken for the migration's."""
     base = copy_mini(mini_tree.parent / "base")
-    assert (
-        run_cli("apply", mini_tree, "--in-place", "--force", "-q", "--select", "NPU102").code == 0
-    )
+    in_place = ("apply", mini_tree, "--in-place", "--force", "-q", "--select")
+    assert run_cli(*in_place, "NPU102").code == 0
     ops = mini_tree / "vllm/_custom_ops.py"
     ops.write_bytes(ops.read_bytes() + b"\nMINE = 1\n")
     assert run_cli(*in_place, SELECT).code == 0
