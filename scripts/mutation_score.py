@@ -31,7 +31,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,6 @@ class Mutant:
     """One change of one module."""
 
     number: int
-    operator: str
     line: int
     definition: str
     before: str
@@ -113,49 +112,49 @@ def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]
     ]
 
 
-def mutants(path: Path, seed: int = 1) -> tuple[list[Mutant], int]:
-    """The mutants of a module, and how many more there are in annotations."""
+def places(path: Path, seed: int) -> tuple[list[Any], int]:
+    """What cosmic-ray would change in a module, and how much more there is in annotations."""
     from cosmic_ray.commands.init import _all_work_items  # type: ignore[import-untyped]
+
+    spans = annotation_spans(path.read_text(encoding="utf-8"))
+    found: list[Any] = []
+    binary: dict[tuple[int, int], list[Any]] = {}
+    left_out = 0
+    for item in _all_work_items([path], {}):
+        (mutation,) = item.mutations
+        if any(first <= mutation.start_pos < last for first, last in spans):
+            left_out += 1
+        elif "ReplaceBinaryOperator" in mutation.operator_name:
+            binary.setdefault(mutation.start_pos, []).append(mutation)
+        else:
+            found.append(mutation)
+    rng = random.Random(seed)
+    return found + [rng.choice(binary[start]) for start in sorted(binary)], left_out
+
+
+def mutant_of(path: Path, number: int, mutation: Any) -> Mutant | None:
+    """The module with one change; None where that makes no other Python of it."""
     from cosmic_ray.mutating import mutate_code  # type: ignore[import-untyped]
     from cosmic_ray.plugins import get_operator  # type: ignore[import-untyped]
 
     source = path.read_text(encoding="utf-8")
-    spans = annotation_spans(source)
-    lines = source.splitlines()
-    found: list[Mutant] = []
-    binary: dict[tuple[int, int], list[Mutant]] = {}
-    left_out = 0
-    for item in _all_work_items([path], {}):
-        (mutation,) = item.mutations
-        start = mutation.start_pos
-        if any(first <= start < last for first, last in spans):
-            left_out += 1
-            continue
-        operator = get_operator(mutation.operator_name)(**mutation.operator_args)
-        try:
-            changed = mutate_code(source, operator, mutation.occurrence)
-        except AttributeError:
-            continue  # of `except (A, b.C)` cosmic-ray's own operator makes nothing
-        if changed is None or changed == source or not _parses(changed):
-            continue
-        new = changed.splitlines()
-        at = next((n for n, (a, b) in enumerate(zip(lines, new, strict=False)) if a != b), 0)
-        mutant = Mutant(
-            0,
-            mutation.operator_name.partition("/")[2],
-            at + 1,
-            mutation.definition_name or "",
-            lines[at].strip(),
-            new[at].strip() if at < len(new) else "",
-            changed,
-        )
-        if "ReplaceBinaryOperator" in mutant.operator:
-            binary.setdefault(start, []).append(mutant)
-        else:
-            found.append(mutant)
-    rng = random.Random(seed)
-    found += [rng.choice(binary[start]) for start in sorted(binary)]
-    return [replace(mutant, number=n) for n, mutant in enumerate(found)], left_out
+    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+    try:
+        changed = mutate_code(source, operator, mutation.occurrence)
+    except AttributeError:
+        return None  # of `except (A, b.C)` cosmic-ray's own operator makes nothing
+    if changed is None or changed == source or not _parses(changed):
+        return None
+    lines, new = source.splitlines(), changed.splitlines()
+    at = next((n for n, (a, b) in enumerate(zip(lines, new, strict=False)) if a != b), 0)
+    return Mutant(
+        number,
+        at + 1,
+        mutation.definition_name or "",
+        lines[at].strip(),
+        new[at].strip() if at < len(new) else "",
+        changed,
+    )
 
 
 def _parses(source: str) -> bool:
@@ -269,14 +268,17 @@ def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict
     """Judge the mutants of a module, as many as the time allows: a sample, too, by their order."""
     until = time.monotonic() + minutes * 60
     module = MODULES[name]
-    every, left_out = mutants(here / module.path, seed)
-    chosen = random.Random(seed).sample(every, min(len(every), sample))
+    every, left_out = places(here / module.path, seed)
+    numbers = random.Random(seed).sample(range(len(every)), min(len(every), sample))
     judge = Judge(here, module)
     survivors = []
     done = 0
-    for mutant in chosen:
+    for number in numbers:
         if time.monotonic() > until:
             break
+        mutant = mutant_of(here / module.path, number, every[number])
+        if mutant is None:
+            continue
         done += 1
         if not judge.notices(mutant.source):
             survivors.append(
@@ -290,7 +292,7 @@ def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict
             )
             print(f"SURVIVES {name} {json.dumps(survivors[-1])}", flush=True)
         if done % 5 == 0:
-            print(f"{name}: {done} of {len(chosen)}, {len(survivors)} survive", flush=True)
+            print(f"{name}: {done} of {len(numbers)}, {len(survivors)} survive", flush=True)
     return {
         "path": module.path,
         "mutants": len(every),
@@ -320,7 +322,9 @@ def main(arguments: Sequence[str]) -> int:
     with clone() as here:
         if given.only is not None:
             module = MODULES[names[0]]
-            mutant = mutants(here / module.path, given.seed)[0][given.only]
+            changes, _ = places(here / module.path, given.seed)
+            mutant = mutant_of(here / module.path, given.only, changes[given.only])
+            assert mutant is not None, "only mutants that were tried have a number"
             print(f"{mutant.line}: {mutant.before}\n  → {mutant.after}", flush=True)
             noticed = Judge(here, module, show=True).notices(mutant.source)
             print("killed" if noticed else "survives")
