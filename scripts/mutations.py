@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import sys
@@ -185,14 +186,22 @@ class Mutations:
             runs.append(name)
             run = self._run(tree, pair)
             if not run.passed:
-                return name, said(run), runs
+                log = self.state / "mutations" / "work" / "-".join(pair) / "log"
+                return name, said(run, log), runs
         return "", "", runs
 
 
-def said(run: Run) -> str:
-    """The most telling line of a run that failed."""
-    errors = [line.strip() for line in run.log if "Error" in line]
-    return errors[-1] if errors else run.problems[0]
+def said(run: Run, log: Path) -> str:
+    """The most telling line of a run that failed: the last error that is not about another one."""
+    if not run.log:
+        return run.problems[0]
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [
+        line.strip()
+        for line in (re.sub(r"\x1b\[[\d;]*m", "", line) for line in lines)
+        if re.search(r"\b\w+Error(: .|$)", line) and "root cause" not in line
+    ]
+    return re.sub(r"^\(.*?\) *(ERROR .*?\] *)?", "", errors[-1]) if errors else run.problems[0]
 
 
 INTRODUCTION = """\
