@@ -264,9 +264,22 @@ class Judge:
         return 10 + 4 * (after.ru_utime - before.ru_utime)
 
 
-def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict[str, Any]:
-    """Judge the mutants of a module, as many as the time allows: a sample, too, by their order."""
-    until = time.monotonic() + minutes * 60
+def score(
+    name: str, here: Path, sample: int, seed: int, minutes: float
+) -> Iterator[dict[str, Any]]:
+    """Judge the mutants of a module in a drawn order, as many as the time allows.
+
+    Yields:
+        The outcome so far: of a sample, which the first ones in that order are, too.
+    """
+    begun = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    commit = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     module = MODULES[name]
     every, left_out = places(here / module.path, seed)
     numbers = random.Random(seed).sample(range(len(every)), min(len(every), sample))
@@ -274,7 +287,7 @@ def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict
     survivors = []
     done = 0
     for number in numbers:
-        if time.monotonic() > until:
+        if time.monotonic() > begun + minutes * 60:
             break
         mutant = mutant_of(here / module.path, number, every[number])
         if mutant is None:
@@ -291,16 +304,25 @@ def score(name: str, here: Path, sample: int, seed: int, minutes: float) -> dict
                 }
             )
             print(f"SURVIVES {name} {json.dumps(survivors[-1])}", flush=True)
-        if done % 5 == 0:
-            print(f"{name}: {done} of {len(numbers)}, {len(survivors)} survive", flush=True)
-    return {
-        "path": module.path,
-        "mutants": len(every),
-        "in_annotations": left_out,
-        "tried": done,
-        "killed": done - len(survivors),
-        "survivors": survivors,
-    }
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        yield {
+            "path": module.path,
+            "mutants": len(every),
+            "in_annotations": left_out,
+            "tried": done,
+            "killed": done - len(survivors),
+            "survivors": survivors,
+            "seed": seed,
+            "commit": commit,
+            "wall_seconds": round(time.monotonic() - begun),
+            "cpu_seconds": round(now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime),
+        }
+
+
+def _save(path: Path, name: str, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = json.loads(path.read_bytes()) if path.exists() else {}
+    path.write_text(json.dumps(whole | {name: result}, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -329,34 +351,15 @@ def main(arguments: Sequence[str]) -> int:
             noticed = Judge(here, module, show=True).notices(mutant.source)
             print("killed" if noticed else "survives")
             return 0 if noticed else 1
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
         worst = 1.0
         for name in names:
-            begun = time.monotonic()
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            result = score(name, here, given.sample, given.seed, given.minutes)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            result |= {
-                "seed": given.seed,
-                "commit": commit,
-                "wall_seconds": round(time.monotonic() - begun),
-                "cpu_seconds": round(
-                    after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                ),
-            }
-            share = result["killed"] / result["tried"]
+            share = 0.0
+            for result in score(name, here, given.sample, given.seed, given.minutes):
+                share = result["killed"] / result["tried"]
+                if given.json is not None:
+                    _save(given.json, name, result)
             worst = min(worst, share)
             print(f"{name}: {result['killed']} of {result['tried']} killed, {share:.1%}")
-            if given.json is not None:
-                given.json.parent.mkdir(parents=True, exist_ok=True)
-                whole = json.loads(given.json.read_bytes()) if given.json.exists() else {}
-                whole[name] = result
-                given.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return 0 if worst >= 0.9 else 1
 
 

@@ -58,7 +58,7 @@ def interrupt(work: Path, how: str, signal: str, step: int, at: str) -> list[dic
 
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM", "SIGKILL"])
-@pytest.mark.parametrize(("at", "step"), [("line", 7), ("call", 2)])
+@pytest.mark.parametrize(("at", "step"), [("line", 11), ("call", 3)])
 def test_interrupt_in_place(tmp_path: Path, signal: str, at: str, step: int) -> None:
     """The tree is the old one or the new one; after SIGKILL, the next run makes it so."""
     trials = interrupt(tmp_path / "work", "in_place", signal, step, at)
@@ -75,7 +75,7 @@ def test_interrupt_in_place(tmp_path: Path, signal: str, at: str, step: int) -> 
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM", "SIGKILL"])
 @pytest.mark.parametrize("how", ["new", "replace", "unpack"])
-@pytest.mark.parametrize(("at", "step"), [("line", 17), ("call", 5)])
+@pytest.mark.parametrize(("at", "step"), [("line", 29), ("call", 7)])
 def test_interrupt_of_a_new_tree(tmp_path: Path, how: str, signal: str, at: str, step: int) -> None:
     trials = interrupt(tmp_path / "work", how, signal, step, at)
     assert {t["state"] for t in trials} == {"old" if how == "replace" else "absent", "new"}
