@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,19 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from migrator import tense as naming
 from migrator.engine import Record, Span
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json, printable
 from migrator.plan import Plan
 from migrator.rule import Rule, Safety, Status
 
-
-class Tense(enum.Enum):
-    """What was done, or what would be."""
-
-    PAST = "changed"
-    WOULD = "would change"
-    PENDING = "pending"
+Tense = naming.Tense
 
 
 def render(plan: Plan, output_format: str, tense: Tense) -> str | None:

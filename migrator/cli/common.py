@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from migrator.cache import Cache, Output
     from migrator.plan import Plan
-    from migrator.report import Tense
     from migrator.rule import Rule
+    from migrator.tense import Tense
     from migrator.tree import DiskTree, Tree
 
 DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -214,19 +214,27 @@ def plan_for(
     verbose: bool,
 ) -> Plan:
     """Make the plan for a tree and print its table, by options and by the settings `known`."""
-    from migrator.tree import DiskTree
-    from migrator.writer import unfinished
-
-    if isinstance(tree, DiskTree) and unfinished(tree.root):
-        name = tree.root
-        hint = f"apply {name} --in-place finishes it"
-        click.echo(f"{name}: an interrupted run left it half written; {hint}", err=True)
+    _tell_unfinished(tree)
     plan = _make_plan(tree, known, select, ignore, jobs, quiet)
     if not quiet:
         from migrator.report import print_table
 
         print_table(stderr_console(), plan, tense, verbose=verbose)
     return plan
+
+
+def _tell_unfinished(tree: Tree) -> None:
+    """Say so where a run that was killed left a tree half written."""
+    from migrator.tree import STAGING, DiskTree
+
+    if not isinstance(tree, DiskTree) or not (tree.root / STAGING).exists():
+        return
+    from migrator.writer import unfinished
+
+    if unfinished(tree.root):
+        name = tree.root
+        hint = f"apply {name} --in-place finishes it"
+        click.echo(f"{name}: an interrupted run left it half written; {hint}", err=True)
 
 
 def _make_plan(

@@ -60,7 +60,7 @@ def command(
             _write(done.data)
             sys.exit(done.code)
     from migrator.log import emitted_files
-    from migrator.report import Tense
+    from migrator.tense import Tense
 
     # The numbers stand for the table of rules, which would say much the same beside them.
     silent = quiet or (stat and not verbose)
