@@ -120,7 +120,7 @@ def main() -> int:
                 screens(path, "desktop", dark, arguments.folder, {"": target}, name)
             return 0
         print(
-            f"{'page':<18}{'size':<9}{'bytes':>10}{'parsed':>9}{'painted':>9}{'usable':>9}{'key':>7}"
+            f"{'page':<18}{'size':<9}{'bytes':>10}{'parsed':>9}{'painted':>9}{'usable':>9}{'key':>7}{'work':>9}"
         )
         for version in arguments.release or ["0.11.0", "0.33.0"]:
             path = write_page(version, Path(scratch))
@@ -129,6 +129,7 @@ def main() -> int:
                 print(
                     f"{version:<18}{size:<9}{path.stat().st_size:>10}{times.parsed:>6.0f} ms"
                     f"{times.painted:>6.0f} ms{times.interactive:>6.0f} ms{times.answer:>4.0f} ms"
+                    f"{times.work:>6.0f} ms"
                 )
                 for line in wrong:
                     print(f"    {line}")

@@ -92,10 +92,11 @@ def open_strings(lines: Sequence[str]) -> dict[int, str]:
             continue
         body = _BODY[quote].match(text, at)
         end = len(text) if body is None else body.end()
-        if len(quote) == 3:
+        inside = text.count("\n", at, end)
+        if inside:
             line += text.count("\n", counted, at)
             counted = at
-            for inner in range(text.count("\n", at, end)):
+            for inner in range(inside):
                 found[line + 1 + inner] = (match["prefix"] or "") + quote
         at = max(end, at)
     return found

@@ -60,6 +60,7 @@ def test_open_strings_are_not_deceived() -> None:
     lines = ["# it's", 'a = "#\\"" + \'"""\'', "b = rb'''", "# in", "'''", 'c = """ # " """', "d"]
     assert open_strings(lines) == {3: "rb'''", 4: "rb'''"}
     assert open_strings(['x = """', "never", "closed"]) == {1: '"""', 2: '"""'}
+    assert open_strings(["x = 'goes \\", "on'", "y"]) == {1: "'"}
 
 
 @given(st.lists(LINES, min_size=1, max_size=6), st.sampled_from(["x.py", "x.txt", "Dockerfile"]))
