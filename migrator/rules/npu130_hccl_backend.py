@@ -55,9 +55,10 @@ class HcclBackend(Rule):
     A `"nccl"` that is the backend of a process group becomes `current_platform.dist_backend`: the
     default of a parameter `backend` (which becomes None and is filled in first), a `backend=`
     argument of a call that makes a group, `backend or "nccl"`, and a map such as
-    `"cpu:gloo,cuda:nccl"`, whose device becomes the platform's too. Release 0.9.2, whose platforms
-    do not name a backend yet, gets the attribute with the default `"nccl"`. Strings that name the
-    NCCL library or one of vLLM's own engines stay.
+    `"cpu:gloo,cuda:nccl"`, whose device becomes the platform's too, and so does the device
+    `f"cuda:{index}"` that such a group is bound to. Release 0.9.2, whose platforms do not name a
+    backend yet, gets the attribute with the default `"nccl"`. Strings that name the NCCL library
+    or one of vLLM's own engines stay.
 
     ## Why
     A group that is made with `"nccl"` on an NPU fails, or falls back to gloo without a word but a
@@ -106,8 +107,9 @@ def split(backend=None):
     init_backend = "cpu:gloo,cuda:nccl"
     from vllm.platforms import current_platform
 
+    device_id = torch.device(f"cuda:{current_platform.index()}")
     library = "nccl"
-    return backend or "nccl", init_backend, library
+    return backend or "nccl", init_backend, device_id, library
 
 
 def probe():
@@ -134,8 +136,9 @@ def split(backend=None):
     init_backend = f"cpu:gloo,{current_platform.device_type}:{current_platform.dist_backend}"
     from vllm.platforms import current_platform
 
+    device_id = torch.device(f"{current_platform.device_type}:{current_platform.index()}")
     library = "nccl"
-    return backend or current_platform.dist_backend, init_backend, library
+    return backend or current_platform.dist_backend, init_backend, device_id, library
 
 
 def probe():
@@ -237,17 +240,20 @@ def _string(
     if elsewhere is not None:
         yield skipped(site, node, elsewhere)
         return
+    devices: list[cst.FormattedString] = []
     if _MAP.fullmatch(value):
         new = value.replace(
             "cuda:nccl", "{current_platform.device_type}:{current_platform.dist_backend}"
         )
         code = f'f"{new}"'
+        devices = _bound_devices(place)
     elif _is_group_argument(place) or _is_fallback(place):
         code = "current_platform.dist_backend"
     else:
         yield skipped(site, node, "it names NCCL itself, not the backend of a process group")
         return
     edits: list[Edit] = [Replace(node, lambda _: cst.parse_expression(code))]
+    edits += [Replace(text, _platform_device) for text in devices]
     scope = place.function
     if not binds_platform(file, place.functions) and id(scope) not in imported:
         imported.add(id(scope))
@@ -255,6 +261,33 @@ def _string(
     yield changed(
         site, node, "a process group of this platform needs this platform's backend", *edits
     )
+
+
+def _bound_devices(place: Place) -> list[cst.FormattedString]:
+    """The texts `f"cuda:{index}"` of the devices that a group by device type is bound to."""
+    if place.function is None:
+        return []
+    return [
+        argument.value
+        for call in walk(place.function.body)
+        if isinstance(call, cst.Call) and dotted(call.func) == "torch.device"
+        for argument in call.args[:1]
+        if isinstance(argument.value, cst.FormattedString) and _cuda_text(argument.value)
+    ]
+
+
+def _cuda_text(node: cst.FormattedString) -> bool:
+    first = node.parts[0] if node.parts else None
+    return isinstance(first, cst.FormattedStringText) and first.value == "cuda:"
+
+
+def _platform_device(node: cst.CSTNode) -> cst.CSTNode:
+    assert isinstance(node, cst.FormattedString)
+    device_type = cst.FormattedStringExpression(
+        cst.parse_expression("current_platform.device_type")
+    )
+    colon = cst.FormattedStringText(":")
+    return node.with_changes(parts=[device_type, colon, *node.parts[1:]])
 
 
 def _is_nccl(node: cst.CSTNode) -> bool:
