@@ -52,6 +52,7 @@ class _Loader(Loader):
         if module.__spec__ is not None:
             # Who asks for the source or resources of torch_npu finds its real loader.
             module.__spec__.loader = module.__loader__ = self._inner
+        _Finder.remove()
         with _allocator_options_aside():
             self._inner.exec_module(module)
         from ascend_sim import _boot
@@ -60,7 +61,14 @@ class _Loader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds torch_npu, once."""
+    """Finds torch_npu until it is loaded: whoever only asks for its spec, as transformers does, may
+    be the first to do so.
+    """
+
+    @classmethod
+    def remove(cls) -> None:
+        """Leave the import system alone again."""
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, cls)]
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -70,7 +78,6 @@ class _Finder(MetaPathFinder):
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
-        sys.meta_path.remove(self)
         spec.loader = _Loader(spec.loader)
         return spec
 

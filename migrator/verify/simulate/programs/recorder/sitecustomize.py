@@ -129,21 +129,24 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
             return self._inner.create_module(spec)
 
         def exec_module(self, module: ModuleType) -> None:
+            sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _Finder)]
             self._inner.exec_module(module)
             _record_operators()
             _record_graphs()
             _record_collectives()
 
     class _Finder(MetaPathFinder):
-        """Finds torch_npu, once, through the finders behind it."""
+        """Finds torch_npu through the other finders, until it is loaded.
+
+        Whoever only asks for its spec, as transformers does, may be the first to do so.
+        """
 
         def find_spec(
             self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
         ) -> ModuleSpec | None:
             if fullname != "torch_npu":
                 return None
-            sys.meta_path.remove(self)
-            for finder in list(sys.meta_path):
+            for finder in [other for other in sys.meta_path if other is not self]:
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None and spec.loader is not None:
                     spec.loader = _Loader(spec.loader)
