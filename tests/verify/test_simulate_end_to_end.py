@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from migrator.errors import MigrateError
+from migrator.interpreters import interpreter
 from migrator.verify import simulate
 from migrator.verify.simulate import environment
 from tests.conftest import RunCli
@@ -29,10 +31,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that can run vLLM."""
     named = os.environ.get("VLLM_NPU_MIGRATE_SIMULATOR_ENV")
     try:
-        found = simulate.interpreter(Path(named) if named else None)
+        found = interpreter(Path(named) if named else None)
         tree = environment.EmittedTree(tmp_path_factory.mktemp("none"), "0")
         environment.check(found, tree, serve=False)
-    except simulate.SimulateError as error:
+    except MigrateError as error:
         if os.environ.get("VLLM_NPU_MIGRATE_REQUIRE_SIMULATOR"):
             pytest.fail(str(error))
         pytest.skip(str(error))
