@@ -17,7 +17,6 @@ import pytest
 
 from migrator.errors import MigrateError
 from migrator.interpreters import interpreter
-from migrator.verify import simulate
 from migrator.verify.simulate import environment
 from tests.conftest import RunCli
 
