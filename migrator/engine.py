@@ -133,6 +133,9 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
         return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
     if not edits:
         return FileResult(path, None, _records(path, findings, old, None, {}))
+    if data.count(b"\r") != data.count(b"\r\n"):
+        # A line that is put after one of these may begin with a line feed, and make it another end.
+        return FileResult(path, None, failure="a carriage return alone ends a line in it")
     try:
         after, images = _edit(module, edits, layout)
         new = _Source(module, after, {id(image) for nodes in images.values() for image in nodes})
