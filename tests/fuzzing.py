@@ -114,6 +114,8 @@ def broken(case: Case) -> str | None:
             case.data
         ):
             return None  # no indentation fits in there; the file is named and left
+        if not _compiles(case.data):
+            return None  # it parses, and is no Python all the same, which an edit may bring to light
         if re.search(r"does not parse|two rules replace|lies inside a node", result.failure):
             return f"its own edits are refused: {result.failure}"
         return None
