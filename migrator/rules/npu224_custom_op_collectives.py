@@ -34,9 +34,12 @@ class CustomOpCollectives(Rule):
     In `GroupCoordinator.__init__`, lets `use_custom_op_call` be true on an NPU.
 
     ## Why
-    With it, collectives are custom operators, which `torch.compile` does not look into. Without it,
-    Dynamo traces through the communicator into `torch.distributed`, and tensor parallelism fails as
-    soon as a model is compiled for graphs. From 0.18 on vLLM asks its platforms.
+    With it, collectives are custom operators, which `torch.compile` does not look into, as on CUDA
+    and, from 0.18 on, on every platform that says so. Without it, Dynamo traces through the
+    communicator and puts functional collectives of its own into the graph. They give the same
+    tokens, but a captured graph then holds what Dynamo made of a collective, and whoever wraps
+    `torch.distributed`'s functions to watch them, as `verify --simulate` does, sees none of them or
+    stops the compilation.
 
     ## Example
     ```python
@@ -126,7 +129,7 @@ class GroupCoordinator:
                     yield changed(
                         _SITE,
                         node,
-                        "Dynamo traces through collectives that are no custom operators",
+                        "Dynamo takes collectives apart that are no custom operators",
                         Replace(node.value, _or_npu),
                     )
 
