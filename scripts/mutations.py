@@ -242,7 +242,9 @@ def table(outcomes: list[Outcome]) -> str:
         if len(text) > 160:
             text = text[:160].rstrip() + " …"
         by = outcome.by or f"**nothing** ({', '.join(outcome.runs)})"
-        lines.append(f"| {outcome.rule} {outcome.name} | {by} | {text and f'`{text}`'} |")
+        quote = "``" if "`" in text else "`"
+        code = f"{quote} {text} {quote}" if "`" in text else f"{quote}{text}{quote}"
+        lines.append(f"| {outcome.rule} {outcome.name} | {by} | {text and code} |")
     return "\n".join(lines)
 
 
