@@ -97,6 +97,10 @@ def migrate_file(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> F
     """
     try:
         return _migrate(path, data, rules, tree)
+    except UnicodeError as error:
+        # Some codecs read what they do not write; others cannot write what a rule puts in.
+        why = f"it cannot be written in its own encoding: {_first_line(error)}"
+        return FileResult(path, None, failure=why)
     except Exception as error:
         return FileResult(path, None, failure=str(_RuleError("the engine", error)))
     finally:
@@ -146,6 +150,8 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
             raise EditError("an edit lies inside a node that another edit replaces")
     except (EditError, RecursionError, cst.CSTValidationError, cst.ParserSyntaxError) as error:
         return FileResult(path, None, failure=f"{_first_line(error)} (rules {_editing(findings)})")
+    except UnicodeError:
+        raise
     except Exception as error:
         return FileResult(path, None, failure=str(_RuleError(_editing(findings), error)))
     return FileResult(path, new.data, _records(path, findings, old, new, images))

@@ -47,7 +47,7 @@ ends, byte order marks, form feeds, deep nesting, long lines, odd characters, f-
 Python or LibCST does not take; it stays as it is and is named.
 
 For every input: no crash and no hang; an output parses, and compiles where the input did; no
-line goes that no record names; where no rule matched, no byte changes; a second run changes
+line goes outside of the functions and statements that the log names; where no rule matched, no byte changes; a second run changes
 nothing; the CUDA side of a real module is what it was, by partial evaluation; nothing is
 written outside of the output, and nothing of the tree is run.
 

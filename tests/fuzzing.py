@@ -115,7 +115,9 @@ def broken(case: Case) -> str | None:
         ):
             return None  # no indentation fits in there; the file is named and left
         if not _compiles(case.data):
-            return None  # it parses, and is no Python all the same, which an edit may bring to light
+            return (
+                None  # it parses, and is no Python all the same, which an edit may bring to light
+            )
         if re.search(r"does not parse|two rules replace|lies inside a node", result.failure):
             return f"its own edits are refused: {result.failure}"
         return None
@@ -175,10 +177,9 @@ def _unparsable(before: bytes, after: bytes) -> str | None:
 
 
 def _lost_lines(before: bytes, result: FileResult) -> str | None:
-    """Lines outside of every changed site stay, in their order.
+    """Lines outside of every changed site, and of the function that it is in, stay in their order.
 
-    A function's decorators belong to its site, though its record names the line of its `def`; blank
-    lines move with the imports that they set apart.
+    A function's decorators belong to it; blank lines move with the imports that they set apart.
     """
     assert result.after is not None
     old, new = before.split(b"\n"), result.after.split(b"\n")
@@ -191,9 +192,11 @@ def _lost_lines(before: bytes, result: FileResult) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for node in ast.walk(ast.parse(before)):
-            above = getattr(node, "decorator_list", ())
-            if above and node.lineno - 1 in touched:  # type: ignore[attr-defined]
-                touched.update(range(above[0].lineno - 1, node.lineno))  # type: ignore[attr-defined]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                last = node.lineno if isinstance(node, ast.ClassDef) else node.end_lineno or 0
+                if touched.intersection(range(first - 1, last)):
+                    touched.update(range(first - 1, last))
     if b"\r" in before.replace(b"\r\n", b""):
         return None  # a lone carriage return ends a line for Python and not for git
     place = iter(new)
