@@ -406,6 +406,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was done so far:", file=sys.stderr)
     result = summary(tally, time.monotonic() - begun, given.seed, done)
+    result["minutes"] = round(given.minutes)
     print(table(result), end="")
     print(
         f"seed {given.seed}, {done} slices, commit {result['commit']}, "

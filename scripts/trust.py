@@ -34,7 +34,7 @@ runs named.
 FUZZ = """\
 ## Inputs that nobody wrote
 
-`python scripts/fuzz.py --minutes 60 --seed {seed}`: commit {commit}, Python {python}, {wall} of
+`python scripts/fuzz.py --minutes {minutes} --seed {seed}`: commit {commit}, Python {python}, {wall} of
 wall time on a machine that was doing other things, {cpu} of CPU time, {slices} slices.
 
 {table}
@@ -47,7 +47,8 @@ ends, byte order marks, form feeds, deep nesting, long lines, odd characters, f-
 Python or LibCST does not take; it stays as it is and is named.
 
 For every input: no crash and no hang; an output parses, and compiles where the input did; no
-line goes outside of the functions and statements that the log names; where no rule matched, no byte changes; a second run changes
+line goes outside of the functions and statements that the log names; where no rule matched, no
+byte changes; a second run changes
 nothing; the CUDA side of a real module is what it was, by partial evaluation; nothing is
 written outside of the output, and nothing of the tree is run.
 
@@ -108,6 +109,7 @@ def _fuzz(result: dict[str, Any]) -> str:
     else:
         said = "No failure.\n"
     return FUZZ.format(
+        minutes=result["minutes"],
         seed=result["seed"],
         commit=result["commit"],
         python=result["python"],
