@@ -169,7 +169,11 @@ def _insert(lines: list[str], where: str, name: str, mark: str) -> None:
     elif where == "last":
         lines.insert(_first_line(body[-1]) - 1, f"{indent}{mark} = 1")
     elif where == "comment":
-        simple = [s for s in body if s.lineno == s.end_lineno]
+        simple = [s for s in body if s.lineno == s.end_lineno] or [
+            s
+            for s in ast.walk(node)
+            if isinstance(s, ast.stmt) and s.lineno == s.end_lineno and s.col_offset > len(indent)
+        ]
         chosen = simple[len(simple) // 2]
         lines[chosen.lineno - 1] += f"  # {mark}"
     elif where == "after":

@@ -75,7 +75,7 @@ def test_interrupt_in_place(tmp_path: Path, signal: str, at: str, step: int) -> 
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM", "SIGKILL"])
 @pytest.mark.parametrize("how", ["new", "replace", "unpack"])
-@pytest.mark.parametrize(("at", "step"), [("line", 29), ("call", 7)])
+@pytest.mark.parametrize(("at", "step"), [("line", 23), ("call", 7)])
 def test_interrupt_of_a_new_tree(tmp_path: Path, how: str, signal: str, at: str, step: int) -> None:
     trials = interrupt(tmp_path / "work", how, signal, step, at)
     assert {t["state"] for t in trials} == {"old" if how == "replace" else "absent", "new"}
