@@ -204,6 +204,7 @@ def _pytest(here: Path, arguments: Sequence[str], seconds: float, *, show: bool)
     import pytest
 
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(here)
     sys.dont_write_bytecode = True
     os.environ |= {

@@ -34,8 +34,8 @@ runs named.
 FUZZ = """\
 ## Inputs that nobody wrote
 
-`python scripts/fuzz.py --minutes {minutes} --seed {seed}`: commit {commit}, Python {python}, {wall} of
-wall time on a machine that was doing other things, {cpu} of CPU time, {slices} slices.
+`python scripts/fuzz.py --minutes {minutes} --seed {seed}`: commit {commit}, Python {python},
+{wall} of wall time on a machine that was doing other things, {cpu} of CPU time, {slices} slices.
 
 {table}
 *generated*: modules by hypothesmith, through every rule alone and all together. *grafted*:

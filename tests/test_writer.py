@@ -584,6 +584,7 @@ def test_trees_are_written_outside_of_the_main_thread(mini_tree: Path, tmp_path:
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_signals_wait_and_then_come(number: str) -> None:
     signum = getattr(signal, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     done = []
 
