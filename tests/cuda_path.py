@@ -103,7 +103,7 @@ class _OnCuda(ast.NodeTransformer):
 
     def _fill_default(self, node: ast.FunctionDef) -> None:
         """`backend=None` that is filled with "nccl" first is the default "nccl"."""
-        arguments = node.args.args
+        arguments = [*node.args.posonlyargs, *node.args.args]
         for argument, default in zip(
             arguments[len(arguments) - len(node.args.defaults) :], node.args.defaults, strict=True
         ):
