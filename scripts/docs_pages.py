@@ -271,7 +271,9 @@ def with_rule_links(markdown: str, path: str) -> str:
 
 def commands() -> Iterator[tuple[str, click.Command, click.Context]]:
     """Every command with its full name and a context to ask it for help, in the order of --help."""
-    yield from _below(cli.main, click.Context(cli.main, info_name=PROGRAM))
+    yield from _below(
+        cli.main, click.Context(cli.main, info_name=PROGRAM, **cli.main.context_settings)
+    )
 
 
 def _below(

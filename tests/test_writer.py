@@ -116,6 +116,10 @@ main()
 """
 
 
+def _take_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job of a shell ignores it
+
+
 @pytest.mark.parametrize("signal", ["INT", "TERM"])
 def test_command_ends_with_130(mini_tree: Path, tmp_path: Path, signal: str) -> None:
     arguments = ["apply", str(mini_tree), "-o", str(tmp_path / "out"), "-q", "--select", SELECT]
@@ -124,6 +128,7 @@ def test_command_ends_with_130(mini_tree: Path, tmp_path: Path, signal: str) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_take_interrupts,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "copying\n"
@@ -147,6 +152,7 @@ def test_interrupt_while_planning(mini_tree: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_take_interrupts,
     )
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.5)

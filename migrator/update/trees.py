@@ -421,10 +421,10 @@ def _collide(
 ) -> tuple[Item | None, Outcome | None]:
     """Two files that want the same path: a rename of one side, and a file of the other."""
     second, said = _merge_cell(other, {}, with_base)
-    if item is None or second is None:
-        return item or second, outcome or said
-    if item.like(second):
-        return item, outcome or said
+    if item is None or second is None or item.like(second):
+        # What is a conflict has to be named, whatever became of the other file.
+        conflicts = [o for o in (outcome, said) if o is not None and o.fate is Fate.CONFLICT]
+        return item or second, next(iter(conflicts), outcome or said)
     reason = "two files have come to the same path"
     mine_first = other.ours is None
     mine, upstream = (item, second) if mine_first else (second, item)

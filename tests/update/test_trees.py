@@ -222,6 +222,22 @@ def nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
             assert parses(result[path]) or path in in_conflict or taken
 
 
+def test_a_conflict_is_named_where_another_file_was_renamed_to_the_same_place() -> None:
+    text = "\n\ndef f(x):\n    y = x\n    return y\n"
+    nothing_is_lost(
+        (
+            {"a.py": "# a\nimport os\n", "notes.txt": f"# {'n' * 70}{text}"},
+            {"moved.py": f"# {'n' * 70}{text}".replace("    y = x", "    ours_1 = 4\n    y = x")},
+            {
+                "notes.txt": f"# {'n' * 70}{text}".replace(
+                    "    y = x", "    theirs_1 = 4\n    y = x"
+                ),
+                "moved.py": "# a\nimport os\n",
+            },
+        )
+    )
+
+
 @settings(max_examples=80, deadline=None)
 @given(versions())
 def test_a_second_update_changes_nothing(three: tuple[Files, Files, Files]) -> None:
