@@ -223,17 +223,15 @@ def nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
 
 
 def test_a_conflict_is_named_where_another_file_was_renamed_to_the_same_place() -> None:
-    text = "\n\ndef f(x):\n    y = x\n    return y\n"
+    moved = f"# a.py {'-' * 80}\nimport os\n"
+    notes = f"# notes.txt {'-' * 80}\n\n\ndef f(x):\n    y = x\n    return y\n"
+    ours = "ours_2 = 0\n" + notes.replace("    y = x\n", "    ours_1 = 4\n    y = x\n")
+    theirs = notes.replace("    y = x\n", "    theirs_1 = 4\n    y = x\n")
     nothing_is_lost(
         (
-            {"a.py": "# a\nimport os\n", "notes.txt": f"# {'n' * 70}{text}"},
-            {"moved.py": f"# {'n' * 70}{text}".replace("    y = x", "    ours_1 = 4\n    y = x")},
-            {
-                "notes.txt": f"# {'n' * 70}{text}".replace(
-                    "    y = x", "    theirs_1 = 4\n    y = x"
-                ),
-                "moved.py": "# a\nimport os\n",
-            },
+            {"a.py": moved, "notes.txt": notes},
+            {"moved.py": ours},
+            {"notes.txt": theirs, "moved.py": moved},
         )
     )
 
