@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Change the code that must not be wrong, one operator at a time, and see whether a test notices.
 
-The mutants are cosmic-ray's. Each module has its own quick tests; what survives them meets the
+The mutants are cosmic-ray's (`pip install cosmic-ray`). Each module has its own quick tests; what survives them meets the
 slower ones. All of it happens in a clone of the last commit, and a mutant's tests run in a fork of
 a process that has imported pytest and the libraries already, which is most of what a run costs.
 
@@ -114,7 +114,7 @@ def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]
 
 def places(path: Path, seed: int) -> tuple[list[Any], int]:
     """What cosmic-ray would change in a module, and how much more there is in annotations."""
-    from cosmic_ray.commands.init import _all_work_items  # type: ignore[import-untyped]
+    from cosmic_ray.commands.init import _all_work_items
 
     spans = annotation_spans(path.read_text(encoding="utf-8"))
     found: list[Any] = []
@@ -134,8 +134,8 @@ def places(path: Path, seed: int) -> tuple[list[Any], int]:
 
 def mutant_of(path: Path, number: int, mutation: Any) -> Mutant | None:
     """The module with one change; None where that makes no other Python of it."""
-    from cosmic_ray.mutating import mutate_code  # type: ignore[import-untyped]
-    from cosmic_ray.plugins import get_operator  # type: ignore[import-untyped]
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
 
     source = path.read_text(encoding="utf-8")
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
