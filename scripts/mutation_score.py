@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Change the code that must not be wrong, one operator at a time, and see whether a test notices.
 
-The mutants are cosmic-ray's (`pip install cosmic-ray`). Each module has its own quick tests; what survives them meets the
-slower ones. All of it happens in a clone of the last commit, and a mutant's tests run in a fork of
-a process that has imported pytest and the libraries already, which is most of what a run costs.
+The mutants are cosmic-ray's (`pip install cosmic-ray`). Each module has its own quick tests; what
+survives them meets the slower ones. All of it happens in a clone of the last commit, and a mutant's
+tests run in a fork of a process that has imported pytest and the libraries already, which is most
+of what a run costs.
 
 Not counted are changes inside of annotations of functions, which nothing evaluates, and what is no
 Python. Of the ten others that a binary operator can become, one is drawn: most of a path's `/` are
