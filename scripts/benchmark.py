@@ -45,13 +45,13 @@ for place, _, names in os.walk(sys.argv[1]):
 """The least that a run does which has to know the contents of a tree: open, read, close each."""
 
 RECORDED = {
-    "msfmktransplt (CANN's own tool, on LibCST)": (1849.0, 1.32 * 2**30),
+    "msfmktransplt (Huawei's, on LibCST)": (1849.0, 1.32 * 2**30),
     "a LibCST codemod that does nothing": (100.0, 110 * 2**20),
 }
 """Seconds of CPU and bytes of memory of other tools on `vllm/` of 0.11.0 (941 files, 13.5 MB).
 
-They were measured once for this project, on another day and not by this script: the first comes
-with CANN only and takes half an hour.
+They were measured once for this project, on another day and not by this script: the first takes
+half an hour.
 """
 
 
@@ -243,7 +243,7 @@ does and then opens, reads and closes every file of the tree. To other ways of r
 ## Other tools
 
 On `vllm/` of {old}: 941 files, 13.5 MB. They were measured once for this project, on another day
-and not by this script: the first comes with CANN only and takes half an hour. So the ratios to
+and not by this script: the first takes half an hour. So the ratios to
 the first `diff` of {old} say of what order the difference is, not more.
 
 | | CPU s | MB | times our CPU time | times our memory |
