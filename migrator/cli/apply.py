@@ -51,11 +51,7 @@ def command(
     dry_run: bool,
     force: bool,
     output_format: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> None:
     """Adapt the vLLM tree SRC to Ascend NPUs.
 
@@ -89,7 +85,7 @@ def command(
             targets.refuse_unclean(source.tree.root, forcible=not commit)
     known = common.settings(Path.cwd())
     tense = Tense.WOULD if dry_run else Tense.PAST
-    plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
+    plan = common.plan_for(source.tree, known, tense, planning)
     output_format = output_format or known.get("format", "text")
     common.refuse_missing(plan)
     if layout == "plugin":
@@ -99,7 +95,7 @@ def command(
         text = render(plan, output_format, tense)
         if text is not None:
             click.echo(text, nl=False)
-        if not quiet:
+        if not planning.quiet:
             tell(target)
         common.finish(plan, pending_counts=False)
     changes = emitted_files(plan)
@@ -123,7 +119,7 @@ def command(
     text = render(plan, output_format, tense)
     if text is not None:
         click.echo(text, nl=False)
-    if not quiet:
+    if not planning.quiet:
         if changes:
             click.echo(f"Adapted tree: {target}\nLog: {target / LOG_NAME}", err=True)
             if branch is not None:

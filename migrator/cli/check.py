@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,7 @@ def command(
     more: tuple[str, ...],
     against: tuple[str, ...],
     output_format: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> None:
     """Say for each rule whether TREE is migrated; exit code 1 where anything is pending.
 
@@ -65,18 +62,16 @@ def command(
             from migrator.liveness import Column
             from migrator.log import with_earlier
 
-            if not quiet:
+            if not planning.quiet:
                 click.echo(f"planning {name}", err=True)
-            plan = common.plan_for(
-                one.tree, known, Tense.PENDING, select, ignore, jobs, True, verbose
-            )
+            plan = common.plan_for(one.tree, known, Tense.PENDING, replace(planning, quiet=True))
             return Column(name, one.tree, with_earlier(plan, one.tree))
 
         labels = _labels(sources, [*names, tree])
         columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]
-        _compare(columns, output_format or "text", quiet=quiet, verbose=verbose)
+        _compare(columns, output_format or "text", quiet=planning.quiet, verbose=planning.verbose)
     tense = Tense.PENDING
-    plan = common.plan_for(source.tree, known, tense, select, ignore, jobs, quiet, verbose)
+    plan = common.plan_for(source.tree, known, tense, planning)
     text = render(plan, output_format or "text", tense)
     if text is not None:
         click.echo(text, nl=False)

@@ -8,6 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -91,8 +92,25 @@ def _no_cache(context: click.Context, _: click.Parameter, value: bool) -> None:
     context.meta[NO_CACHE] = value
 
 
-def planning_options(function: F) -> F:
-    """Options of every subcommand that makes a plan."""
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """What the options of a subcommand that makes a plan were."""
+
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    jobs: int | None
+    quiet: bool
+    verbose: bool
+
+
+def planning_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every subcommand that makes a plan; the function gets them as `planning`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = {option.name: kwargs.pop(option.name) for option in fields(Planning)}
+        return function(*args, planning=Planning(**given), **kwargs)
+
     options = [
         click.option(
             "--select", multiple=True, callback=_codes, metavar="CODES", help="Only these rules."
@@ -118,9 +136,10 @@ def planning_options(function: F) -> F:
         click.option("--quiet", "-q", is_flag=True, help="Print errors only."),
         click.option("--verbose", "-v", is_flag=True, help="Name every site."),
     ]
+    command: Callable[..., Any] = wrapper
     for option in reversed(options):
-        function = option(function)
-    return function
+        command = option(command)
+    return command
 
 
 def format_option(function: F) -> F:
@@ -207,19 +226,15 @@ def plan_for(
     tree: Tree,
     known: Mapping[str, Any],
     tense: Tense,
-    select: Sequence[str],
-    ignore: Sequence[str],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: Planning,
 ) -> Plan:
     """Make the plan for a tree and print its table, by options and by the settings `known`."""
     _tell_unfinished(tree)
-    plan = _make_plan(tree, known, select, ignore, jobs, quiet)
-    if not quiet:
+    plan = _make_plan(tree, known, planning)
+    if not planning.quiet:
         from migrator.report import print_table
 
-        print_table(stderr_console(), plan, tense, verbose=verbose)
+        print_table(stderr_console(), plan, tense, verbose=planning.verbose)
     return plan
 
 
@@ -240,26 +255,23 @@ def _tell_unfinished(tree: Tree) -> None:
 def _make_plan(
     tree: Tree,
     known: Mapping[str, Any],
-    select: Sequence[str],
-    ignore: Sequence[str],
-    jobs: int | None,
-    quiet: bool,
+    planning: Planning,
 ) -> Plan:
     """Take the plan of an earlier run, or make it, with a progress bar if stderr is a terminal."""
     from migrator.plan import make_plan
     from migrator.tree import DiskTree
 
-    rules = choose_rules(select or known.get("select", []), ignore or known.get("ignore", []))
-    jobs = processes(jobs, known)
+    rules = rules_for(known, planning)
+    jobs = processes(planning, known)
     cache = plan_cache(known)
 
     def make(tree: Tree) -> Plan:
-        with _progress(quiet) as progress:
+        with _progress(planning.quiet) as progress:
             return make_plan(tree, rules, jobs=jobs, progress=progress, results=cache)
 
     if cache is None or not isinstance(tree, DiskTree):
         return make(tree)
-    return cache.planned(tree, _selection(known, select, ignore), make)
+    return cache.planned(tree, _selection(known, planning), make)
 
 
 @contextlib.contextmanager
@@ -286,18 +298,32 @@ def plan_cache(known: Mapping[str, Any]) -> Cache | None:
     return cache
 
 
-def _selection(known: Mapping[str, Any], select: Sequence[str], ignore: Sequence[str]) -> list[str]:
+def _selection(known: Mapping[str, Any], planning: Planning) -> list[str]:
     """What was said about the choice of rules, the same for what says the same."""
-    chosen = {code.upper() for code in select or known.get("select", [])}
-    left = {code.upper() for code in ignore or known.get("ignore", [])}
+    select, ignore = _chosen(known, planning)
+    chosen = {code.upper() for code in select}
+    left = {code.upper() for code in ignore}
     return [*sorted(chosen), "-", *sorted(left)]
+
+
+def _chosen(known: Mapping[str, Any], planning: Planning) -> tuple[Sequence[str], Sequence[str]]:
+    """What is selected and what is ignored: by the options, else by the settings."""
+    return planning.select or known.get("select", []), planning.ignore or known.get("ignore", [])
+
+
+def rules_for(known: Mapping[str, Any], planning: Planning) -> list[Rule]:
+    """The rules that options and settings leave.
+
+    Raises:
+        MigrateError: a code matches no rule.
+    """
+    return choose_rules(*_chosen(known, planning))
 
 
 def kept_output(
     tree: DiskTree,
     known: Mapping[str, Any],
-    select: Sequence[str],
-    ignore: Sequence[str],
+    planning: Planning,
     name: str,
 ) -> Output | None:
     """What an earlier run printed for the plan of a tree, if that plan holds."""
@@ -306,28 +332,27 @@ def kept_output(
     cache = plan_cache(known)
     if cache is None or (tree.root / STAGING).exists():
         return None
-    kept = cache.find(tree, _selection(known, select, ignore))
+    kept = cache.find(tree, _selection(known, planning))
     return cache.output(kept, name) if kept is not None else None
 
 
 def keep_output(
     tree: DiskTree,
     known: Mapping[str, Any],
-    select: Sequence[str],
-    ignore: Sequence[str],
+    planning: Planning,
     name: str,
     output: Output,
 ) -> None:
     """Keep what is printed for the plan of a tree, where that plan was kept."""
     cache = plan_cache(known)
-    kept = cache.find(tree, _selection(known, select, ignore)) if cache is not None else None
+    kept = cache.find(tree, _selection(known, planning)) if cache is not None else None
     if cache is not None and kept is not None:
         cache.keep_output(kept, name, output)
 
 
-def processes(jobs: int | None, known: Mapping[str, Any]) -> int:
+def processes(planning: Planning, known: Mapping[str, Any]) -> int:
     """How many processes to use: what was asked for, else the setting, else one a processor."""
-    return jobs or known.get("jobs") or _processors()
+    return planning.jobs or known.get("jobs") or _processors()
 
 
 def _processors() -> int:

@@ -32,11 +32,7 @@ def command(
     since: str | None,
     show: tuple[str, ...],
     output_format: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> None:
     """List the accelerator-specific code of SRC that no rule claims.
 
@@ -55,14 +51,12 @@ def command(
     known = common.settings(Path.cwd())
     tree = open_source(source).tree
     older = open_source(since).tree if since is not None else None
-    if not quiet:
+    if not planning.quiet:
         names = tree.name if older is None else f"{tree.name} and {older.name}"
         click.echo(f"reading {names}", err=True)
-    rules = common.choose_rules(
-        select or known.get("select", []), ignore or known.get("ignore", [])
-    )
-    found = survey(tree, rules, older=older, jobs=common.processes(jobs, known))
-    every = verbose or "all" in show
+    rules = common.rules_for(known, planning)
+    found = survey(tree, rules, older=older, jobs=common.processes(planning, known))
+    every = planning.verbose or "all" in show
     grades = set(Grade) if every else {Grade(name) for name in show}
     text = render(found, output_format or known.get("format", "text"), grades)
     click.echo(text, nl=False)

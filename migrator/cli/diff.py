@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,7 @@ def command(
     src: str,
     by: str | None,
     stat: bool,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> None:
     """Print what `apply` would do to SRC as one unified patch on stdout.
 
@@ -54,8 +51,8 @@ def command(
     known = common.settings(Path.cwd())
     tree = source.tree
     plain = by is None and not stat and not _may_be_coloured()
-    if plain and quiet:
-        done = common.kept_output(tree, known, select, ignore, "patch")
+    if plain and planning.quiet:
+        done = common.kept_output(tree, known, planning, "patch")
         if done is not None:
             _write(done.data)
             sys.exit(done.code)
@@ -63,8 +60,8 @@ def command(
     from migrator.tense import Tense
 
     # The numbers stand for the table of rules, which would say much the same beside them.
-    silent = quiet or (stat and not verbose)
-    plan = common.plan_for(tree, known, Tense.WOULD, select, ignore, jobs, silent, verbose)
+    silent = planning.quiet or (stat and not planning.verbose)
+    plan = common.plan_for(tree, known, Tense.WOULD, replace(planning, quiet=silent))
     common.refuse_missing(plan)
     changes = emitted_files(plan)
     if stat:
@@ -76,7 +73,7 @@ def command(
         from migrator.patch import unified_patch
 
         output = Output(common.exit_code(plan, pending_counts=True), unified_patch(changes))
-        common.keep_output(tree, known, select, ignore, "patch", output)
+        common.keep_output(tree, known, planning, "patch", output)
         _write(output.data)
     else:
         print_patch(plan, changes, "text")

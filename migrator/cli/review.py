@@ -58,11 +58,7 @@ def command(
     base: Path | None,
     simulated: Path | None,
     with_coverage: bool,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> None:
     """Write one page of HTML about the migration of SRC, for the person who has to trust it.
 
@@ -78,9 +74,9 @@ def command(
     if tree is None:
         if base is not None:
             raise MigrateError(f"--base goes with an adapted tree, and {src} has no log")
-        review, source = _planned(src, runs, select, ignore, jobs, quiet, verbose)
+        review, source = _planned(src, runs, planning)
     else:
-        if select or ignore:
+        if planning.select or planning.ignore:
             raise MigrateError(f"{src} is adapted: its rules were chosen; --select is for a plan")
         review, source = _done(tree, base, runs)
     if runs is not None and review.release is not None and runs.release != review.release:
@@ -88,9 +84,9 @@ def command(
             f"{simulated} is of vLLM {runs.release}, not {review.release}; leave --simulated out"
         )
     if with_coverage:
-        review = replace(review, coverage=_coverage(source, jobs))
+        review = replace(review, coverage=_coverage(source, planning))
     _write(output, render_page(review).encode())
-    if not quiet and str(output) != "-":
+    if not planning.quiet and str(output) != "-":
         click.echo(f"Review: {output}", err=True)
     for missing in review.missing:
         click.echo(f"Error: {missing.describe()}", err=True)
@@ -110,11 +106,7 @@ def _adapted(src: str) -> DiskTree | None:
 def _planned(
     src: str,
     runs: Report | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> tuple[Review, DiskTree]:
     from migrator.report import Tense
     from migrator.review import review_plan
@@ -122,7 +114,7 @@ def _planned(
 
     source = open_source(src)
     known = common.settings(Path.cwd())
-    plan = common.plan_for(source.tree, known, Tense.WOULD, select, ignore, jobs, quiet, verbose)
+    plan = common.plan_for(source.tree, known, Tense.WOULD, planning)
     return review_plan(plan, source.tree, runs), source.tree
 
 
@@ -141,12 +133,12 @@ def _done(tree: DiskTree, base: Path | None, runs: Report | None) -> tuple[Revie
     return review_tree(tree, source, runs), source
 
 
-def _coverage(source: DiskTree, jobs: int | None) -> Coverage:
+def _coverage(source: DiskTree, planning: common.Planning) -> Coverage:
     """The code of a source for other accelerators that no rule claims."""
     from migrator.coverage import Grade, survey
     from migrator.review.model import Coverage, Unclaimed
 
-    found = survey(source, jobs=common.processes(jobs, common.settings(Path.cwd())))
+    found = survey(source, jobs=common.processes(planning, common.settings(Path.cwd())))
     kinds = tuple(
         (kind.value, (*(counts[grade] for grade in Grade), found.claimed.get(kind, 0)))
         for kind, counts in found.counts().items()

@@ -63,11 +63,7 @@ def command(
     diff3: bool,
     force: bool,
     output_format: str,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
 ) -> None:
     """Bring the adapted tree TREE to the release NEW_SRC, and keep what was changed by hand.
 
@@ -101,11 +97,9 @@ def command(
         targets.refuse_unclean(ours.root, forcible=not commit)
     new = open_tree(new_src, repository)
     target = ours.root if in_place else output or _default_output(new, new_src)
-    update = _merge(
-        ours, old, repository, new, base, select, ignore, jobs, quiet, verbose, diff3=diff3
-    )
-    if not quiet:
-        print_report(common.stderr_console(), update, verbose=verbose)
+    update = _merge(ours, old, repository, new, base, planning, diff3=diff3)
+    if not planning.quiet:
+        print_report(common.stderr_console(), update, verbose=planning.verbose)
     said = ""
     if dry_run:
         said = "Nothing was written."
@@ -115,7 +109,7 @@ def command(
         said = _write(update, ours, target, force=force)
     if output_format == "json":
         click.echo(render(update), nl=False)
-    if not quiet:
+    if not planning.quiet:
         click.echo(said, err=True)
         if update.merge.conflicts and not dry_run:
             click.echo(_what_next(update, in_git=repository is not None and in_place), err=True)
@@ -129,11 +123,7 @@ def _merge(
     repository: Repository | None,
     new: Pristine,
     base: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    jobs: int | None,
-    quiet: bool,
-    verbose: bool,
+    planning: common.Planning,
     *,
     diff3: bool,
 ) -> Update:
@@ -149,10 +139,10 @@ def _merge(
         old,
         Version(ours),
         repository,
-        jobs=common.processes(jobs, known),
+        jobs=common.processes(planning, known),
         results=common.plan_cache(known),
     )
-    plan = common.plan_for(new.tree, known, Tense.PAST, select, ignore, jobs, quiet, verbose)
+    plan = common.plan_for(new.tree, known, Tense.PAST, planning)
     common.refuse_missing(plan)
     ignored = repository.ignored() if repository is not None else set()
     sources = made.version.entries.keys() | {e.path for e in new.tree.entries()}
