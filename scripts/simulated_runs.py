@@ -40,7 +40,10 @@ PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-OLD = {"0.11.0": ("serve", "graph", "tp2-graph", "full-graph", "gemma", "refusals")}
+OLD = {
+    "0.10.0": ("llama",),
+    "0.11.0": ("serve", "graph", "tp2-graph", "full-graph", "gemma", "refusals"),
+}
 """Release → modes and models that do not go with the newer environment, on any device."""
 EVERYWHERE = (
     ("llama", "eager"),
@@ -94,6 +97,9 @@ now. They run in an environment of the torch that 0.11.0 was made for:
     ENV-OLD/bin/pip install torch==2.8.0 torch_npu==2.8.0.post2 setuptools==78.1.1
     ENV-OLD/bin/pip install -r vllm-0.11.0/requirements/common.txt "transformers<5"
     ENV-OLD/bin/pip install --no-deps numba llvmlite
+
+So does 0.10.0 ([mutations.md](mutations.md)): it does not serve without a tokenizer, and asks those
+of transformers 5 for attributes that are gone. Later releases run without one there.
 
 Each run has 256 MiB a device, so that the size of the KV cache comes from vLLM's own profiling.
 """

@@ -38,8 +38,8 @@ class CustomOpCollectives(Rule):
     and, from 0.18 on, on every platform that says so. Without it, Dynamo traces through the
     communicator and puts functional collectives of its own into the graph. They give the same
     tokens, but a captured graph then holds what Dynamo made of a collective, and whoever wraps
-    `torch.distributed`'s functions to watch them, as `verify --simulate` does, sees none of them or
-    stops the compilation.
+    `torch.distributed`'s functions to watch them, as profilers and `verify --simulate` do, sees
+    none of them.
 
     ## Example
     ```python

@@ -14,7 +14,6 @@ DEVICE_MEMORY = "256MiB"
 
 ENGINE: dict[str, Any] = {
     "dtype": "float32",
-    "skip_tokenizer_init": True,
     "max_model_len": MAX_MODEL_LENGTH,
     "max_num_batched_tokens": BATCHED_TOKENS,
     "max_num_seqs": 8,

@@ -274,6 +274,25 @@ def transferred() -> float | str:
     return float((ours.cpu() - wanted).abs().max())
 
 
+def loads_tokenizer(model: str) -> bool:
+    """Whether vLLM can load the tokenizer with the transformers that is installed.
+
+    0.10.0 does not serve token ids without one; older releases ask tokenizers of transformers 5
+    for attributes that are gone.
+    """
+    for home in ("vllm.tokenizers", "vllm.transformers_utils.tokenizer"):
+        try:
+            get_tokenizer = import_module(home).get_tokenizer
+        except (ImportError, AttributeError):
+            continue
+        try:
+            get_tokenizer(model)
+        except AttributeError:
+            return False
+        return True
+    return False
+
+
 def main(job: dict[str, Any]) -> None:
     """Import vLLM, load, run, shut down."""
     record = Record(Path(job["out"]))
@@ -282,9 +301,12 @@ def main(job: dict[str, Any]) -> None:
 
     record.save(vllm=vllm.__file__, release=getattr(vllm, "__version__", ""))
     imported = time.time()
-    llm: Any = vllm.LLM(model=job["model"], **job["engine"])
+    tokenizer = loads_tokenizer(job["model"])
+    llm: Any = vllm.LLM(model=job["model"], skip_tokenizer_init=not tokenizer, **job["engine"])
     loaded = time.time()
-    record.save(import_seconds=imported - started, load_seconds=loaded - imported)
+    record.save(
+        import_seconds=imported - started, load_seconds=loaded - imported, tokenizer=tokenizer
+    )
     run(job, llm, record)
     if not job["workers_are_children"]:
         record.save(runners=runners())

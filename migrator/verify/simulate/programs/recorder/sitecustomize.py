@@ -89,11 +89,15 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
             setattr(torch.npu.NPUGraph, method, functools.wraps(original)(call))
 
     def _record_collectives() -> None:
+        import torch
         from torch import distributed
 
         def wrap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(original)
             def call(*args: Any, **kwargs: Any) -> Any:
+                if torch.compiler.is_compiling():
+                    # A tracer has to see the collective alone; writing would break its graph.
+                    return original(*args, **kwargs)
                 values = [*args, *kwargs.values()]
                 device = next((v.device.type for v in values if hasattr(v, "device")), "?")
                 try:
