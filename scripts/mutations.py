@@ -15,22 +15,22 @@ Outcomes are kept below --state by what they came from, so that an interrupted r
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import msgspec
-import platformdirs
 from simulated_runs import (
+    NO_ENV,
     ROOT,
     Job,
     command,
+    exit_on_sigterm,
     interpreter_for,
     launcher,
+    options,
     program_digest,
     tree_digest,
 )
@@ -141,7 +141,7 @@ class Mutations:
         assert python is not None, "passes_whole says no without one"
         others = {"install": simulate.install, "refusals": simulate.refusals}
         own = others.get(pair[1])
-        options = simulate.Options(
+        how = simulate.Options(
             tree=tree,
             launcher=launcher(python),
             models=() if own else simulate.select_models(pair[:1]),
@@ -149,7 +149,7 @@ class Mutations:
             work=self.state / "mutations" / "work",
             timeout=TIMEOUT,
         )
-        (run,) = (own or simulate.simulate)(options).runs
+        (run,) = (own or simulate.simulate)(how).runs
         return run
 
     def judge(self, code: str) -> Outcome:
@@ -255,22 +255,14 @@ def kept(state: Path, release: str) -> list[Outcome]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("releases", nargs="*", metavar="RELEASE")
-    parser.add_argument("--env", type=Path, help="as for simulated_runs.py")
-    parser.add_argument("--old-env", type=Path, help="as for simulated_runs.py")
-    parser.add_argument("--state", type=Path, help="where outcomes are kept")
+    parser = options(__doc__, PAGE, "simulated-runs")
     parser.add_argument("--rules", help="only these, comma separated")
-    parser.add_argument("--write-only", action="store_true", help="run nothing")
-    parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
-    # `kill` ends the processes of a run as an interrupt does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
-    state = (given.state or default).absolute()
+    exit_on_sigterm()
+    state = given.state.absolute()
     wanted = given.rules.split(",") if given.rules else None
     if not given.write_only and given.env is None:
-        parser.error("--env DIR names the environment that the trees run in")
+        parser.error(NO_ENV)
     seen: set[str] = set()
     good = True
     for release in () if given.write_only else given.releases or RELEASES:

@@ -14,12 +14,10 @@ an engine on a source with one line more. Runs are kept below --state by what th
 
 from __future__ import annotations
 
-import argparse
 import ast
 import hashlib
 import json
 import shutil
-import signal
 import sys
 import tempfile
 import textwrap
@@ -28,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import platformdirs
 import simulated_runs as in_tree
 from simulated_runs import DEEP, ROOT, Job, Outcome, State
 
@@ -224,15 +221,13 @@ def run_rows(state: State) -> Iterator[str]:
             if outcome is None:
                 continue
             run = outcome.run
-            paths = run.paths
-            counts = (paths.prefill, paths.decode, paths.chunked, paths.cached, paths.replays)
             good = "refused" if job.mode == CHANGED.mode else "pass"
             cells = [
                 release,
                 run.model,
                 "one line more" if job.mode == CHANGED.mode else run.mode,
                 outcome.torch.partition("+")[0],
-                *(str(count) if count else "–" for count in counts),
+                *in_tree.path_cells(run),
                 equality(run).replace("NO", "**no**") if job.mode != CHANGED.mode else "–",
                 f"{run.seconds:.0f}",
                 good if run.passed else "**FAIL**",
@@ -340,30 +335,24 @@ def write_page(state: State, page: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("chosen", nargs="*", metavar="RELEASE", help="for the runs")
-    parser.add_argument("--env", type=Path, help="environment with torch, torch_npu, transformers")
-    parser.add_argument("--old-env", type=Path, help="the environment of 0.11.0's own torch")
-    parser.add_argument("--state", type=Path, help="where outcomes are kept")
-    parser.add_argument("--only", help="models and modes, such as llama:eager,llama:tp2")
-    parser.add_argument("--releases", action="store_true", help="measure every release")
-    parser.add_argument("--write-only", action="store_true", help="measure nothing")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser = in_tree.options(__doc__, PAGE, "plugin-runs")
+    parser.add_argument("--only", type=in_tree.pairs, help=in_tree.ONLY)
+    parser.add_argument(
+        "--releases", action="store_true", dest="table", help="measure what every release patches"
+    )
     given = parser.parse_args(arguments)
-    # `kill` ends the processes of a run as an interrupt does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    default = platformdirs.user_cache_path("vllm-npu-migrate") / "plugin-runs"
-    state = State((given.state or default).absolute())
-    only = given.only and {tuple(pair.split(":")) for pair in given.only.split(",")}
+    in_tree.exit_on_sigterm()
+    state = State(given.state.absolute())
+    only = given.only
     good = True
-    if given.releases and not given.write_only:
+    if given.table and not given.write_only:
         for release in releases():
             one = fit(state, release)
             good &= not one.problem
             print(f"{release}: {one.problem or f'{one.refused} functions refused'}", flush=True)
     if given.env is not None and not given.write_only:
         programs = in_tree.program_digest()
-        plugins = {release: emit(state, release)[1] for release in given.chosen or DEEP}
+        plugins = {release: emit(state, release)[1] for release in given.releases or DEEP}
         current = {**plugin_keys(state), **plugins}
         (state.folder / "plugins.json").write_text(json.dumps(current), encoding="utf-8")
         jobs = [job for release in plugins for job in jobs_of(release)]

@@ -267,7 +267,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
         "install": simulate.install,
         "refusals": simulate.refusals,
     }
-    options = simulate.Options(
+    how = simulate.Options(
         tree=state.tree(job.release),
         launcher=launcher(python),
         models=() if job.model == "vllm" else simulate.select_models((job.model,)),
@@ -275,7 +275,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
         work=state.folder / "work" / job.release,
         timeout=TIMEOUT,
     )
-    return others.get(job.mode, simulate.simulate)(options)
+    return others.get(job.mode, simulate.simulate)(how)
 
 
 def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
@@ -295,20 +295,25 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
             if outcome is None:
                 continue
             run = outcome.run
-            paths = run.paths
-            counts = (paths.prefill, paths.decode, paths.chunked, paths.cached, paths.replays)
             cells = [
                 release,
                 run.model,
                 run.mode,
                 outcome.torch.partition("+")[0],
-                *(str(count) if count else "–" for count in counts),
+                *path_cells(run),
                 equality(run).replace("NO", "**no**"),
                 f"{run.gap:.3f}" if run.gap is not None else "–",
                 f"{run.seconds:.0f}",
                 "pass" if run.passed else "**FAIL**",
             ]
             yield f"| {' | '.join(cells)} |"
+
+
+def path_cells(run: Run) -> list[str]:
+    """How often a run took each path, in the order of the columns."""
+    paths = run.paths
+    counts = (paths.prefill, paths.decode, paths.chunked, paths.cached, paths.replays)
+    return [str(count) if count else "–" for count in counts]
 
 
 COLUMNS = "release model mode torch prefill decode chunked cached replays equal gap s".split()
@@ -359,26 +364,63 @@ def page(state: State, releases: Iterable[str]) -> str:
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n\n" + RECIPE
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("releases", nargs="*", metavar="RELEASE")
+# -- the command line, which scripts/plugin_runs.py and scripts/mutations.py share
+
+ONLY = "models and modes, such as llama:eager,llama:tp2"
+NO_ENV = "--env DIR names the environment that the trees run in"
+
+
+def options(doc: str | None, page: Path, state: str) -> argparse.ArgumentParser:
+    """The options of a script that runs emitted trees.
+
+    Args:
+        doc: Its docstring, of which the first paragraph describes it.
+        page: The page that it writes.
+        state: The folder of its outcomes in the user's cache.
+    """
+    outcomes = platformdirs.user_cache_path("vllm-npu-migrate") / state
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help="what to run [default: all]")
     parser.add_argument("--env", type=Path, help="environment with torch, torch_npu, transformers")
     parser.add_argument("--old-env", type=Path, help="the environment of 0.11.0's own torch")
-    parser.add_argument("--state", type=Path, help="where outcomes are kept")
-    parser.add_argument("--only", help="models and modes, such as llama:eager,llama:tp2")
+    parser.add_argument("--state", type=Path, default=outcomes, help="where outcomes are kept")
     parser.add_argument("--write-only", action="store_true", help="run nothing")
-    parser.add_argument("--page", type=Path, default=PAGE)
-    given = parser.parse_args(arguments)
-    # `kill` ends the processes of a run as an interrupt does.
+    parser.add_argument("--page", type=Path, default=page, help="what to write")
+    return parser
+
+
+def pairs(text: str) -> set[tuple[str, str]]:
+    """The value of --only: pairs of a model and a mode.
+
+    Raises:
+        argparse.ArgumentTypeError: One is no such pair.
+    """
+    found = set()
+    for part in text.split(","):
+        model, colon, mode = part.partition(":")
+        if not (model and colon and mode):
+            raise argparse.ArgumentTypeError(f"{part!r} is not MODEL:MODE, such as llama:eager")
+        found.add((model, mode))
+    return found
+
+
+def exit_on_sigterm() -> None:
+    """Let `kill` end the processes of a run as an interrupt does."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    default = platformdirs.user_cache_path("vllm-npu-migrate") / "simulated-runs"
-    state = State((given.state or default).absolute())
+
+
+def main(arguments: list[str]) -> int:
+    parser = options(__doc__, PAGE, "simulated-runs")
+    parser.add_argument("--only", type=pairs, help=ONLY)
+    given = parser.parse_args(arguments)
+    exit_on_sigterm()
+    state = State(given.state.absolute())
     releases = given.releases or RELEASES
-    only = given.only and {tuple(pair.split(":")) for pair in given.only.split(",")}
+    only = given.only
     jobs = [job for job in plan(releases) if not only or (job.model, job.mode) in only]
     if not given.write_only:
         if given.env is None:
-            parser.error("--env DIR names the environment that the trees run in")
+            parser.error(NO_ENV)
         programs = program_digest()
         statics = {}
         for release in releases:
