@@ -12,6 +12,7 @@ from rich.text import Text
 
 from migrator import tense as naming
 from migrator.engine import Record, Span
+from migrator.github import workflow_command
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json, printable
 from migrator.plan import Plan
@@ -122,19 +123,14 @@ def annotation(
     title: str | None = None,
 ) -> str:
     """A workflow command of GitHub: `notice`, `warning` or `error` at a place, or at none."""
-    properties = []
-    if path is not None:
-        properties.append(f"file={_escape(printable(path), property_=True)}")
-    if span is not None:
-        properties.append(f"line={span.line},endLine={span.end_line}")
-    if title is not None:
-        properties.append(f"title={_escape(title, property_=True)}")
-    return f"::{level}{' ' if properties else ''}{','.join(properties)}::{_escape(text)}"
-
-
-def _escape(text: str, *, property_: bool = False) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return text.replace(":", "%3A").replace(",", "%2C") if property_ else text
+    return workflow_command(
+        level,
+        text,
+        file=None if path is None else printable(path),
+        line=None if span is None else span.line,
+        endLine=None if span is None else span.end_line,
+        title=title,
+    )
 
 
 def rule_heading(plan: Plan, code: str) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from migrator.github import workflow_command
+
 CODES = {
     "V001": "a file that the migration log names is not in the tree",
     "V101": "undefined name",
@@ -79,14 +81,7 @@ def as_github(findings: Iterable[Finding]) -> str:
     lines = []
     for f in findings:
         message = f.message + (f"\nexpected: {f.expected}" if f.expected else "")
-        place = f"file={_property(f.path)},line={f.line},col={f.column},title={f.code}"
-        lines.append(f"::error {place}::{_data(message)}")
+        lines.append(
+            workflow_command("error", message, file=f.path, line=f.line, col=f.column, title=f.code)
+        )
     return "\n".join(lines)
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
