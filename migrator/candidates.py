@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from migrator.rule import Example, Site
-from migrator.tree import Definition, Tree
+from migrator.tree import VLLM, Definition, Tree
 
-PACKAGE = "vllm/"
 ALIKE = 0.5
 """From this similarity on, a definition with another name counts as the same one."""
 RELATED = 0.3
@@ -465,7 +464,7 @@ def _category(node: Node) -> type:
 
 def _modules(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
     """Modules of the package, and those outside of it where a path that is looked for is."""
-    outside = any(not path.startswith(PACKAGE) for path in paths)
+    outside = any(not path.startswith(VLLM) for path in paths)
     for entry in tree.entries():
         if entry.link is None and entry.path.endswith(".py"):
-            yield from [entry.path] if outside or entry.path.startswith(PACKAGE) else []
+            yield from [entry.path] if outside or entry.path.startswith(VLLM) else []

@@ -31,10 +31,8 @@ from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.errors import MigrateError
 from migrator.rule import Absence, Rule, Status
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Question, Tree, WatchedTree, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, VLLM, Question, Tree, WatchedTree, digest
 
-PACKAGE = "vllm/"
-"""Directory of a tree that holds the code which rules look at."""
 PARALLEL_BYTES = 400_000
 """From this much source on, starting further processes is quicker than parsing in this one."""
 
@@ -178,7 +176,7 @@ def make_plan(
             if _leads_out(entry.path, entry.link):
                 links_out.append(entry.path)
         elif entry.path.endswith(".py") and (
-            entry.path.startswith(PACKAGE) or entry.path in named_outright
+            entry.path.startswith(VLLM) or entry.path in named_outright
         ):
             python.append(entry.path)
             modes[entry.path] = entry.mode

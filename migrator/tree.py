@@ -30,6 +30,9 @@ SUMMARY_NAME = "MIGRATION.md"
 DEPTH = 200
 """Directories within each other that a tree may have; removing more takes Python's whole stack."""
 
+VLLM = "vllm/"
+"""Directory of a tree that holds the package: the code that rules look at."""
+
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 

@@ -23,9 +23,9 @@ from migrator.coverage.reach import REGISTRY, Reach, reach
 from migrator.coverage.surface import NAMESPACE, Facts, Kind, Site, read
 from migrator.engine import Record
 from migrator.log import with_earlier
-from migrator.plan import PACKAGE, Plan, die_with_parent, make_plan
+from migrator.plan import Plan, die_with_parent, make_plan
 from migrator.rule import Rule, Status
-from migrator.tree import Tree
+from migrator.tree import VLLM, Tree
 
 LONG = 30
 """A record of more lines is one of a whole definition or table, and claims not all in it."""
@@ -149,7 +149,7 @@ def _facts(trees: Sequence[Tree], jobs: int) -> list[dict[str, Facts]]:
     for number, tree in enumerate(trees):
         for entry in tree.entries():
             path = entry.path
-            if entry.link is not None or not path.startswith(PACKAGE) or path[-3:] != ".py":
+            if entry.link is not None or not path.startswith(VLLM) or path[-3:] != ".py":
                 continue
             data = tree.read(path) or b""
             if number == 0:
@@ -205,7 +205,7 @@ class _Surface:
         self.emitted = {
             change.path: read(change.path, change.after)
             for change in plan.files
-            if change.path.startswith(PACKAGE) and change.path.endswith(".py")
+            if change.path.startswith(VLLM) and change.path.endswith(".py")
         }
         self.added = sorted(
             {

@@ -25,13 +25,12 @@ from migrator.plan import FileChange, Plan
 from migrator.plugin.diff import Change, StructureError, changes_between, render
 from migrator.plugin.runtime.patching import PatchError, Source, apply, read_patch
 from migrator.rule import Status
-from migrator.tree import LOG_NAME, Tree, digest
+from migrator.tree import LOG_NAME, VLLM, Tree, digest
 
 DISTRIBUTION = "vllm-npu-plugin"
 PACKAGE = "vllm_npu_plugin"
 RUNTIME = ("__init__.py", "importing.py", "loaded.py", "patching.py", "refused.py")
 """Modules of `migrator.plugin.runtime`, which are copied as they are."""
-VLLM = "vllm/"
 
 PACKAGED = {
     "NPU213": "the plugin's entry point tells vLLM of the platform",

@@ -27,10 +27,10 @@ from migrator.log import (
     printable,
     read_log,
 )
-from migrator.plan import PACKAGE, FileChange, MissingSite, Plan, make_plan
+from migrator.plan import FileChange, MissingSite, Plan, make_plan
 from migrator.rule import Rule
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, Entry, Tree, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, VLLM, DiskTree, Entry, Tree, digest
 from migrator.verify.simulate.report import Report as Simulated
 
 
@@ -408,7 +408,7 @@ OUTSIDE = "outside vllm/"
 
 def package_of(path: str) -> str:
     """The package at most two levels below `vllm/` that a file is in."""
-    if not path.startswith(PACKAGE):
+    if not path.startswith(VLLM):
         return OUTSIDE
     return "/".join(path.split("/")[:-1][:3])
 
@@ -418,7 +418,7 @@ def _packages(base: Tree, files: Sequence[FileReview]) -> Iterator[Package]:
     counts: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for entry in base.entries():
-        if entry.link is None and entry.path.startswith(PACKAGE) and entry.path.endswith(".py"):
+        if entry.link is None and entry.path.startswith(VLLM) and entry.path.endswith(".py"):
             name = package_of(printable(entry.path))
             counts[name] += 1
             lines[name] += (base.read(entry.path) or b"").count(b"\n")

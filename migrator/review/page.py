@@ -13,7 +13,6 @@ import jinja2
 from markupsafe import Markup
 
 from migrator.hunks import Block, Hunk, hunks_of
-from migrator.plan import PACKAGE
 from migrator.review.code import coloured, escape, line_html, open_strings, pairs, word_ranges
 from migrator.review.model import (
     OUTSIDE,
@@ -27,7 +26,7 @@ from migrator.review.model import (
     package_of,
 )
 from migrator.review.treemap import Box, divide
-from migrator.tree import digest
+from migrator.tree import VLLM, digest
 
 MORE = 15
 """Unchanged lines that can be opened above and below a hunk."""
@@ -155,7 +154,7 @@ def _totals(review: Review) -> Totals:
     touched = [
         file
         for file in review.files
-        if not file.is_new and file.path.startswith(PACKAGE) and file.path.endswith(".py")
+        if not file.is_new and file.path.startswith(VLLM) and file.path.endswith(".py")
     ]
     return Totals(
         changes=len(review.changes),
