@@ -19,7 +19,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from migrator import locations
@@ -47,16 +46,6 @@ class TemplateError(MigrateError):
     """A template cannot be fitted to a tree; the message names the file and what is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """One file that the tool adds to a tree."""
-
-    path: str
-    """Where it lands, from the tree's root."""
-    text: bytes
-    """What it says in the newest release, with directives."""
-
-
 def template_root() -> Path:
     """The folder of templates.
 
@@ -79,22 +68,6 @@ def load(path: str) -> bytes:
         return (template_root() / path).read_bytes()
     except OSError as error:
         raise TemplateError(f"the template {path} is missing from this installation") from error
-
-
-def load_all() -> list[Template]:
-    """Every template, by path."""
-    root = template_root()
-    return [
-        Template(path.relative_to(root).as_posix(), path.read_bytes())
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-
-
-def probes_of(text: bytes) -> list[str]:
-    """Names of the probes that a template's variants depend on, in order of appearance."""
-    found = (_DIRECTIVE.match(line) for line in text.decode().splitlines())
-    return list(dict.fromkeys(m.group(2) for m in found if m and m.group(1) == "when"))
 
 
 def render(text: bytes, tree: Tree) -> bytes:

@@ -18,7 +18,7 @@ import ast
 import difflib
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from migrator.update.lines import (
@@ -29,7 +29,6 @@ from migrator.update.lines import (
     conflicts,
     join,
     merge_lines,
-    split_lines,
 )
 from migrator.update.statements import merge_statement
 
@@ -482,9 +481,3 @@ def _import_lines(block: Block, lines: Lines, names: Sequence[str], *, broken: b
         return ((one + end).encode(),)
     inner = [f"{indent}    {name},{end}".encode() for name in names]
     return (f"{head}({end}".encode(), *inner, f"{indent}){end}".encode())
-
-
-def iter_blocks(data: bytes) -> Iterator[tuple[Key, Lines]]:
-    """The blocks of a module and what each defines, for tests and reports."""
-    for block in _split(split_lines(data)):
-        yield block.key, block.lines

@@ -522,4 +522,4 @@ def git_merge_file(base: str, ours: str, theirs: str) -> tuple[bytes, int]:
 
 @pytest.mark.parametrize("data", [b"", b"x = 1", b"\n\n", b"# only\n", b"x = (\n1,\n)\r\n"])
 def test_blocks_put_together_are_the_file(data: bytes) -> None:
-    assert b"".join(b"".join(lines) for _, lines in structure.iter_blocks(data)) == data
+    assert b"".join(b"".join(block.lines) for block in structure._split(split_lines(data))) == data
