@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from operator import itemgetter
+from typing import Generic, TypeVar, cast
 
 import libcst as cst
 
 N = TypeVar("N", bound=cst.CSTNode)
+N_co = TypeVar("N_co", bound=cst.CSTNode, covariant=True)
 T = TypeVar("T")
 
 Definitions = Mapping[str, cst.FunctionDef | cst.ClassDef]
@@ -142,10 +144,10 @@ Parents = Mapping[int, cst.CSTNode]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Place(Generic[N_co]):
     """A node with its ancestors."""
 
-    node: cst.CSTNode
+    node: N_co
     parents: Parents
 
     @property
@@ -192,22 +194,12 @@ class Place:
         return next(a for a in reversed(self.ancestors) if isinstance(a, cst.BaseStatement))
 
 
-def places(root: cst.CSTNode, kinds: type | tuple[type, ...]) -> Iterator[Place]:
+def places(root: cst.CSTNode, kinds: type[N] | tuple[type[N], ...]) -> Iterator[Place[N]]:
     """Every node of `kinds` below `root` with its ancestors up to `root`, in source order."""
     parents, by_type = _index(root)
-    if isinstance(kinds, tuple):
-        wanted = [t for t in by_type if issubclass(t, kinds)]
-        nodes = [item for t in wanted for item in by_type[t]]
-        nodes.sort(key=lambda item: item[0])
-        return iter([Place(node, parents) for _, node in nodes])
-    return iter(
-        [
-            Place(node, parents)
-            for kind, items in by_type.items()
-            if issubclass(kind, kinds)
-            for _, node in items
-        ]
-    )
+    found = [item for kind, items in by_type.items() if issubclass(kind, kinds) for item in items]
+    found.sort(key=itemgetter(0))
+    return iter([Place(cast(N, node), parents) for _, node in found])
 
 
 @remembered(maxsize=8)

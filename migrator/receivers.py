@@ -48,7 +48,7 @@ UNKNOWN = Evidence(None, "nothing in the module tells whether it is a tensor")
 
 
 def evidence(
-    place: Place, receiver: cst.BaseExpression, module: cst.Module, imports: Imports
+    place: Place[cst.CSTNode], receiver: cst.BaseExpression, module: cst.Module, imports: Imports
 ) -> Evidence:
     """Judge the receiver of an attribute.
 

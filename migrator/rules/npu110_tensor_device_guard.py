@@ -104,7 +104,6 @@ def f(x: torch.Tensor):
         elsewhere = cuda_only(file.path, file.imports)
         for place in places(file.module, cst.Attribute):
             node = place.node
-            assert isinstance(node, cst.Attribute)
             parent = place.parent
             if node.attr.value == "type" and _is_rewritten(node, place):
                 yield migrated(place.qualified_name, node)
@@ -135,7 +134,7 @@ def f(x: torch.Tensor):
                 )
 
 
-def _is_rewritten(node: cst.Attribute, place: Place) -> bool:
+def _is_rewritten(node: cst.Attribute, place: Place[cst.CSTNode]) -> bool:
     """Is this the `x.device.type` of a comparison with `cuda`?"""
     parent = place.parent
     return (
@@ -148,7 +147,7 @@ def _is_rewritten(node: cst.Attribute, place: Place) -> bool:
     )
 
 
-def _rewrite(node: cst.Attribute, place: Place) -> Replace:
+def _rewrite(node: cst.Attribute, place: Place[cst.CSTNode]) -> Replace:
     """Replace the attribute, together with a `not` right before it."""
     parent = place.parent
     above = place.ancestors[-2] if len(place.ancestors) > 1 else None
@@ -170,7 +169,7 @@ def _rewrite(node: cst.Attribute, place: Place) -> Replace:
     return Replace(node, compare)
 
 
-def _quote(place: Place) -> str | None:
+def _quote(place: Place[cst.CSTNode]) -> str | None:
     """A quote that no f-string around the node uses; before Python 3.12 it would end that one."""
     used = "".join(node.quote for node in place.ancestors if isinstance(node, cst.FormattedString))
     return next((quote for quote in ('"', "'") if quote not in used), None)

@@ -226,10 +226,9 @@ def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Findi
 
 
 def _string(
-    file: File, place: Place, elsewhere: str | None, imported: set[int]
+    file: File, place: Place[cst.SimpleString], elsewhere: str | None, imported: set[int]
 ) -> Iterator[Finding]:
     node = place.node
-    assert isinstance(node, cst.SimpleString)
     value = node.evaluated_value
     if not isinstance(value, str) or (value != "nccl" and not _MAP.fullmatch(value)):
         return
@@ -263,7 +262,7 @@ def _string(
     )
 
 
-def _bound_devices(place: Place) -> list[cst.FormattedString]:
+def _bound_devices(place: Place[cst.SimpleString]) -> list[cst.FormattedString]:
     """The texts `f"cuda:{index}"` of the devices that a group by device type is bound to."""
     if place.function is None:
         return []
@@ -294,7 +293,7 @@ def _is_nccl(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.SimpleString) and node.evaluated_value == "nccl"
 
 
-def _is_group_argument(place: Place) -> bool:
+def _is_group_argument(place: Place[cst.SimpleString]) -> bool:
     """Is it the backend of a call that makes a process group?"""
     argument = place.parent
     call = place.ancestors[-2] if len(place.ancestors) > 1 else None
@@ -308,7 +307,7 @@ def _is_group_argument(place: Place) -> bool:
     return called == "init_process_group" and call.args[0] is argument
 
 
-def _is_fallback(place: Place) -> bool:
+def _is_fallback(place: Place[cst.SimpleString]) -> bool:
     """Is it the right side of `backend or "nccl"`?"""
     parent = place.parent
     return (

@@ -175,7 +175,6 @@ torch.cuda.set_stream = _patched_set_stream
         """Report calls through `torch.cuda` and those that are rewritten already."""
         for place in places(file.module, cst.Attribute):
             node = place.node
-            assert isinstance(node, cst.Attribute)
             site = _site(place)
             if file.path == _UTILS and site.partition(".")[0] not in _UTILS_SCOPES:
                 continue
@@ -185,7 +184,7 @@ torch.cuda.set_stream = _patched_set_stream
                 yield from _rewrite(site, node, place)
 
 
-def _rewrite(site: str, node: cst.Attribute, place: Place) -> Iterator[Finding]:
+def _rewrite(site: str, node: cst.Attribute, place: Place[cst.CSTNode]) -> Iterator[Finding]:
     name = node.attr.value
     if name in NAMES:
         inner = node.value
@@ -206,11 +205,11 @@ def _rewrite(site: str, node: cst.Attribute, place: Place) -> Iterator[Finding]:
         )
 
 
-def _site(place: Place) -> str:
+def _site(place: Place[cst.CSTNode]) -> str:
     """The function around a node; all of the model runner's are one site."""
     name = place.qualified_name
     return "GPUModelRunner" if name.startswith("GPUModelRunner.") else name
 
 
-def _is_annotation(place: Place) -> bool:
+def _is_annotation(place: Place[cst.CSTNode]) -> bool:
     return any(isinstance(above, cst.Annotation) for above in place.ancestors)

@@ -155,9 +155,8 @@ class Worker:
         yield _move(file, function, calls[0], local)
 
 
-def _makes_runner(file: File, place: Place, local: dict[str, str]) -> bool:
+def _makes_runner(file: File, place: Place[cst.Call], local: dict[str, str]) -> bool:
     call = place.node
-    assert isinstance(call, cst.Call)
     name = dotted(call.func) or ""
     return local.get(name, file.imports.module_level.get(name)) == _RUNNER and [
         dotted(argument.value) for argument in call.args
@@ -167,11 +166,10 @@ def _makes_runner(file: File, place: Place, local: dict[str, str]) -> bool:
 def _move(
     file: File,
     function: cst.FunctionDef,
-    place: Place,
+    place: Place[cst.Call],
     local: dict[str, tuple[cst.BaseStatement, str]],
 ) -> Finding:
     call = place.node
-    assert isinstance(call, cst.Call)
     name = dotted(call.func) or ""
     body = f"    return {name}(self.vllm_config, self.device)\n"
     hook = cst.parse_expression("self._make_model_runner()")

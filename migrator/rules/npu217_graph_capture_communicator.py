@@ -119,10 +119,10 @@ class GroupCoordinator:
         imported = [
             place.statement
             for place in places(function.body, cst.ImportFrom)
-            if "device_communicators" in (dotted(place.node.module) or "")  # type: ignore[attr-defined]
+            if "device_communicators" in (dotted(place.node.module) or "")
         ]
         for place in places(function.body, cst.Assert):
-            test = place.node.test  # type: ignore[attr-defined]
+            test = place.node.test
             if not (
                 isinstance(test, cst.Call)
                 and dotted(test.func) == "isinstance"

@@ -118,7 +118,6 @@ class GroupCoordinator:
             return
         for place in places(function.body, cst.Assign):
             node = place.node
-            assert isinstance(node, cst.Assign)
             if dotted(node.targets[0].target) != f"self.{_NAME}":
                 continue
             if any(tests_for_npu(inner) for inner in walk(node.value)):

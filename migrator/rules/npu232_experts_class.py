@@ -92,7 +92,6 @@ class FusedMoEMethodBase:
             return
         for place in places(function.body, cst.Call):
             call = place.node
-            assert isinstance(call, cst.Call)
             names = [n.evaluated_value for n in walk(call) if isinstance(n, cst.SimpleString)]
             if names != ["experts_cls"]:
                 continue

@@ -156,7 +156,6 @@ def _chain(name: str, function: cst.FunctionDef) -> Iterator[Finding]:
     """The branch for XPU in a chain of devices: the one for NPU goes before it, with its body."""
     for place in places(function, cst.If):
         node = place.node
-        assert isinstance(node, cst.If)
         if _calls(node.test, "_is_npu"):
             yield migrated(name, node)
             return

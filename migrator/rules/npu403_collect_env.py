@@ -103,7 +103,6 @@ def get_env_vars():
         if variables is not None:
             for place in places(variables, cst.Assign):
                 node = place.node
-                assert isinstance(node, cst.Assign)
                 if dotted(node.targets[0].target) != "report_prefix" or not isinstance(
                     node.value, cst.Tuple
                 ):
