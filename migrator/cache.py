@@ -96,9 +96,9 @@ class Cache:
         body = self._read(_file_key(path, data, codes), "file")
         if body is None:
             return None
-        from migrator import cached
+        from migrator import cache_format
 
-        found = cached.decode_result(path, body)
+        found = cache_format.decode_result(path, body)
         if found is None or not self._holds(tree, found[1]):
             return None
         return found
@@ -114,9 +114,9 @@ class Cache:
         """Keep the result of a file. Failures are not kept: another run may have more memory."""
         if result.failure is not None:
             return
-        from migrator import cached
+        from migrator import cache_format
 
-        body = cached.encode_result(result, asked)
+        body = cache_format.encode_result(result, asked)
         if body is not None:
             self._write(_file_key(path, data, codes), "file", body)
 
@@ -185,9 +185,9 @@ class Cache:
         body = self._read(kept.key, "plan")
         if body is None or digest(body) != kept.plan:
             return None
-        from migrator import cached
+        from migrator import cache_format
 
-        return cached.decode_plan(body, tree)
+        return cache_format.decode_plan(body, tree)
 
     def keep(
         self,
@@ -208,9 +208,9 @@ class Cache:
         """
         if plan.failures:
             return None
-        from migrator import cached
+        from migrator import cache_format
 
-        body = cached.encode_plan(plan)
+        body = cache_format.encode_plan(plan)
         if body is None:
             return None
         kept = Kept(_plan_key(tree, selection), digest(body))

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import libcst as cst
 from libcst._nodes.internal import CodegenState
 
-from migrator.layout import Layout, Nodes, Piece
 from migrator.matchers import forget, parents_of
 from migrator.rule import Edit, File, Finding, Insert, Replace, Rule, Status, statements
+from migrator.statement_lines import Layout, Nodes, Piece
 from migrator.tree import Tree
 
 SNIPPET = 160

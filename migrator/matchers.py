@@ -199,7 +199,7 @@ def places(root: cst.CSTNode, kinds: type[N] | tuple[type[N], ...]) -> Iterator[
     parents, by_type = _index(root)
     found = [item for kind, items in by_type.items() if issubclass(kind, kinds) for item in items]
     found.sort(key=itemgetter(0))
-    return iter([Place(cast(N, node), parents) for _, node in found])
+    return iter([Place(cast("N", node), parents) for _, node in found])
 
 
 @remembered(maxsize=8)

@@ -134,13 +134,13 @@ def fetch(version: str) -> Path:
     """
     import tempfile
 
-    from migrator import index, writer
+    from migrator import package_index, writer
 
     cache = cache_directory() / "sources"
     root = cache / f"{PROJECT}-{version}"
     if not root.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            archive = index.fetch(f"{PROJECT}=={version}", Path(scratch), source_only=True)
+            archive = package_index.fetch(f"{PROJECT}=={version}", Path(scratch), source_only=True)
             writer.unpack(archive, root)
     return root

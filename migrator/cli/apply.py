@@ -63,7 +63,7 @@ def command(
     Exit code 0: done; 1: sites are left for a person, or --dry-run and there are changes; 2: error.
     """
     from migrator import writer
-    from migrator.cli.layout import tell, write_plugin
+    from migrator.cli.plugin import tell, write_plugin
     from migrator.log import emitted_files
     from migrator.report import Tense, render
     from migrator.sources import open_source

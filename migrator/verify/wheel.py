@@ -23,7 +23,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from migrator import index
+from migrator import package_index
 from migrator.errors import MigrateError
 from migrator.verify import schema
 
@@ -164,7 +164,7 @@ def fetch(choice: Choice, cache: Path) -> Path:
     exact = not any(s.version.endswith(".*") for s in requirement.specifier)
     if cached is not None and exact:
         return cached
-    finder = index.make_finder("torch_npu", wheels_for_any_platform=True)
+    finder = package_index.make_finder("torch_npu", wheels_for_any_platform=True)
     try:
         packages = list(finder.find_all_packages("torch_npu"))
     except Exception as error:  # unearth and its HTTP client raise many kinds

@@ -12,7 +12,7 @@ import pytest
 
 import migrator
 from migrator.engine import _Source
-from migrator.layout import Layout, Nodes
+from migrator.statement_lines import Layout, Nodes
 from migrator.matchers import walk
 
 SAMPLE = b'''\
