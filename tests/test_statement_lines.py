@@ -12,8 +12,8 @@ import pytest
 
 import migrator
 from migrator.engine import _Source
-from migrator.statement_lines import Layout, Nodes
 from migrator.matchers import walk
+from migrator.statement_lines import Layout, Nodes
 
 SAMPLE = b'''\
 # A header.
