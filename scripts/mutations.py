@@ -193,7 +193,7 @@ class Mutations:
 
 def said(run: Run, log: Path) -> str:
     """The most telling line of a run that failed: the last error that is not about another one."""
-    if not run.log:
+    if not run.log or not log.is_file():
         return run.problems[0]
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [
