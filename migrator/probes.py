@@ -108,6 +108,12 @@ def all2all_has_allgather_reducescatter(tree: Tree) -> bool:
     return _defined(tree, home, "AgRsAll2AllManager")
 
 
+def runner_marks_padding(tree: Tree) -> bool:
+    """The model runner tells routers which tokens are padding (`_prepare_padding_mask`)."""
+    home = ("vllm/v1/worker/gpu_model_runner.py",)
+    return _defined(tree, home, "GPUModelRunner._prepare_padding_mask")
+
+
 PROBES: dict[str, Probe] = {
     probe.__name__: probe
     for probe in (
@@ -123,6 +129,7 @@ PROBES: dict[str, Probe] = {
         config_has_cudagraph_mode,
         config_recomputes_capture_sizes,
         all2all_has_allgather_reducescatter,
+        runner_marks_padding,
     )
 }
 """Every probe by the name that templates call it."""

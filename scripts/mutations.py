@@ -58,6 +58,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU220": (("llama", "graph"), *_MOE),
     "NPU222": (("llama", "nz"),),
     "NPU224": (("llama", "tp2-graph"),),
+    "NPU225": (("mixtral", "serve-dp2"),),
     "NPU230": _MOE,
     "NPU231": _MOE,
     "NPU232": _MOE,
@@ -139,15 +140,20 @@ class Mutations:
     def _run(self, tree: Path, pair: Pair) -> simulate.Run:
         python = self.interpreter(pair)
         assert python is not None, "passes_whole says no without one"
-        others = {"install": simulate.install, "refusals": simulate.refusals}
+        others = {
+            "install": simulate.install,
+            "refusals": simulate.refusals,
+            "serve-dp2": simulate.serve,
+        }
         own = others.get(pair[1])
         how = simulate.Options(
             tree=tree,
             launcher=launcher(python),
-            models=() if own else simulate.select_models(pair[:1]),
+            models=() if pair[0] == "vllm" else simulate.select_models(pair[:1]),
             modes=() if own else simulate.select_modes(pair[1:]),
             work=self.state / "mutations" / "work",
             timeout=TIMEOUT,
+            data_parallel=2 if pair[1] == "serve-dp2" else 1,
         )
         (run,) = (own or simulate.simulate)(how).runs
         return run

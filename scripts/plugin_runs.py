@@ -159,7 +159,7 @@ def urgency(job: Job) -> int:
 
 def make(state: State, job: Job, python: Path) -> simulate.Report:
     """Run one job."""
-    others = {"serve": simulate.serve, "refusals": simulate.refusals}
+    others = {"serve": simulate.serve, "serve-dp2": simulate.serve, "refusals": simulate.refusals}
     source = fetch(job.release)
     mode = job.mode
     if mode == CHANGED.mode:
@@ -174,6 +174,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
             modes=() if mode in others else simulate.select_modes((mode,)),
             work=state.folder / "work" / job.release,
             timeout=in_tree.TIMEOUT,
+            data_parallel=2 if mode == "serve-dp2" else 1,
         )
     )
     if job.mode == CHANGED.mode:

@@ -42,7 +42,7 @@ DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
 OLD = {
     "0.10.0": ("llama",),
-    "0.11.0": ("serve", "graph", "tp2-graph", "full-graph", "gemma", "refusals"),
+    "0.11.0": ("serve", "serve-dp2", "graph", "tp2-graph", "full-graph", "gemma", "refusals"),
 }
 """Release → modes and models that do not go with the newer environment, on any device."""
 EVERYWHERE = (
@@ -60,6 +60,7 @@ ALSO = (
     ("mixtral", "eager"),
     ("qwen3-moe", "eager"),
     ("llama", "serve"),
+    ("mixtral", "serve-dp2"),
     ("vllm", "refusals"),
     ("llama", "bfloat16"),
     ("llama", "nz"),
@@ -114,7 +115,8 @@ operators, over all layers and workers; replays are those of captured graphs; ga
 lead of a best logit in the reference. A run also fails if an NPU operator of the model is not
 reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
-answers in one piece, streamed, and several at once. `install` builds a wheel with
+answers in one piece, streamed, and several at once; `serve-dp2` has two engines (data parallel),
+over which the experts are spread. `install` builds a wheel with
 `VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
 soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode) and wants a clear
 error of each. A run in one process also asks some functions of vLLM directly: kernels that layers
@@ -264,6 +266,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
     """Run one job."""
     others = {
         "serve": simulate.serve,
+        "serve-dp2": simulate.serve,
         "install": simulate.install,
         "refusals": simulate.refusals,
     }
@@ -273,6 +276,7 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
         models=() if job.model == "vllm" else simulate.select_models((job.model,)),
         modes=() if job.mode in others else simulate.select_modes((job.mode,)),
         work=state.folder / "work" / job.release,
+        data_parallel=2 if job.mode == "serve-dp2" else 1,
         timeout=TIMEOUT,
     )
     return others.get(job.mode, simulate.simulate)(how)

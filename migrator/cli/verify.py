@@ -61,6 +61,15 @@ from migrator.verify.run import Options, verify
 )
 @click.option("--simulate", is_flag=True, help="Run tiny models through it on a simulated Ascend.")
 @click.option("--serve", is_flag=True, help="Ask `vllm serve` of it, on a simulated Ascend.")
+@click.option(
+    "--data-parallel",
+    metavar="N",
+    type=click.IntRange(min=1, max=8),
+    default=1,
+    show_default=True,
+    help="Engines that --serve starts, each on an NPU of its own, with a model's experts spread "
+    "over them.",
+)
 @click.option("--install", is_flag=True, help="Build a wheel of it for NPUs, without CUDA.")
 @click.option(
     "--refusals", is_flag=True, help="See that it refuses at start-up what an NPU does not serve."
@@ -121,6 +130,7 @@ def command(
     launcher: str | None,
     simulate: bool,
     serve: bool,
+    data_parallel: int,
     install: bool,
     refusals: bool,
     models: str | None,
@@ -151,13 +161,27 @@ def command(
     if env and python:
         raise UserError("--env and --python exclude each other; give one of them")
     kinds = (install, refusals, simulate, serve)
+    if data_parallel > 1 and not serve:
+        raise UserError("--data-parallel goes with --serve")
     if any(kinds):
         if torch_npu or torch_npu_wheel or base or everything or launcher:
             given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
             raise UserError(f"{given} are for the checks that run nothing; leave them out")
         if vllm is not None and install:
             raise UserError("--install builds a tree; a plugin is installed by --with-vllm")
-        _run(tree, vllm, env or python, kinds, models, modes, work, timeout, format_, quiet)
+        _run(
+            tree,
+            vllm,
+            env or python,
+            kinds,
+            data_parallel,
+            models,
+            modes,
+            work,
+            timeout,
+            format_,
+            quiet=quiet,
+        )
     if models or modes or work:
         raise UserError("--models, --modes and --work go with --simulate or --serve")
     if vllm is not None:
@@ -217,11 +241,13 @@ def _run(
     vllm: Path | None,
     env: Path | None,
     kinds: tuple[bool, bool, bool, bool],
+    data_parallel: int,
     models: str | None,
     modes: str | None,
     work: Path | None,
     timeout: float,
     format_: str,
+    *,
     quiet: bool,
 ) -> NoReturn:
     """Run the tree on the simulated Ascend and exit as the outcome says."""
@@ -261,6 +287,7 @@ def _run(
                         modes=ways,
                         work=work,
                         timeout=timeout,
+                        data_parallel=data_parallel,
                     )
                     reports.append(run(options, status.update))
     except KeyboardInterrupt:

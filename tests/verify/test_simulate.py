@@ -755,6 +755,29 @@ def test_a_free_port_is_one_of_this_machine() -> None:
         listener.bind(("127.0.0.1", server.free_port()))
 
 
+def test_a_server_of_several_engines(tmp_path: Path) -> None:
+    dense, sparse = simulate.select_models(["llama", "mixtral"])
+    assert "--data-parallel-size" not in server.arguments(sparse, tmp_path, 8000, 1)
+    dense_arguments = server.arguments(dense, tmp_path, 8000, 2)
+    assert dense_arguments[dense_arguments.index("--data-parallel-size") + 1] == "2"
+    assert "--enable-expert-parallel" not in dense_arguments
+    assert "--enable-expert-parallel" in server.arguments(sparse, tmp_path, 8000, 2)
+
+    way = server.way_to_serve(sparse, 2)
+    assert (way.name, way.devices) == ("serve-dp2", 2)
+    calls = judge.Calls(workers=1)
+    assert list(judge.distribution(way, calls)) == [
+        "1 processes computed attention, not 2",
+        "no all_gather_into_tensor or broadcast of device tensors over HCCL",
+        "no reduce_scatter_tensor or all_reduce of device tensors over HCCL",
+    ]
+    calls.workers = 2
+    calls.collectives["all_gather_into_tensor", "npu", "hccl"] = 1
+    calls.collectives["reduce_scatter_tensor", "npu", "hccl"] = 1
+    assert list(judge.distribution(way, calls)) == []
+    assert server.way_to_serve(sparse, 1).name == "serve"
+
+
 def test_answers_of_a_server() -> None:
     reference = made_reference()
 

@@ -58,6 +58,8 @@ class Options:
     cache: Path | None = None
     timeout: float = 600.0
     stop_at_failure: bool = False
+    data_parallel: int = 1
+    """Engines of a server, each on a device of its own; experts are spread over them."""
     vllm: Path | None = None
     """An untouched source of vLLM: then `tree` is a plugin, which is installed beside it."""
 

@@ -17,7 +17,7 @@ from typing import Any
 from migrator.verify.simulate import environment, judge, process
 from migrator.verify.simulate.environment import EmittedTree
 from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH, ROLES, Model
-from migrator.verify.simulate.modes import DEVICE_MEMORY
+from migrator.verify.simulate.modes import DEVICE_MEMORY, Mode
 from migrator.verify.simulate.report import Report, Run
 from migrator.verify.simulate.run import Options, ending, opened, reference, report
 
@@ -25,6 +25,8 @@ SERVED = "tiny"
 """Name under which the model is served."""
 SHUTDOWN = 60.0
 """Seconds that the server has to end in after SIGTERM."""
+_SPREAD_EXPERTS = (("all_gather_into_tensor", "broadcast"), ("reduce_scatter_tensor", "all_reduce"))
+"""Of each, one brings tokens to the experts of all ranks, and what these made of them back."""
 
 
 def serve(options: Options, progress: Callable[[str], None] = lambda _: None) -> Report:
@@ -52,13 +54,15 @@ def _serve(
     options: Options,
 ) -> Run:
     wanted = json.loads((model_folder / "reference.json").read_text(encoding="utf-8"))
-    folder = work / f"{model.name}-serve"
+    mode = way_to_serve(model, options.data_parallel)
+    folder = work / f"{model.name}-{mode.name}"
     shutil.rmtree(folder, ignore_errors=True)
     record, log = folder / "record", folder / "log"
     record.mkdir(parents=True)
     port = free_port()
     settings = {**environment.variables(tree, work), "NPU_MIGRATE_RECORD": str(record)}
-    command = options.launcher.simulated(1, DEVICE_MEMORY, arguments(model_folder, port))
+    program = arguments(model, model_folder, port, options.data_parallel)
+    command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
     started = time.monotonic()
     problems: list[str] = []
     log_lines: list[str] = []
@@ -85,11 +89,12 @@ def _serve(
         for role in model.roles:
             if not any(calls.operators[name] for name in ROLES[role]):
                 problems.append(f"no NPU operator for {role} was called")
+        problems += judge.distribution(mode, calls)
     if problems:
         log_lines = process.tail(log)
     return Run(
         model=model.name,
-        mode="serve",
+        mode=mode.name,
         equal=answers is not None and not list(differences(wanted, answers)),
         problems=problems,
         seconds=round(time.monotonic() - started, 1),
@@ -100,8 +105,23 @@ def _serve(
     )
 
 
-def arguments(model_folder: Path, port: int) -> list[str]:
+def way_to_serve(model: Model, engines: int) -> Mode:
+    """What a server of so many engines is called, and what has to be seen of it."""
+    if engines == 1:
+        return Mode("serve", "`vllm serve`, asked through the OpenAI client")
+    return Mode(
+        f"serve-dp{engines}",
+        "`vllm serve` with several engines, over which experts are spread",
+        devices=engines,
+        collectives=_SPREAD_EXPERTS if "experts" in model.roles else (),
+    )
+
+
+def arguments(model: Model, model_folder: Path, port: int, engines: int) -> list[str]:
     """The Python program and arguments that `vllm serve` stands for."""
+    several = ["--data-parallel-size", str(engines)] if engines > 1 else []
+    if several and "experts" in model.roles:
+        several.append("--enable-expert-parallel")
     return [
         "-m",
         "vllm.entrypoints.cli.main",
@@ -114,6 +134,7 @@ def arguments(model_folder: Path, port: int) -> list[str]:
         *("--max-num-batched-tokens", str(BATCHED_TOKENS)),
         *("--max-num-seqs", "8"),
         *("--gpu-memory-utilization", "0.6"),
+        *several,
     ]
 
 

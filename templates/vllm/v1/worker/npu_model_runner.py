@@ -30,6 +30,16 @@ class NPUModelRunner(GPUModelRunner):
         # Multiprocessor counts steer CUDA kernels only.
         self.num_sms = None
 
+    # npu-migrate: when runner_marks_padding
+    def _prepare_padding_mask(
+        self, num_tokens_unpadded: int, num_tokens_padded: int
+    ) -> torch.Tensor | None:
+        # Routers would mask with it. Under data parallelism they see the tokens of
+        # every rank here, and no NPU operator gains from knowing the padding.
+        return None
+
+    # npu-migrate: end
+
     def initialize_kv_cache_tensors(
         self,
         kv_cache_config: KVCacheConfig,

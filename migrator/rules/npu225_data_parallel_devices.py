@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU225: the devices of data-parallel engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import libcst as cst
+
+from migrator.matchers import dotted, places, walk
+from migrator.recipes import tests_for_npu
+from migrator.rule import (
+    Absence,
+    Example,
+    File,
+    Finding,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+)
+from migrator.rules._platform_branch import TEST
+
+_UTILS = "vllm/v1/engine/utils.py"
+_SITE = "CoreEngineProcManager.__init__"
+_ASKED = "current_platform.is_cuda_alike"
+
+
+class DataParallelDevices(Rule):
+    """Let the workers of a data-parallel engine choose their NPUs, as on CUDA.
+
+    ## What it does
+    In `CoreEngineProcManager.__init__`, lets an NPU be treated as CUDA where the devices of each
+    engine are narrowed before its process starts.
+
+    ## Why
+    From 0.11.1 on the worker that NPUs share with CUDA counts its device from the engine's place
+    among the data-parallel ones. Where the engine sees its own devices only as well, that is
+    counted twice: the second engine asks for a device that it does not see and does not start.
+
+    ## Example
+    ```python
+    needs_device_env_isolation = not (
+        current_platform.is_cuda_alike() or current_platform.is_xpu()
+        or current_platform.device_type == "npu"
+    )
+    ```
+
+    ## Safety
+    Equivalent on every other platform.
+    """
+
+    code = "NPU225"
+    safety = Safety.EQUIVALENT
+    paths = (_UTILS,)
+    triggers = (rf"\bnot\s*\(?\s*{_ASKED}\b",)
+    sites = (
+        Site(
+            _SITE,
+            (_UTILS,),
+            (Absence("<0.11.1", "devices are narrowed on every platform, and counted from 0"),),
+        ),
+    )
+    examples = (
+        Example(
+            path=_UTILS,
+            before="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        for proc, local_dp_rank in zip(self.processes, local_dp_ranks):
+            if is_dp and (
+                not current_platform.is_cuda_alike()
+                or vllm_config.parallel_config.use_ray
+            ):
+                narrow(local_dp_rank)
+""",
+            after="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        for proc, local_dp_rank in zip(self.processes, local_dp_ranks):
+            if is_dp and (
+                not (
+                    current_platform.is_cuda_alike()
+                    or current_platform.device_type == "npu"
+                )
+                or vllm_config.parallel_config.use_ray
+            ):
+                narrow(local_dp_rank)
+""",
+        ),
+        Example(
+            path=_UTILS,
+            before="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        needs_device_env_isolation = not (
+            current_platform.is_cuda_alike() or current_platform.is_xpu()
+        )
+""",
+            after="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        needs_device_env_isolation = not (
+            current_platform.is_cuda_alike() or current_platform.is_xpu()
+            or current_platform.device_type == "npu"
+        )
+""",
+        ),
+        Example(
+            path=_UTILS,
+            before="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        if dp and not current_platform.is_cuda_alike():
+            narrow(local_dp_rank)
+""",
+            after="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        if dp and not (current_platform.is_cuda_alike() or current_platform.device_type == "npu"):
+            narrow(local_dp_rank)
+""",
+        ),
+        Example(
+            path=_UTILS,
+            before="""\
+class CoreEngineProcManager:
+    def __init__(self):
+        with set_device_control_env_var(vllm_config, local_dp_rank):
+            proc.start()
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the condition on which devices are narrowed."""
+        function = file.function(_SITE)
+        if function is None:
+            return
+        for place in places(function.body, cst.UnaryOperation):
+            node = place.node
+            asked = {dotted(n) for n in walk(node.expression) if isinstance(n, cst.Attribute)}
+            if not isinstance(node.operator, cst.Not) or _ASKED not in asked:
+                continue
+            if tests_for_npu(node.expression):
+                yield migrated(_SITE, node)
+                continue
+            yield changed(
+                _SITE,
+                node,
+                "the shared worker counts its device from the engine's place itself",
+                Replace(node.expression, partial(_or_npu, space=_line_break(place.parent))),
+            )
+
+
+def _line_break(parent: cst.CSTNode) -> cst.BaseParenthesizableWhitespace:
+    """The space before the operator of an `or` that a condition is part of, broken or not."""
+    if isinstance(parent, cst.BooleanOperation) and isinstance(
+        parent.operator.whitespace_before, cst.ParenthesizedWhitespace
+    ):
+        return parent.operator.whitespace_before
+    return cst.SimpleWhitespace(" ")
+
+
+def _or_npu(node: cst.CSTNode, space: cst.BaseParenthesizableWhitespace) -> cst.CSTNode:
+    assert isinstance(node, cst.BaseExpression)
+    test = cst.parse_expression(TEST)
+    if isinstance(node, cst.BooleanOperation) and node.lpar:
+        opening = node.lpar[0].whitespace_after
+        operator = cst.Or() if isinstance(opening, cst.SimpleWhitespace) else cst.Or(opening)
+        return cst.BooleanOperation(
+            node.with_changes(lpar=[], rpar=[]), operator, test, node.lpar, node.rpar
+        )
+    if isinstance(space, cst.ParenthesizedWhitespace):
+        deeper = space.with_changes(last_line=cst.SimpleWhitespace(space.last_line.value + "    "))
+        return cst.BooleanOperation(
+            node,
+            cst.Or(whitespace_before=deeper),
+            test,
+            [cst.LeftParen(deeper)],
+            [cst.RightParen(space)],
+        )
+    return cst.BooleanOperation(node, cst.Or(), test, [cst.LeftParen()], [cst.RightParen()])
