@@ -10,20 +10,21 @@ in one conflict.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from migrator.update import structure
 from migrator.update.lines import (
-    Clean,
     Conflict,
     Hunk,
     Lines,
     conflicts,
     lines_of,
     merge_lines,
+    refine,
     render,
     side,
     split_lines,
@@ -82,32 +83,25 @@ def merge_file(
         return Merge(theirs, 0, "theirs")
     if any(is_binary(version) for version in (base or b"", ours, theirs)):
         return Merge(ours, 1, "binary", "binary; both sides changed it, and yours is kept")
-    ends = [_line_end(version) for version in (base, ours, theirs)]
-    if len(set(ends) - {None}) > 1 and b"" not in ends:
+    ends = of_base, of_ours, of_theirs = [_line_ends(version) for version in (base, ours, theirs)]
+    if len(set().union(*ends)) > 1 and all(len(of_one) <= 1 for of_one in ends):
         # The lines of one side end in another way: they are compared without that.
-        chosen = ends[1] if ends[2] in (ends[0], None) else ends[2]
-        plain = [None if v is None else _unix(v) for v in (base, ours, theirs, pristine)]
+        (end,) = of_ours if of_theirs <= of_base else of_theirs
         found = merge_file(
             path,
-            plain[0],
-            plain[1] or b"",
-            plain[2] or b"",
-            pristine=plain[3],
+            None if base is None else _unix(base),
+            _unix(ours),
+            _unix(theirs),
+            pristine=None if pristine is None else _unix(pristine),
             with_base=with_base,
         )
-        data = found.data.replace(b"\n", b"\r\n") if chosen == b"\r\n" else found.data
-        return Merge(data, found.conflicts, found.how, found.reason)
+        return replace(found, data=found.data.replace(b"\n", end))
     return _merge_text(path, base, ours, theirs, pristine, with_base)
 
 
-def _line_end(data: bytes | None) -> bytes | None:
-    """How all lines of a text end; empty where they differ, None where there are none."""
-    if not data or b"\n" not in data:
-        return None
-    windows = data.count(b"\r\n")
-    if not windows:
-        return b"\n"
-    return b"\r\n" if windows == data.count(b"\n") else b""
+def _line_ends(data: bytes | None) -> set[bytes]:
+    """The ways in which lines of a text end."""
+    return set(re.findall(rb"\r?\n", data or b""))
 
 
 def _unix(data: bytes) -> bytes:
@@ -144,7 +138,7 @@ def _merge_text(
             and (pristine is None or not _forgets(split_lines(pristine), o, hunks))
         ):
             return Merge(render(hunks, with_base=with_base), conflicts(hunks), how)
-    whole = _one_conflict(b, o, t)
+    whole = refine(Conflict(b, o, t))
     reason = "a merge by definitions or by lines would not be right; both versions are shown whole"
     return Merge(render(whole, with_base=with_base), conflicts(whole), "lines", reason)
 
@@ -168,10 +162,10 @@ def missing_lines(
     b, o, t, shown = (_count(lines) for lines in (base, ours, theirs, result))
     missing: Counter[bytes] = Counter()
     for line in o.keys() | t.keys():
-        mine, other = o[line] - b[line], t[line] - b[line]
-        if mine <= 0 and other <= 0:
+        added = o[line] - b[line], t[line] - b[line]
+        if max(added) <= 0:
             continue
-        wanted = b[line] + (max(mine, other) if mine > 0 and other > 0 else mine + other)
+        wanted = b[line] + (max(added) if min(added) > 0 else sum(added))
         short = wanted - shown[line] - rewritten[line.strip()]
         if short > 0:
             missing[line] = short
@@ -195,19 +189,4 @@ def _doubles(hunks: Sequence[Hunk], ours: Lines, theirs: Lines) -> bool:
     if not twice:
         return False
     before = structure.defined_twice(ours) | structure.defined_twice(theirs)
-    return any(count > max(before[name], 1) for name, count in twice.items())
-
-
-def _one_conflict(base: Lines, ours: Lines, theirs: Lines) -> list[Hunk]:
-    """Both sides from the first line in which they differ to the last."""
-    head = 0
-    while head < min(len(ours), len(theirs)) and ours[head] == theirs[head]:
-        head += 1
-    tail = 0
-    most = min(len(ours), len(theirs)) - head
-    while tail < most and ours[-1 - tail] == theirs[-1 - tail]:
-        tail += 1
-    middle = Conflict(base, ours[head : len(ours) - tail], theirs[head : len(theirs) - tail])
-    parts: list[Hunk] = [Clean(ours[:head])] if head else []
-    parts.append(middle)
-    return [*parts, Clean(ours[len(ours) - tail :])] if tail else parts
+    return any(count > before[name] for name, count in twice.items())

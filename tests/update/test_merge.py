@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 
 from migrator.update import structure
-from migrator.update.lines import Matcher, has_markers, split_lines
-from migrator.update.merge import Merge, merge_file
+from migrator.update.lines import Clean, Matcher, has_markers, split_lines
+from migrator.update.merge import Merge, is_binary, merge_file, missing_lines
 
 BASE = """\
 # SPDX-License-Identifier: Apache-2.0
@@ -332,6 +332,56 @@ def test_windows_lines_on_one_side() -> None:
     assert b"return y + 1\r\n" in done.data
 
 
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "wanted"),
+    [
+        ("n", "r", "n", "r"),  # ours were changed
+        ("n", "n", "r", "r"),  # theirs were
+        ("r", "n", "r", "n"),
+        ("r", "r", "n", "n"),
+        ("n", "r", "r", "r"),
+        ("r", "n", "n", "n"),
+        ("", "r", "n", "n"),  # both added the file: as the release has it
+        ("", "n", "r", "r"),
+    ],
+)
+def test_line_ends_that_one_side_changed(base: str, ours: str, theirs: str, wanted: str) -> None:
+    """The lines merge as if nothing were with their ends, and get the ends that were changed to."""
+    ends = {"n": "\n", "r": "\r\n"}
+    text = "one\ntwo\nthree\nfour\nfive\nsix\n"
+    done = merge(
+        edit(("one", "mine"), text=text).replace("\n", ends[ours]),
+        edit(("six", "theirs"), text=text).replace("\n", ends[theirs]),
+        text.replace("\n", ends[base]) if base else None,
+        "notes.txt",
+    )
+    if base:
+        merged = edit(("one", "mine"), ("six", "theirs"), text=text)
+    else:
+        middle = "two\nthree\nfour\nfive\n"
+        merged = f"<<<<<<< ours\nmine\n{middle}six\n=======\none\n{middle}theirs\n>>>>>>> theirs\n"
+    wanted_data = merged.replace("\n", ends[wanted]).encode()
+    assert done == Merge(wanted_data, 0 if base else 1, "lines")
+
+
+def test_a_text_without_line_ends_has_none_to_choose() -> None:
+    done = merge("one\r\nmine", "one, once", "one\ntwo\n", "notes.txt")
+    assert done.data == b"<<<<<<< ours\r\none\r\nmine\r\n=======\r\none, once\r\n>>>>>>> theirs\r\n"
+
+
+def test_mixed_line_ends_are_kept_line_by_line() -> None:
+    text = "one\ntwo\r\nthree\nfour\nfive\r\nsix\n"
+    ours, theirs = edit(("one", "mine"), text=text), edit(("six", "theirs"), text=text)
+    merged = edit(("six", "theirs"), text=ours).encode()
+    assert merge(ours, theirs, text, "notes.txt") == Merge(merged, 0, "lines")
+    # One side alone has mixed ones.
+    plain = text.replace("\r\n", "\n")
+    ours = edit(("two\n", "two\r\n"), text=plain)
+    merged = edit(("six", "theirs"), text=ours).encode()
+    done = merge(ours, edit(("six", "theirs"), text=plain), plain, "notes.txt")
+    assert done == Merge(merged, 0, "lines")
+
+
 def test_no_line_end_at_the_end() -> None:
     ours = BASE.rstrip("\n") + "  # mine"
     theirs = BASE + "\n\ndef more():\n    return 1\n"
@@ -359,6 +409,20 @@ def test_binary() -> None:
     assert (done.data, done.conflicts, done.how) == (b"\0b", 1, "binary")
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_one_binary_version_is_enough(which: int) -> None:
+    versions = [b"a\nb\nc\n", b"x\nb\nc\n", b"a\nb\ny\n"]
+    versions[which] += b"\0\n"
+    done = merge_file("x.txt", *versions)
+    assert (done.data, done.conflicts, done.how) == (versions[1], 1, "binary")
+
+
+def test_a_binary_file_is_one_in_gits_judgement() -> None:
+    """Git looks for a NUL in the first 8000 bytes."""
+    assert is_binary(b"x" * 7999 + b"\0")
+    assert not is_binary(b"x" * 8000 + b"\0")
+
+
 def test_added_by_both() -> None:
     done = merge("one\nmine\ntwo\n", "one\nupstream\ntwo\n", None, "notes.txt")
     text = done.data.decode()
@@ -373,6 +437,85 @@ def test_a_base_that_is_not_sure_loses_nothing() -> None:
     assert b"mine\n" in done.data
     assert done.conflicts == 1
     assert merge_file("x.txt", base, base, b"a\nb\nc\nd\n").conflicts == 0
+
+
+def test_a_base_that_is_not_sure_takes_what_loses_nothing() -> None:
+    """Of what the release had, lines may go: the migration has replaced them."""
+    done = merge_file(
+        "x.txt",
+        b"a\nnew b\nc\n",
+        b"a\nnew b\nc\nmine\n",
+        b"theirs\na\nnew b\nc\n",
+        pristine=b"a\nb\nc\n",
+    )
+    assert done == Merge(b"theirs\na\nnew b\nc\nmine\n", 0, "lines")
+    windows = merge_file(
+        "x.txt",
+        b"a\nnew b\nc\n",
+        b"a\r\nnew b\r\nc\r\nmine\r\n",
+        b"theirs\na\nnew b\nc\n",
+        pristine=b"a\nb\nc\n",
+    )
+    assert windows == Merge(done.data.replace(b"\n", b"\r\n"), 0, "lines")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "wanted"),
+    [
+        (b"a mine b c", b"a b x c", b"a < mine b = b x > c"),
+        (b"mine b c", b"b x c", b"< mine b = b x > c"),
+        (b"a mine b", b"a b x", b"a < mine b = b x >"),
+        (b"a b mine", b"a b", b"a b < mine = >"),
+        (b"mine a b", b"a b", b"< mine = > a b"),
+        (b"a mine a a", b"a a", b"a < mine a = > a"),
+    ],
+)
+def test_a_conflict_of_the_whole_shows_no_more_than_needed(
+    ours: bytes, theirs: bytes, wanted: bytes, end: bytes
+) -> None:
+    """It goes from the first line in which the sides differ to the last one."""
+    marks = {b"<": b"<<<<<<< ours", b"=": b"=======", b">": b">>>>>>> theirs"}
+    base, mine, other = (b"".join(w + end for w in t.split()) for t in (ours, ours, theirs))
+    done = merge_file("x.txt", base, mine, other, pristine=other)
+    assert done.data == b"".join(marks.get(w, w) + end for w in wanted.split())
+    assert done.conflicts == 1
+    assert "both versions are shown whole" in done.reason
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "theirs", "merged", "missing"),
+    [
+        ("a", "a b", "a", "a", "b"),
+        ("a", "a", "a b", "a", "b"),
+        ("a", "a b", "a c", "a", "b c"),
+        ("a", "a b", "a c", "a b", "c"),
+        ("a", "a b", "a b", "a b", ""),  # both added it: once is enough
+        ("a", "a b b", "a b", "a b", "b"),
+        ("a", "a b", "a b b", "a b", "b"),
+        ("a", "a a", "a", "a", "a"),
+        ("a", "a a a", "a a", "a a a", ""),
+        ("a", "a a a", "a", "a", "a a"),
+        ("a", "a b", "c a", "c b a", ""),  # in another order
+        ("a a", "a a a", "a", "a a", ""),  # one more, one fewer
+        ("a a", "a", "a a a", "a", "a"),
+        ("a b", "a", "a b", "", ""),  # nobody added these
+        ("a", "a", "a", "", ""),
+        ("a", "a b", "a", "a b b", ""),
+    ],
+)
+def test_missing_lines(base: str, ours: str, theirs: str, merged: str, missing: str) -> None:
+    def lines(text: str, indent: str = "") -> tuple[bytes, ...]:
+        return tuple(f"{indent}{word}\n".encode() for word in text.split())
+
+    hunks = [Clean(lines(merged))]
+    wanted = Counter(missing.encode().split())
+    nothing: Counter[bytes] = Counter()
+    assert missing_lines(lines(base), lines(ours), lines(theirs), hunks, nothing) == wanted
+    # White space around a line does not count, and neither do lines that were written anew.
+    o, t = (*lines(ours, "  "), b"\n"), lines(theirs, "\t")
+    assert missing_lines(lines(base), o, t, hunks, nothing) == wanted
+    assert missing_lines(lines(base), o, t, hunks, wanted) == nothing
 
 
 def test_lines_that_merge_and_do_not_parse() -> None:
