@@ -2,10 +2,10 @@
 """Three-way merge of one file. Pure: bytes in, bytes and what is in conflict out.
 
 Python is merged by its definitions (`structure`) and by lines (`lines`). Of the two, the one with
-fewer conflicts is taken that holds: without conflicts it has to be Python, with every conflict
-decided for one side it is Python too if that can be had, no line that a side added may be missing,
-and no definition may be there twice that was there once. Where neither holds, both sides are shown
-in one conflict.
+fewer conflicts is taken that holds: no line that a side added may be missing, it has to be Python,
+and no definition may be there twice that was there once. With every conflict decided for one side
+the last two are so as well if that can be had. Where neither holds, both sides are shown in one
+conflict.
 """
 
 from __future__ import annotations
@@ -126,15 +126,15 @@ def _merge_text(
             candidates.append(("structure", found.hunks, found.rewritten))
     candidates.append(("lines", merge_lines(b, o, t), Counter()))
     candidates.sort(key=lambda candidate: conflicts(candidate[1]))  # stable: structure goes first
-    # A conflict may leave text that is no Python even when it is decided; where one does not, it is
-    # easier to decide.
+    # Beside a conflict there may be text that is no Python even when it is decided, or a definition
+    # twice; where there is not, it is easier to decide.
     for how, hunks, rewritten, lenient in [
         (*candidate, lenient) for lenient in (False, True) for candidate in candidates
     ]:
+        sound = not is_python or (_is_python(hunks) and not _doubles(hunks, o, t))
         if (
-            (not is_python or _is_python(hunks) or (lenient and conflicts(hunks)))
+            (sound or (lenient and conflicts(hunks)))
             and not missing_lines(b, o, t, hunks, rewritten)
-            and (not is_python or conflicts(hunks) or not _doubles(hunks, o, t))
             and (pristine is None or not _forgets(split_lines(pristine), o, hunks))
         ):
             return Merge(render(hunks, with_base=with_base), conflicts(hunks), how)
@@ -165,7 +165,8 @@ def missing_lines(
         added = o[line] - b[line], t[line] - b[line]
         if max(added) <= 0:
             continue
-        wanted = b[line] + (max(added) if min(added) > 0 else sum(added))
+        # What both added is wanted as often as the one that added more of it has it.
+        wanted = b[line] + max(added) + min(*added, 0)
         short = wanted - shown[line] - rewritten[line.strip()]
         if short > 0:
             missing[line] = short

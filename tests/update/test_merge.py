@@ -223,6 +223,62 @@ def test_overloads_and_properties_stay_together() -> None:
     assert_clean(merge(ours, theirs, base), "structure", "return 10", "self.v = value")
 
 
+def test_fewer_conflicts_go_before_structure() -> None:
+    """By blocks, the comments are those of the statement; by lines, the edits are far apart."""
+    base = "# one\n#\n#\n#\n"
+    assert merge(f"# mine\n{base}", f"{base}theirs = 3\n", base) == Merge(
+        f"# mine\n{base}theirs = 3\n".encode(), 0, "lines"
+    )
+
+
+def test_a_conflict_whose_sides_are_python_is_easier_to_decide() -> None:
+    """By blocks the class would be empty for one side: what is shown is the merge by lines."""
+    method = "    def i(self):\n        return 2\n\n"
+    base = f"class K:\n{method}    def g(self):\n        return 1\n"
+    theirs = f"{method}\ndef theirs():\n    return 6\n\n"
+    done = merge(edit((method, ""), text=base), edit((method, theirs), text=base), base)
+    assert done == Merge(
+        f"class K:\n<<<<<<< ours\n=======\n{theirs}>>>>>>> theirs\n"
+        "    def g(self):\n        return 1\n".encode(),
+        1,
+        "lines",
+    )
+
+
+def test_a_conflict_that_is_no_python_is_shown_for_want_of_a_better_one() -> None:
+    """Not the whole file: what merges beside it is merged."""
+    base = "class K:\n\n    def load(self, a):\n        return a\n"
+    ours = "class K:\n\n    def load(self, a, b):\n        mine(a)\n"
+    theirs = (
+        "class K:\n    def load(\n    ) -> int:\n\n            x = 1\n"
+        "    def more(\n    ):\n        pass\n"
+    )
+    done = merge(ours, theirs, base)
+    assert done.conflicts == 1
+    assert done.reason == ""
+    assert done.data.endswith(b"x = 1\n>>>>>>> theirs\n    def more(\n    ):\n        pass\n")
+
+
+def test_a_definition_beside_a_conflict_is_not_there_twice() -> None:
+    """Ours put one definition in the place of another, and theirs added it below."""
+    old, new = "    def old(self):\n        pass\n", "    def new(self):\n        pass\n"
+    base = f"class K(A):\n    size = 1\n{old}"
+    ours = f"import a\nclass K(B):\n    size = 1\n{new}"
+    theirs = f"class K(B):\n    size = 1\n{old}{new}        x = (\n        )\n"
+    done = merge(ours, theirs, base)
+    print(done.data.decode())
+    assert done.conflicts
+    assert not structure.defined_twice(split_lines(done.data))
+
+
+def test_of_more_than_one_definition_each_side_may_remove_one() -> None:
+    over = "".join(f"@overload\ndef f(x: {t}): ...\n\n\n" for t in ("int", "str", "list"))
+    base = f"{over}def f(x):\n    return x\n"
+    one, _, three = re.findall(r"@.*?\n\n\n", over, re.S)
+    ours, theirs = edit((one, ""), text=base), edit((three, ""), text=base)
+    assert merge(ours, theirs, base) == Merge(edit((one, ""), text=theirs).encode(), 0, "structure")
+
+
 # ---- statements ----------------------------------------------------------------------------
 
 WRITTEN = """\
@@ -369,6 +425,12 @@ def test_a_text_without_line_ends_has_none_to_choose() -> None:
     assert done.data == b"<<<<<<< ours\r\none\r\nmine\r\n=======\r\none, once\r\n>>>>>>> theirs\r\n"
 
 
+def test_a_single_line_without_an_end() -> None:
+    done = merge("0.1+mine", "0.2", "0.1", "VERSION")
+    assert done.data == b"<<<<<<< ours\n0.1+mine\n=======\n0.2\n>>>>>>> theirs\n"
+    assert done.conflicts == 1
+
+
 def test_mixed_line_ends_are_kept_line_by_line() -> None:
     text = "one\ntwo\r\nthree\nfour\nfive\r\nsix\n"
     ours, theirs = edit(("one", "mine"), text=text), edit(("six", "theirs"), text=text)
@@ -459,6 +521,12 @@ def test_a_base_that_is_not_sure_takes_what_loses_nothing() -> None:
     assert windows == Merge(done.data.replace(b"\n", b"\r\n"), 0, "lines")
 
 
+def test_a_line_that_the_release_had_may_go_with_it() -> None:
+    ours = b"a\nb\nmine\nx\n"
+    done = merge_file("x.txt", b"a\nb\nmine\n", ours, b"b\nmine\n", pristine=b"a\nb\n")
+    assert done == Merge(b"b\nmine\nx\n", 0, "lines")
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize(
     ("ours", "theirs", "wanted"),
@@ -500,6 +568,7 @@ def test_a_conflict_of_the_whole_shows_no_more_than_needed(
         ("a a", "a a a", "a", "a a", ""),  # one more, one fewer
         ("a a", "a", "a a a", "a", "a"),
         ("a b", "a", "a b", "", ""),  # nobody added these
+        ("a a a", "a a", "a a", "", ""),
         ("a", "a", "a", "", ""),
         ("a", "a b", "a", "a b b", ""),
     ],
