@@ -260,15 +260,15 @@ def test_a_conflict_that_is_no_python_is_shown_for_want_of_a_better_one() -> Non
 
 
 def test_a_definition_beside_a_conflict_is_not_there_twice() -> None:
-    """Ours put one definition in the place of another, and theirs added it below."""
-    old, new = "    def old(self):\n        pass\n", "    def new(self):\n        pass\n"
-    base = f"class K(A):\n    size = 1\n{old}"
-    ours = f"import a\nclass K(B):\n    size = 1\n{new}"
-    theirs = f"class K(B):\n    size = 1\n{old}{new}        x = (\n        )\n"
+    """By lines there would be one conflict fewer, and a function above it that is in it, too."""
+    base = "\nfrom a import (\n    one, two)\ndef old(x):\n    return one(x)\nNAMES = [\n]\n"
+    head = "def new(x):\n    '''What both have put in its place.\n    '''  # a remark\n"
+    ours = f"\nKINDS = [\n    1,\n]\n{head}    def inner(y):\n            mine(\n  y)\n"
+    ours += "NAMES = [\n    1,\n]\n"
+    theirs = f"{head}\n    def inner(y):\n            mine(\n        )\nNAMES = [\n    2,\n]\n"
     done = merge(ours, theirs, base)
-    print(done.data.decode())
-    assert done.conflicts
-    assert not structure.defined_twice(split_lines(done.data))
+    assert (done.conflicts, done.how) == (2, "structure")
+    assert done.data.count(b"def new(x):") == 1
 
 
 def test_of_more_than_one_definition_each_side_may_remove_one() -> None:
