@@ -210,6 +210,7 @@ def nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
             for line in text.split("\n"):
                 assert mark not in line or line.strip() in shown, (path, line, result)
     in_conflict = {outcome.path for outcome in merged.conflicts}
+    alone = {outcome.path for outcome in merged.of(Fate.ADDED_BY_HAND)}
     before = {*ours.values(), *theirs.values()}
     for path, text in result.items():
         if path.endswith(".py") and not parses(text) and path not in in_conflict:
@@ -219,7 +220,17 @@ def nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
         edited = base.get(path) != text
         if edited and path.endswith(".py") and not parses(text) and path in result:
             taken = result[path] in theirs.values()
-            assert parses(result[path]) or path in in_conflict or taken
+            # The engineer's own file is the engineer's own affair.
+            assert parses(result[path]) or path in in_conflict or taken or path in alone
+
+
+def test_a_file_of_ones_own_that_does_not_parse_is_left_alone() -> None:
+    base = {"a.py": f"# a.py {'-' * 80}\nimport os\n"}
+    ours = {"new.py": "    return 0\nours_1 = 1\n"}
+    nothing_is_lost((base, ours, base))
+    merged, result = merge(base, ours, base)
+    assert result == ours
+    assert fates(merged)["new.py"] is Fate.ADDED_BY_HAND
 
 
 def test_a_conflict_is_named_where_another_file_was_renamed_to_the_same_place() -> None:
