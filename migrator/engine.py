@@ -30,6 +30,7 @@ SNIPPET = 160
 DEPTH = 1000
 """Operators or names that may follow each other; LibCST's parser dies of about 5,000."""
 _WORDS = re.compile(rb"\b(?:and|or)\b")
+_RETURN = re.compile(rb"\r(?!\n)")
 _DOTS = re.compile(rb"(?:\.[\s\\]*\w+[\s\\]*){%d}" % DEPTH)
 
 
@@ -125,7 +126,7 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
         old = _Source(module, layout.around(sites), {id(node) for node in sites})
         # The parts that the edits are written in may be others than those that their sites are in.
         written = _Source(module, layout.around([edit.node for edit in edits]), set())
-        if old.data != data or written.data != data:
+        if {old.data, written.data} != {data}:
             # It may be the layout that is wrong; the module as a whole says so for certain.
             layout = Layout(module)
             old = _Source(module, layout.around(sites), {id(node) for node in sites})
@@ -137,7 +138,7 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
         return FileResult(path, None, failure="LibCST does not give its bytes back unchanged")
     if not edits:
         return FileResult(path, None, _records(path, findings, old, None, {}))
-    if data.count(b"\r") != data.count(b"\r\n"):
+    if _RETURN.search(data):
         # A line that is put after one of these may begin with a line feed, and make it another end.
         return FileResult(path, None, failure="a carriage return alone ends a line in it")
     try:
@@ -177,10 +178,8 @@ def _invalid(path: str, data: bytes) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             symtable.symtable(data, path, "exec")  # type: ignore[arg-type] # bytes do too
-    except SyntaxError as error:
-        return f"not valid Python: line {error.lineno or 0}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        return f"Python cannot parse it: {_first_line(error)}"
+    except _REFUSALS as error:
+        return _refusal(error)
     return None
 
 
@@ -189,15 +188,22 @@ def _parsed(path: str, data: bytes) -> ast.Module | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            parsed = compile(data, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        assert isinstance(parsed, ast.Module)
+            parsed = ast.parse(data, path)
         if _kills_libcst(data, parsed):
             return f"it nests more than {DEPTH} operators or names, too deep for LibCST"
-    except SyntaxError as error:
-        return f"not valid Python: line {error.lineno or 0}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        return f"Python cannot parse it: {_first_line(error)}"
+    except _REFUSALS as error:
+        return _refusal(error)
     return parsed
+
+
+_REFUSALS = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What Python's parser raises."""
+
+
+def _refusal(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"not valid Python: line {error.lineno or 0}: {error.msg}"
+    return f"Python cannot parse it: {_first_line(error)}"
 
 
 def _kills_libcst(data: bytes, parsed: ast.AST) -> bool:
@@ -206,8 +212,7 @@ def _kills_libcst(data: bytes, parsed: ast.AST) -> bool:
     These are `a or b or …` and `import a.b.…`. The syntax tree is searched only where the bytes
     can hold that many.
     """
-    words = data.count(b"or") + data.count(b"and")
-    if words > DEPTH and len(_WORDS.findall(data)) > DEPTH:
+    if len(_WORDS.findall(data)) >= DEPTH:
         operators = (node for node in ast.walk(parsed) if isinstance(node, ast.BoolOp))
         if any(len(node.values) > DEPTH for node in operators):
             return True
@@ -343,17 +348,18 @@ class _Marker(CodegenState):
     def __init__(self, module: cst.Module, wanted: set[int]) -> None:
         super().__init__(module.default_indent, module.default_newline)
         self.wanted = wanted
+        self._starts: dict[int, int] = {}
         self.inclusive: dict[int, tuple[int, int]] = {}
         """Token ranges with the white space and comments that belong to a node."""
         self.exact: dict[int, tuple[int, int]] = {}
 
     def before_codegen(self, node: cst.CSTNode) -> None:
         if id(node) in self.wanted:
-            self.inclusive[id(node)] = (len(self.tokens), 0)
+            self._starts[id(node)] = len(self.tokens)
 
     def after_codegen(self, node: cst.CSTNode) -> None:
         if id(node) in self.wanted:
-            self.inclusive[id(node)] = (self.inclusive[id(node)][0], len(self.tokens))
+            self.inclusive[id(node)] = (self._starts[id(node)], len(self.tokens))
 
     def record_syntactic_position(  # type: ignore[override] # a context manager all the same
         self,

@@ -6,7 +6,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import libcst as cst
 import pytest
@@ -25,8 +26,10 @@ from migrator.rule import (
     Safety,
     Status,
     changed,
+    manual,
 )
 from migrator.rules import all_rules
+from migrator.statement_lines import Layout, Piece
 from migrator.tree import Tree
 
 GUARD = b"import torch\n\n\ndef f(x: torch.Tensor):\n    return x.is_cuda\n"
@@ -50,11 +53,12 @@ def migrate(data: bytes, rules: list[Rule] | None = None, path: str = "vllm/x.py
         (GUARD + b"x = " + b"'a' " * 20_000, "LibCST cannot parse it"),
         (GUARD + b"\0", "null bytes"),
         (GUARD + b"# \xff\n", "codec can't decode"),
-        (b"# coding: nonsense\n" + GUARD, "unknown encoding"),
+        (b"# coding: nonsense\n" + GUARD, "not valid Python: line 0: unknown encoding"),
         (b"\xef\xbb\xbf# coding: latin-1\n" + GUARD, "encoding problem"),
         (GUARD.decode().encode("utf-16"), "null bytes"),
         (GUARD + b"x = 1\r", "LibCST does not give its bytes back"),
         (GUARD.replace(b"\n", b"\r"), "LibCST does not give its bytes back"),
+        (GUARD + b'"""a\rb"""\n', "a carriage return alone ends a line in it"),
     ],
 )
 def test_failure(data: bytes, reason: str) -> None:
@@ -110,6 +114,23 @@ def test_import_that_kills_libcst() -> None:
     result = migrate(GUARD + b"import a" + b".b" * 20_000 + b"\n")
     assert result.failure is not None
     assert "too deep for LibCST" in result.failure
+
+
+@pytest.mark.parametrize(
+    ("longest", "too_long"),
+    [
+        (b"x = " + b"a or " * 999 + b"a\n", b"x = " + b"a or " * 1000 + b"a\n"),
+        (b"x = " + b"a or " * 999 + b"(a or b)\n", b"x = " + b"a or " * 1000 + b"(a or b)\n"),
+        (b"import " + b"a." * 999 + b"a\n", b"import " + b"a." * 1000 + b"a\n"),
+    ],
+    ids=["operators", "two", "import"],
+)
+def test_the_longest_chain_that_libcst_gets(longest: bytes, too_long: bytes) -> None:
+    nests = "it nests more than 1000 operators or names, too deep for LibCST"
+    assert migrate(GUARD + longest).failure != nests
+    refused = migrate(GUARD + too_long)
+    assert refused.after is None
+    assert refused.failure == nests
 
 
 def test_many_operators_apart_are_no_failure() -> None:
@@ -315,6 +336,127 @@ def test_first_log_on_functions_of_one_line() -> None:
     assert result.after is None
     assert result.failure is not None
     assert "header's line" in result.failure
+
+
+# ---- rules that are wrong ------------------------------------------------------------------
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> Any:
+        raise error
+
+    return fail
+
+
+class Named(Rule):
+    """Names nodes and changes nothing."""
+
+    code = "NPU900"
+    safety = Safety.EQUIVALENT
+
+    def __init__(self, wanted: type[cst.CSTNode]) -> None:
+        self._wanted = wanted
+
+    def check(self, file: File) -> Iterator[Finding]:
+        for node in (file.module, *walk(file.module)):
+            if isinstance(node, self._wanted):
+                yield manual("<module>", node, "a reason")
+
+
+@pytest.mark.parametrize(
+    ("rule", "failure"),
+    [
+        (
+            Custom("NPU901", raising(ValueError("odd\nand more"))),
+            "NPU901 cannot cope with it, which is a bug to report (ValueError: odd)",
+        ),
+        (
+            Custom("NPU901", raising(KeyError())),
+            "NPU901 cannot cope with it, which is a bug to report (KeyError: KeyError)",
+        ),
+        (Custom("NPU901", raising(RecursionError())), "it is nested too deeply to be searched"),
+        (
+            replace_calls("NPU901", raising(ValueError("odd"))),
+            "NPU901 cannot cope with it, which is a bug to report (ValueError: odd)",
+        ),
+        (replace_calls("NPU901", raising(RecursionError())), "RecursionError (rules NPU901)"),
+    ],
+    ids=["check", "no-text", "check-deep", "edit", "edit-deep"],
+)
+def test_a_rule_that_raises_costs_one_file(rule: Custom, failure: str) -> None:
+    result = migrate(b"a = f(b)\n", [rule])
+    assert result == FileResult("vllm/x.py", None, failure=result.failure)
+    assert result.failure is not None
+    assert result.failure.startswith(failure)
+
+
+def test_a_site_that_is_not_in_the_file() -> None:
+    class Elsewhere(Named):
+        def check(self, file: File) -> Iterator[Finding]:
+            yield manual("<module>", cst.Name("elsewhere"), "a reason")
+
+    result = migrate(b"a = b\n", [Elsewhere(cst.Name)])
+    assert result.failure is not None
+    assert result.failure.startswith(
+        "the engine cannot cope with it, which is a bug to report (Key"
+    )
+
+
+def test_a_text_that_the_files_encoding_has_not() -> None:
+    data = b"# coding: latin-1\na = b\n"
+    result = migrate(data, [insert_all("NPU901", "c = '\u03c0'\n")])
+    assert result.after is None
+    assert result.failure is not None
+    assert result.failure.startswith("it cannot be written in its own encoding: 'latin-1' codec")
+
+
+def test_a_layout_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which lines a statement takes is a guess; the module as a whole is what its text is from."""
+    around = Layout.around
+    source = b"a = 1\nb = 2\nc = 3\n"
+    wanted = source.replace(b"b = 2", b"d()\nb = 2")
+    rule = insert("NPU901", "b = 2", "d()\n", "before")
+    for drop in (0, -1):
+
+        def wrong(self: Layout, nodes: Iterable[cst.CSTNode], at: int = drop) -> list[Piece]:
+            pieces = around(self, nodes)
+            return pieces if len(pieces) == 1 else [p for p in pieces if p is not pieces[at]]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Layout, "around", wrong)
+            assert migrate(source, [rule]).after == wanted
+
+
+# ---- records -------------------------------------------------------------------------------
+
+
+def test_lines_and_excerpts_of_sites() -> None:
+    source = b"\n\n# a remark\n@c\ndef f(\n    a,\n    b,\n):\n    # why\n    return g(\n  a, b)\n"
+
+    def of(kind: type[cst.CSTNode]) -> list[tuple[Span | None, str]]:
+        result = migrate(source, [Named(kind)])
+        assert all((r.after, r.status) == (None, Status.MANUAL) for r in result.records)
+        return [(r.before, r.source) for r in result.records]
+
+    assert of(cst.FunctionDef) == [(Span(5, 11), "def f")]
+    assert of(cst.SimpleStatementLine) == [(Span(10, 11), "# why return g( a, b)")]
+    assert of(cst.Call) == [(Span(10, 11), "g( a, b)")]
+    assert of(cst.Parameters) == [(Span(6, 7), "a, b,")]
+    assert of(cst.Module)[0][0] == Span(3, 11)
+
+
+@pytest.mark.parametrize("length", [159, 160, 161, 400])
+def test_an_excerpt_is_shortened_to_160_characters(length: int) -> None:
+    text = f"f({'x' * (length - 3)})"
+    (record,) = migrate(text.encode(), [Named(cst.Call)]).records
+    assert record.source == (text if length <= 160 else text[:159] + "…")
+
+
+def test_blank_lines_before_what_is_inserted_are_empty() -> None:
+    rule = insert("NPU901", "# why", "b()\nc()\n", "before", blank_lines=2)
+    result = migrate(b"def f():\n    # why\n    a = 1\n", [rule])
+    assert result.after == b"def f():\n\n\n    b()\n    c()\n    # why\n    a = 1\n"
+    assert [(r.before, r.after) for r in result.records] == [(Span(3, 3), Span(4, 5))]
 
 
 # ---- properties ----------------------------------------------------------------------------

@@ -163,12 +163,10 @@ def missing_lines(
     missing: Counter[bytes] = Counter()
     for line in o.keys() | t.keys():
         added = o[line] - b[line], t[line] - b[line]
-        if max(added) <= 0:
-            continue
         # What both added is wanted as often as the one that added more of it has it.
         wanted = b[line] + max(added) + min(*added, 0)
         short = wanted - shown[line] - rewritten[line.strip()]
-        if short > 0:
+        if max(added) > 0 and short > 0:
             missing[line] = short
     return missing
 
