@@ -293,12 +293,11 @@ class _Editor(cst.CSTTransformer):
             return node
         if not isinstance(node, cst.BaseStatement):
             raise EditError("statements cannot be put into a body that stands on its header's line")
-        before: list[cst.CSTNode] = []
-        after: list[cst.CSTNode] = []
+        beside: dict[str, list[cst.CSTNode]] = {"before": [], "after": []}
         for insert, new in inserts:
             self.images[id(insert)] = list(new)
-            (before if insert.where == "before" else after).extend(new)
-        return cst.FlattenSentinel([*before, node, *after])
+            beside[insert.where].extend(new)
+        return cst.FlattenSentinel([*beside["before"], node, *beside["after"]])
 
 
 def _with_blank_lines(statement: cst.BaseStatement, count: int) -> cst.BaseStatement:

@@ -91,13 +91,18 @@ class Journal(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
+def _handles_signals() -> bool:
+    """Is this the thread in which Python runs signal handlers?"""
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait until the block is over.
 
     Outside of the main thread, where Python runs no signal handlers, this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _handles_signals():
         yield
         return
     waiting: list[int] = []
@@ -118,7 +123,7 @@ def deferred_signals() -> Iterator[None]:
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM end the block as SIGINT does, so that what was staged is removed."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _handles_signals():
         yield
         return
 
@@ -213,13 +218,14 @@ def _staged_beside(target: Path, *, wait: bool = False) -> Iterator[Path]:
                 os.close(descriptor)
 
     try:
-        while held is None:
+        while True:
             with deferred_signals():
                 held = _claim(stage)
-            if held is None and not wait:
+            if held is not None:
+                break
+            if not wait:
                 raise MigrateError(f"another run is writing {target}; wait for it to end")
-            if held is None:
-                time.sleep(0.05)
+            time.sleep(0.05)
         _clear(stage, target)
         yield stage
     finally:
@@ -356,14 +362,14 @@ def _put(root: Path, target: Path, stage: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two paths atomically (Linux's renameat2); False where the system cannot."""
     try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        renameat2 = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError):
         return False
     at_fdcwd, rename_exchange = -100, 2
-    result: int = renameat2(
+    failed: int = renameat2(
         at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange
     )
-    return result == 0
+    return not failed
 
 
 @contextlib.contextmanager
@@ -434,48 +440,37 @@ def _carry_out(root: Path, stage: Path, steps: Sequence[Step]) -> None:
     for step in steps:
         place = _safe_place(root, step.place, itself=True)
         if step.staged is None:
-            _remove(root, place)
+            _remove(place)
         elif os.path.lexists(staged := stage / step.staged):
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged, place)
 
 
-def _remove(root: Path, place: Path) -> None:
+def _remove(place: Path) -> None:
     """Remove a file or link, and the directories above it that have nothing else in them."""
     if place.is_symlink() or place.is_file():
         place.unlink()
-    above = place.parent
     with contextlib.suppress(OSError):  # it is not empty, or a file has taken its place already
-        while above != root:
-            above.rmdir()
-            above = above.parent
+        os.removedirs(place.parent)  # no further than to the tree, which has the journal in it
 
 
-def _safe_place(
-    root: Path, path: str, removed: Collection[str] = (), *, itself: bool = False
-) -> Path:
+def _safe_place(root: Path, path: str, removed: Collection[str] = (), *, itself: bool) -> Path:
     """Where `path` is in the tree, refusing to go through a link or out of it.
 
     `itself` says that a link at `path` is what is meant, not what it leads to; links among those
     that are `removed` do not count.
     """
     place = root
-    parts = path.split("/")
-    for number, part in enumerate(parts, start=1):
+    gone = {*removed, path} if itself else removed
+    for part in path.split("/"):
         place = place / part
-        through = (
-            place.is_symlink()
-            and not (itself and number == len(parts))
-            and "/".join(parts[:number]) not in removed
-        )
+        through = place.is_symlink() and place.relative_to(root).as_posix() not in gone
         if part in ("", ".", "..") or through:
             raise MigrateError(f"{path} leads out of the tree through a link; nothing was written")
     return place
 
 
-def _free_place(
-    root: Path, path: str, removed: Collection[str] = (), *, itself: bool = False
-) -> Path:
+def _free_place(root: Path, path: str, removed: Collection[str], *, itself: bool) -> Path:
     """Where `path` is in the tree, if a file can be put there.
 
     What would make that fail is looked for here, before the journal decides: later it would leave
@@ -616,14 +611,17 @@ def unpack(archive: Path, target: Path) -> None:
         with _staged_beside(target, wait=True) as stage:
             if target.is_dir():
                 return
+            inside = stage / "x"
+            inside.mkdir()  # which an archive without members would not make
             with tarfile.open(archive) as tar:
-                tar.extractall(stage / "x", filter="data")
-            tops = list((stage / "x").iterdir())
-            if len(tops) != 1 or not tops[0].is_dir():
-                raise MigrateError(
-                    f"{archive.name} is not a source archive: it has no single folder"
-                )
-            tops[0].rename(target)
+                tar.extractall(inside, filter="data")
+            match list(inside.iterdir()):
+                case [top] if top.is_dir():
+                    top.rename(target)
+                case _:
+                    raise MigrateError(
+                        f"{archive.name} is not a source archive: it has no single folder"
+                    )
     except (tarfile.TarError, EOFError) as error:
         raise MigrateError(f"{archive} is damaged ({error}); remove it and try again") from error
     except OSError as error:

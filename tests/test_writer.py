@@ -9,10 +9,13 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,18 +105,19 @@ def test_interrupt_of_a_recovery(tmp_path: Path, signal: str) -> None:
             assert trial["state"] in ("old", "new")
 
 
-SLOW_COPY = """
-import os, shutil, signal, sys, time
+HELD_COPY = """
+import shutil, sys
 from migrator import writer
 from migrator.cli import main
 plain = shutil.copyfile
-def slow(*args, **kwargs):
+def held(*args, **kwargs):
     print("copying", flush=True)
-    time.sleep(0.2)
+    sys.stdin.read()
     return plain(*args, **kwargs)
-writer.shutil.copyfile = slow
+writer.shutil.copyfile = held
 main()
 """
+"""The command, which copies files once its input is closed: however slow the machine is."""
 
 
 def _take_interrupts() -> None:
@@ -124,7 +128,8 @@ def _take_interrupts() -> None:
 def test_command_ends_with_130(mini_tree: Path, tmp_path: Path, signal: str) -> None:
     arguments = ["apply", str(mini_tree), "-o", str(tmp_path / "out"), "-q", "--select", SELECT]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_COPY, *arguments],
+        [sys.executable, "-c", HELD_COPY, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -133,6 +138,7 @@ def test_command_ends_with_130(mini_tree: Path, tmp_path: Path, signal: str) -> 
     assert process.stdout is not None
     assert process.stdout.readline() == "copying\n"
     subprocess.run(["kill", f"-{signal}", str(process.pid)], check=True)
+    process.wait(60)  # its input stays open: it must not go on with the copy
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "Interrupted; nothing was left half written.\n"
@@ -187,9 +193,10 @@ def test_next_command_finishes_what_a_crash_left(tmp_path: Path, run_cli: RunCli
     assert code == {p: v for p, v in wanted.items() if p.startswith("vllm/")}
 
 
-def test_damaged_journal(mini_tree: Path, run_cli: RunCli) -> None:
+@pytest.mark.parametrize("data", [b"{", b'{"steps": ' + b"[" * 100_000], ids=["cut", "deep"])
+def test_damaged_journal(mini_tree: Path, run_cli: RunCli, data: bytes) -> None:
     (mini_tree / writer.JOURNAL).mkdir()
-    (mini_tree / writer.JOURNAL / "journal.json").write_bytes(b"{")
+    (mini_tree / writer.JOURNAL / "journal.json").write_bytes(data)
     done = run_cli("apply", mini_tree, "--in-place", "--force", "--select", SELECT)
     assert done.code == 2
     assert "is damaged; restore the tree from git and remove" in done.err
@@ -302,6 +309,9 @@ def test_no_space_while_putting_in_place(
         done = run_cli("apply", mini_tree, "--in-place", "--force", "-q", "--select", SELECT)
     assert done.code == 2
     assert "run it again to put the others in place" in done.err
+    assert f"cannot put {mini_tree / writer.JOURNAL}/" in done.err
+    assert ".new in place: No space left on device; part of" in done.err
+    assert writer.unfinished(mini_tree)
     assert "nothing was written" not in done.err
     again = run_cli("apply", mini_tree, "--in-place", "--force", "--select", SELECT)
     assert again.code == 0, again.err
@@ -421,6 +431,20 @@ def test_unpack_a_damaged_archive(tmp_path: Path) -> None:
     with pytest.raises(MigrateError, match="is damaged"):
         writer.unpack(tmp_path / "a.tar.gz", tmp_path / "cache" / "vllm-1")
     assert list((tmp_path / "cache").iterdir()) == []
+    whole = archive(tmp_path / "a.tar.gz", {"vllm-1/x": os.urandom(5000)}).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(whole[:3000])
+    with pytest.raises(MigrateError, match="is damaged"):
+        writer.unpack(tmp_path / "a.tar.gz", tmp_path / "cache" / "vllm-1")
+    with pytest.raises(MigrateError, match="has no single folder"):
+        writer.unpack(archive(tmp_path / "a.tar.gz", {}), tmp_path / "cache" / "vllm-1")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_unpack_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = archive(tmp_path / "a.tar.gz", {"vllm-1/x": b"x"})
+    fail_at(monkeypatch, tarfile, "open", 1, errno.ENOSPC)
+    with pytest.raises(MigrateError, match="is full; nothing was written"):
+        writer.unpack(made, tmp_path / "cache/vllm-1")
 
 
 def test_two_runs_do_not_change_one_tree(run_process: RunCli, mini_tree: Path) -> None:
@@ -439,7 +463,11 @@ def test_two_runs_do_not_write_one_tree(
 ) -> None:
     """While one run writes an output, or changes it in place, another one is refused."""
     arguments = ["apply", str(mini_tree), "-o", str(tmp_path / "out"), "-q", "--select", SELECT]
-    first = subprocess.Popen([sys.executable, "-c", SLOW_COPY, *arguments], stdout=subprocess.PIPE)
+    first = subprocess.Popen(
+        [sys.executable, "-c", HELD_COPY, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert first.stdout is not None
     assert first.stdout.readline() == b"copying\n"
     second = run_process(*arguments)
@@ -522,6 +550,7 @@ def test_a_file_that_cannot_be_put_in_place_is_refused_first(
     place = root / path
     place.parent.mkdir(parents=True)
     (root / "vllm/first.py").write_bytes(b"old\n")
+    (root / "README").write_bytes(b"read\n")
     with contextlib.ExitStack() as stack:
         if kind == "directory":
             place.mkdir()
@@ -535,21 +564,85 @@ def test_a_file_that_cannot_be_put_in_place_is_refused_first(
         elif kind == "read-only":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             # Root may write everywhere, so the system's answer is another one here.
-            patch.setattr(os, "access", lambda where, mode: where != place.parent)
+            patch.setattr(os, "access", lambda at, how: at != place.parent or not how & os.W_OK)
         else:
             if place.parent == root / "vllm":
                 pytest.skip("the whole of vllm is one file system here")
             place.parent.rmdir()
             stack.enter_context(small_disk(place.parent, 64 * 1024))
         before = snapshot(root)
-        changes = [
-            FileChange("vllm/first.py", b"old\n", b"new\n"),
-            FileChange(path, None, b"new\n"),
-        ]
-        with pytest.raises(MigrateError, match="nothing was written"):
-            writer.change_in_place(root, changes)
-        assert snapshot(root) == before
+        first = FileChange("vllm/first.py", b"old\n", b"new\n")
+        for change in (FileChange(path, None, b"new\n"), writer.Placed(path, b"new\n")):
+            for more in ([], [writer.Removal("README")]):
+                with pytest.raises(MigrateError, match="nothing was written"):
+                    writer.change_in_place(root, [*more, first, change])
+                assert snapshot(root) == before
         assert not (root / writer.JOURNAL).exists()
+
+
+@pytest.mark.parametrize("number", [-1, 1, None])
+def test_a_directory_on_another_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """A rename would not do; None: it is the same, and its number is a large one."""
+    root = tmp_path / "tree"
+    (root / "vllm").mkdir(parents=True)
+    plain = os.stat
+
+    def stat(path: Any, **how: Any) -> Any:
+        found = plain(path, **how)
+        if path in (root, root / "vllm"):
+            fields = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+            device = 10**6 if path == root or number is None else 10**6 + number
+            return types.SimpleNamespace(**fields | {"st_dev": int(str(device))})
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    change = [FileChange("vllm/new.py", None, b"new\n")]
+    if number is None:
+        writer.change_in_place(root, change)
+        assert (root / "vllm/new.py").exists()
+        return
+    with pytest.raises(MigrateError, match="is on another file system than"):
+        writer.change_in_place(root, change)
+    assert list((root / "vllm").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_removed_is_said_to_be_one_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "tree"
+    (root / "vllm").mkdir(parents=True)
+    for path in ("a.py", "vllm/b.py"):
+        (root / path).write_bytes(b"x")
+    removals = [writer.Removal("a.py"), writer.Removal("vllm/b.py")]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda at, how: at != root / "vllm" or not how & os.W_OK)
+        with pytest.raises(MigrateError, match=r"vllm; nothing was written, make it writable"):
+            writer.change_in_place(root, removals)
+    assert sorted(snapshot(root)) == ["a.py", "vllm/b.py"]
+    writer.change_in_place(root, [writer.Removal("not/there"), *removals])
+    assert list(root.iterdir()) == []
+
+
+def test_what_is_placed_and_changed_one_after_another(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin/tool").write_bytes(b"old")
+    (root / "bin/tool").chmod(0o750)
+    (root / "gone").symlink_to("bin/tool")
+    changes: list[writer.Change] = [
+        writer.Placed("a", b"a"),
+        writer.Removal("gone"),
+        FileChange("bin/tool", b"old", b"new"),
+        FileChange("bin/more", None, b"more", 0o755),
+    ]
+    writer.change_in_place(root, changes)
+    assert snapshot(root) == {
+        "a": (0o644, b"a"),
+        "bin/tool": (0o750, b"new"),
+        "bin/more": (0o755, b"more"),
+    }
 
 
 def test_a_half_written_tree_is_said_to_be_one(mini_tree: Path, run_cli: RunCli) -> None:
@@ -607,11 +700,48 @@ def test_signals_wait_and_then_come(number: str) -> None:
     assert {s: signal.getsignal(s) for s in before} == before
 
 
+def test_of_several_signals_the_first_comes() -> None:
+    came: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in numbers]
+    try:
+        with writer.deferred_signals():
+            for number in numbers:
+                signal.raise_signal(number)
+            assert came == []
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert came == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_an_interrupt_just_before_signals_are_held_back(
+    mini_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """When the staging directory is claimed, put in place and let go."""
+    plain = writer.deferred_signals
+    calls = 0
+
+    def interrupted() -> contextlib.AbstractContextManager[None]:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return plain()
+
+    monkeypatch.setattr(writer, "deferred_signals", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mini"] + ["out"] * (call == 3)
+
+
 def test_progress_and_modes_of_directories(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "closed/inner").mkdir(parents=True)
     for path in ("a", "closed/b", "closed/inner/c"):
         (source / path).write_bytes(b"x")
+    (source / "closed/link").symlink_to("b")
     (source / "closed/inner").chmod(0o711)
     (source / "closed").chmod(0o550)
     source.chmod(0o751)
@@ -619,7 +749,9 @@ def test_progress_and_modes_of_directories(tmp_path: Path) -> None:
     changes: list[writer.Change] = [
         FileChange("closed/inner/d.py", None, b"d\n", 0o755),
         writer.Removal("a"),
-        writer.Removal("not/there"),
+        writer.Removal("absent/file"),
+        FileChange("closed/link", None, b"a file\n", 0o755),
+        writer.Placed("plain", b"plain\n"),
         writer.Placed("new/link", b"../closed/b", link=True),
         writer.Placed("closed/b", b"placed\n", 0o600),
     ]
@@ -630,11 +762,103 @@ def test_progress_and_modes_of_directories(tmp_path: Path) -> None:
         "closed/b": (0o600, b"placed\n"),
         "closed/inner/c": (0o644, b"x"),
         "closed/inner/d.py": (0o755, b"d\n"),
+        "closed/link": (0o755, b"a file\n"),
+        "plain": (0o644, b"plain\n"),
         "new/link": (0o777, "../closed/b"),
     }
     assert told == sorted(set(told))
-    assert told[-1] == 3
+    assert told[-1] == 4
     (source / "closed").chmod(0o750)
+
+
+def test_a_staging_directory_is_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever they are, whatever their number; a refusal keeps no descriptor."""
+    out, me = tmp_path / "out", os.geteuid()
+    for other in (me - 1, me + 1, 1_000_000_000):
+        stage = writer._stage_of(out)
+        stage.mkdir()
+        opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda number=other: number)
+            with pytest.raises(MigrateError, match="it is another user's"):
+                writer.write_tree(None, [], out)
+        assert opened in (0, len(os.listdir("/proc/self/fd")))
+        stage.rmdir()
+    with writer._staged_beside(out) as stage:
+        assert stage.stat().st_mode & 0o777 == 0o700
+    if me == 0:
+        stage.mkdir()
+        os.chown(stage, 123_456, 123_456)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda: 123_456)
+            with writer._staged_beside(out):
+                pass
+    assert not stage.exists()
+
+
+def test_who_waits_for_another_run_and_who_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that another run writes is refused; an archive that it unpacks comes by itself."""
+    made = archive(tmp_path / "a.tar.gz", {"vllm-1/x.py": b"x"})
+    slept: list[float] = []
+    with contextlib.ExitStack() as other:
+        other.enter_context(writer._staged_beside(tmp_path / "out"))
+
+        def sleep(seconds: float) -> None:
+            assert 0 < seconds < 1
+            slept.append(seconds)
+            if len(slept) == 2:
+                other.close()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        with pytest.raises(MigrateError, match="another run is writing"):
+            writer.write_tree(None, [], tmp_path / "out")
+        assert slept == []
+        writer.unpack(made, tmp_path / "out")
+    assert len(slept) == 2
+    assert snapshot(tmp_path / "out") == {"x.py": (0o644, b"x")}
+
+
+def test_what_cannot_be_removed_does_not_hide_why(
+    mini_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = shutil.rmtree
+
+    def failing(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        plain(path)
+
+    monkeypatch.setattr(shutil, "rmtree", failing)
+    broken = [FileChange("vllm/v1/guards.py/x.py", None, b"below a file\n")]
+    with pytest.raises(MigrateError, match=r"cannot write .*guards\.py: File exists"):
+        writer.write_tree(DiskTree(mini_tree), broken, tmp_path / "out")
+    with pytest.raises(MigrateError, match="is no directory; nothing was written"):
+        writer.change_in_place(mini_tree, broken)
+
+
+def test_all_is_on_the_disk_before_the_journal_decides(
+    mini_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[writer.Change] = [
+        FileChange("vllm/x.py", None, b"x\n"),
+        writer.Placed("vllm/y.py", b"y\n"),
+        writer.Placed("vllm/link", b"y.py", link=True),
+    ]
+    done: list[str] = []
+    plain = os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        done.append(new.name)
+        plain(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda _: done.append("sync"))
+    monkeypatch.setattr(os, "replace", replace)
+    writer.change_in_place(mini_tree, changes)
+    assert done == ["sync"] * 3 + ["journal.json", "x.py", "y.py", "link"]
 
 
 def test_a_staging_directory_that_changes_hands(
@@ -714,7 +938,7 @@ def test_systems_that_cannot_swap(monkeypatch: pytest.MonkeyPatch, how: str) -> 
     assert writer._exchange(Path("/one"), Path("/other")) is False
 
 
-def test_swap(tmp_path: Path) -> None:
+def test_swap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "is").write_text(name, encoding="utf-8")
@@ -722,6 +946,9 @@ def test_swap(tmp_path: Path) -> None:
     assert (tmp_path / "one/is").read_text(encoding="utf-8") == "other"
     assert (tmp_path / "other/is").read_text(encoding="utf-8") == "one"
     assert writer._exchange(tmp_path / "one", tmp_path / "none") is False
+    monkeypatch.chdir(tmp_path)
+    assert writer._exchange(Path("one"), Path("other")) is True
+    assert (tmp_path / "one/is").read_text(encoding="utf-8") == "one"
 
 
 @pytest.mark.parametrize(
@@ -753,11 +980,17 @@ def test_recover_says_what_it_did(mini_tree: Path, tmp_path: Path) -> None:
     (mini_tree / writer.JOURNAL).unlink()
     (mini_tree / writer.JOURNAL).mkdir()
     (mini_tree / writer.JOURNAL / "12.new").write_bytes(b"staged\n")
-    journal = '{"steps": [{"path": "vllm/n%20w.py", "staged": "12.new"}]}'
+    (mini_tree / "vllm/thin/er").mkdir(parents=True)
+    (mini_tree / "vllm/thin/er/gone.py").write_bytes(b"")
+    gone = ["vllm/gone.py", "vllm/thin/er/gone.py"]  # the first one has gone already
+    steps = [{"path": path, "staged": None} for path in gone]
+    steps.append({"path": "vllm/n%20w.py", "staged": "12.new"})
+    journal = json.dumps({"steps": steps})
     (mini_tree / writer.JOURNAL / "journal.json").write_text(journal, encoding="utf-8")
     assert writer.unfinished(mini_tree) is True
     assert writer.recover(mini_tree) is True
     assert (mini_tree / "vllm/n w.py").read_bytes() == b"staged\n"
+    assert not (mini_tree / "vllm/thin").exists()
     assert writer.unfinished(mini_tree) is False
 
 

@@ -151,3 +151,13 @@ def test_a_directory_with_something_else_in_it_is_in_the_way(tmp_path: Path) -> 
     with pytest.raises(MigrateError, match="is no file; nothing was written"):
         writer.change_in_place(tree, changes())
     assert snapshot(tree) == before
+
+
+@pytest.mark.parametrize("empty", ["", "b/", "b/d/"])
+def test_an_empty_directory_in_a_directory_is_in_the_way(tmp_path: Path, empty: str) -> None:
+    """What goes takes along the directories that it leaves empty, and no others."""
+    tree = make(tmp_path / "tree")
+    (tree / f"was_dir/{empty}empty").mkdir(parents=True)
+    with pytest.raises(MigrateError, match="is no file; nothing was written"):
+        writer.change_in_place(tree, changes())
+    assert snapshot(tree) == OLD
