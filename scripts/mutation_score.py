@@ -48,6 +48,10 @@ class Module:
 
 
 _UPDATE = "tests/update/test_"
+_SLOW_WRITING = " or ".join(
+    ("command", "disk", "space", "journal", "half", "somebody", "limit", "waited_for", "killed")
+)
+"""Tests of the writer that run commands, in a process of their own or not."""
 MODULES = {
     "engine": Module(
         "migrator/engine.py",
@@ -66,10 +70,11 @@ MODULES = {
         (
             (
                 *("tests/test_writer.py", f"{_UPDATE}writing.py", "-k"),
-                "not interrupt and not command_ends and not two_runs and not two_outputs",
+                f"not test_interrupt and not two_ and not ({_SLOW_WRITING})",
             ),
-            ("tests/test_writer.py", "-k", "command_ends or two_runs or two_outputs"),
-            ("tests/test_writer.py", "-k", "interrupt and not planning and call"),
+            ("tests/test_writer.py", f"{_UPDATE}writing.py", "-k", _SLOW_WRITING),
+            ("tests/test_writer.py", "-k", "two_"),
+            ("tests/test_writer.py", "-k", "test_interrupt and not planning and call"),
             ("tests/test_writer.py", "tests/test_hostile_trees.py", "-k", "names or line or journ"),
         ),
     ),
