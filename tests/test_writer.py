@@ -373,6 +373,14 @@ def test_target_exists(tmp_path: Path) -> None:
         writer.write_tree(DiskTree(tmp_path / "source"), [], tmp_path / "no" / "target")
 
 
+def test_a_file_is_not_replaced_by_a_tree(mini_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"mine\n")
+    with pytest.raises(MigrateError, match=r"cannot write .*Not a directory"):
+        writer.write_tree(DiskTree(mini_tree), [], tmp_path / "out", replace=True)
+    assert (tmp_path / "out").read_bytes() == b"mine\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mini", "out"]
+
+
 def test_replace_without_an_atomic_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
