@@ -22,6 +22,7 @@ from migrator.hunks import Cut, cut
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
 from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree, digest
+from migrator.words import counted
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -470,6 +471,7 @@ def make_summary(log: Log) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _markdown
+    environment.filters["counted"] = counted
     source = resources.files("migrator").joinpath("MIGRATION.md.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(log=log)
 

@@ -10,15 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migrator import tense as naming
 from migrator.engine import Record, Span
 from migrator.github import workflow_command
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json, printable
 from migrator.plan import Plan
 from migrator.rule import Rule, Safety, Status
-
-Tense = naming.Tense
+from migrator.words import Tense, counted
 
 
 def render(plan: Plan, output_format: str, tense: Tense) -> str | None:
@@ -217,8 +215,9 @@ def print_stat(console: Console, plan: Plan, *, files: bool, rules: bool) -> Non
     sites = sum(record.status is Status.CHANGED for record in plan.records)
     person = sum(record.status is Status.MANUAL for record in plan.records) + len(plan.failures)
     console.print(
-        f"\n{len(codes)} files, {sites} sites of {len(touched)} rules, "
-        f"{new} lines added, {old} removed; {person or 'nothing'} left for a person"
+        f"\n{counted(len(codes), 'file')}, {counted(sites, 'site')} of "
+        f"{counted(len(touched), 'rule')}, {counted(new, 'line')} added, {old} removed; "
+        f"{person or 'nothing'} left for a person"
     )
 
 

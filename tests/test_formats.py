@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from migrator.plan import Plan
-from migrator.report import Tense, render
+from migrator.report import render
 from migrator.tree import DiskTree
+from migrator.words import Tense
 from tests.conftest import RunCli
 from tests.trees import ODD_FILES, OOT, SELECT, copy_mini
 

@@ -384,7 +384,7 @@ def test_a_rule_without_a_site_left_is_dead_though_none_was_declared() -> None:
     assert (dead.change, dead.level, dead.message) == (
         Change.DEAD,
         Level.ERROR,
-        "1 sites before, none now",
+        "1 site before, none now",
     )
     assert gone.level is Level.NOTE
     assert compare_all([after, before]).worst() is Level.ERROR

@@ -65,9 +65,10 @@ def command(
     from migrator import writer
     from migrator.cli.plugin import tell, write_plugin
     from migrator.log import emitted_files
-    from migrator.report import Tense, render
+    from migrator.report import render
     from migrator.sources import open_source
     from migrator.tree import LOG_NAME
+    from migrator.words import Tense
 
     in_place = in_place or commit
     if output is not None and in_place:

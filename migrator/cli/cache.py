@@ -6,6 +6,7 @@ from __future__ import annotations
 import click
 
 from migrator.cli import common
+from migrator.words import counted
 
 
 @click.group("cache", short_help="Show or remove what runs keep for the next ones.")
@@ -47,10 +48,7 @@ def clean() -> None:
 
 
 def _what(plans: int, results: int, size: int) -> str:
-    return (
-        f"{plans} plan{'' if plans == 1 else 's'} and {results} "
-        f"file result{'' if results == 1 else 's'}, {_size(size)}"
-    )
+    return f"{counted(plans, 'plan')} and {counted(results, 'file result')}, {_size(size)}"
 
 
 def _size(count: int) -> str:

@@ -44,8 +44,9 @@ def command(
     none any more is an error (exit code 2), unless it says itself that the release has none; a site
     that is not as it was and may need the rule to change is for a person (exit code 1).
     """
-    from migrator.report import Tense, render
+    from migrator.report import render
     from migrator.sources import open_source
+    from migrator.words import Tense
 
     if more and not against:
         raise click.UsageError(f"unexpected argument {more[0]}; to compare releases: --against")

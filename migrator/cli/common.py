@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from migrator.cache import Cache, Output
     from migrator.plan import Plan
     from migrator.rule import Rule
-    from migrator.tense import Tense
     from migrator.tree import DiskTree, Tree
+    from migrator.words import Tense
 
 DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: nothing left, changes or sites left, an error, an interrupt."""

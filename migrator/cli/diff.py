@@ -57,7 +57,7 @@ def command(
             _write(done.data)
             sys.exit(done.code)
     from migrator.log import emitted_files
-    from migrator.tense import Tense
+    from migrator.words import Tense
 
     # The numbers stand for the table of rules, which would say much the same beside them.
     silent = planning.quiet or (stat and not planning.verbose)
@@ -83,7 +83,8 @@ def command(
 def print_patch(plan: Plan, changes: Sequence[FileChange], output_format: str) -> None:
     """Write the patch, or the plan in another format, to stdout."""
     from migrator.patch import unified_patch
-    from migrator.report import Tense, render
+    from migrator.report import render
+    from migrator.words import Tense
 
     text = render(plan, output_format, Tense.WOULD)
     if text is not None:

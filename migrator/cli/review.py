@@ -108,9 +108,9 @@ def _planned(
     runs: Report | None,
     planning: common.Planning,
 ) -> tuple[Review, DiskTree]:
-    from migrator.report import Tense
     from migrator.review import review_plan
     from migrator.sources import open_source
+    from migrator.words import Tense
 
     source = open_source(src)
     known = common.settings(Path.cwd())

@@ -11,6 +11,7 @@ import click
 
 from migrator.cli import common, targets
 from migrator.errors import MigrateError
+from migrator.words import counted
 
 if TYPE_CHECKING:
     from migrator.log import Log
@@ -127,10 +128,10 @@ def _merge(
     *,
     diff3: bool,
 ) -> Update:
-    from migrator.report import Tense
     from migrator.update import run
     from migrator.update.base import find_pristine, make_base
     from migrator.update.trees import Version
+    from migrator.words import Tense
 
     known = common.settings(Path.cwd())
     pristine = find_pristine(ours.root, old, repository, base, new)
@@ -195,7 +196,7 @@ def _write_in_place(
 
 def _what_next(update: Update, *, in_git: bool) -> str:
     count = len(update.merge.conflicts)
-    files = "1 file is" if count == 1 else f"{count} files are"
+    files = f"{counted(count, 'file')} {'is' if count == 1 else 'are'}"
     how = (
         "`git status` lists them, `git mergetool` helps; `git add` what is resolved"
         if in_git

@@ -18,6 +18,7 @@ from migrator.interpreters import interpreter
 from migrator.verify.imports import Environment
 from migrator.verify.report import Report, as_github, as_json, as_text
 from migrator.verify.run import Options, verify
+from migrator.words import counted
 
 
 @click.command(name="verify")
@@ -232,7 +233,9 @@ def _fit(plugin: Path, vllm: Path, format_: str, *, quiet: bool) -> NoReturn:
             click.echo(line)
     if not quiet:
         said = f"{len(misfits)} do not fit" if misfits else "all fit"
-        click.echo(f"{patches} patches; {said} the vLLM in {vllm}", err=True)
+        click.echo(
+            f"{patches} patch{'' if patches == 1 else 'es'}; {said} the vLLM in {vllm}", err=True
+        )
     sys.exit(1 if misfits else 0)
 
 
@@ -328,9 +331,12 @@ def write(report: Report, format_: str, *, quiet: bool, verbose: bool) -> None:
     against = f" against torch_npu {wheel['version']} ({wheel['reason']})" if wheel else ""
     count = len(report.findings)
     click.echo(
-        f"{count or 'no'} finding{'' if count == 1 else 's'} in {report.files} changed files and "
-        f"{report.calls} calls of torch_npu{against}",
+        f"{count or 'no'} finding{'' if count == 1 else 's'} in "
+        f"{counted(report.files, 'changed file')} and "
+        f"{counted(report.calls, 'call')} of torch_npu{against}",
         err=True,
     )
     if report.notes and not verbose:
-        click.echo(f"{len(report.notes)} things were not checked; -v lists them", err=True)
+        verb = "was" if len(report.notes) == 1 else "were"
+        left = counted(len(report.notes), "thing")
+        click.echo(f"{left} {verb} not checked; -v lists them", err=True)

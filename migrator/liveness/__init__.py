@@ -30,6 +30,7 @@ from migrator.engine import Record
 from migrator.plan import Plan
 from migrator.rule import Rule, Site, Status
 from migrator.tree import Tree
+from migrator.words import counted
 
 FOUND = (Status.CHANGED, Status.MIGRATED, Status.MANUAL)
 """What counts as a site found; a site that a rule skips is none."""
@@ -241,7 +242,7 @@ class _Pair:
                 where = (_as_candidate(now[0], Kind.MOVED),)
                 yield self._finding(rule, before[0], Change.MOVED, Level.WARNING, text, where)
             if len(now) < len(before):
-                text = f"{len(before)} sites before, {len(now)} now{_fewer(before, now)}"
+                text = f"{counted(len(before), 'site')} before, {len(now)} now{_fewer(before, now)}"
                 yield self._finding(rule, before[0], Change.FEWER, Level.WARNING, text)
             yield from self._signature(rule, site, old, before, now)
 
@@ -380,7 +381,7 @@ class _Pair:
                 continue
             if key in now:
                 left = self._still_there(records, key.path, key.site, now[key])
-                text = f"{len(records)} sites before, {len(now[key])} now"
+                text = f"{counted(len(records), 'site')} before, {len(now[key])} now"
                 text += _fewer(records, now[key])
                 level = Level.WARNING if left else Level.NOTE
                 yield self._finding(rule, records[0], Change.FEWER, level, text)
@@ -501,7 +502,7 @@ class _Pair:
         if rule.sites and all(site.name in absent for site in rule.sites):
             return
         skipped = len(self.later.plan.records_of(rule.code, Status.SKIPPED))
-        text = f"{len(before)} sites before, none now"
+        text = f"{counted(len(before), 'site')} before, none now"
         if skipped:
             text += f" ({skipped} skipped)"
         yield self._finding(rule, before[0], Change.DEAD, Level.ERROR, text, site="(all)")

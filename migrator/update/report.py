@@ -12,6 +12,7 @@ from rich.text import Text
 from migrator.log import pretty_json, printable
 from migrator.update.run import Update
 from migrator.update.trees import UPSTREAM, Fate, Outcome, by_fate
+from migrator.words import counted
 
 _STYLES = {Fate.CONFLICT: "red", Fate.MERGED: "green"}
 SHOWN = 40
@@ -68,7 +69,7 @@ def _note(outcome: Outcome) -> str:
     if outcome.was is not None:
         parts.append(f"was {printable(outcome.was)}")
     if outcome.fate is Fate.CONFLICT and outcome.marked:
-        parts.append(f"{outcome.conflicts} place{'s' if outcome.conflicts > 1 else ''} marked")
+        parts.append(f"{counted(outcome.conflicts, 'place')} marked")
     if outcome.reason:
         parts.append(outcome.reason)
     return "; ".join(parts)

@@ -17,11 +17,12 @@ from migrator.cli.common import choose_rules
 from migrator.errors import MigrateError
 from migrator.hunks import cut_plan
 from migrator.plan import Plan, make_plan
-from migrator.report import Tense, render
+from migrator.report import render
 from migrator.review import Review, render_page, review_plan, review_tree
 from migrator.review.model import Coverage, Unclaimed
 from migrator.rule import Rule, Status
 from migrator.tree import DiskTree
+from migrator.words import Tense
 from tests.conftest import RunCli
 from tests.review.pages import Element, parse, shown_lines
 from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
