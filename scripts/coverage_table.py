@@ -25,9 +25,9 @@ RUNS = ("0.11.0", "0.18.0", "0.33.0", "0.33.0:0.32.0")
 INTRODUCTION = """\
 # Coverage
 
-`vllm-npu-migrate coverage SRC` lists the source of a release that is made for another
-accelerator and that no rule claims. `--since OLD_SRC` leaves what is new. Made by `python
-scripts/coverage_table.py`.
+`vllm-npu-migrate coverage SRC` lists the code of a release that is made for another accelerator
+and that no rule claims; with `--since OLD_SRC`, only what is new since then. Made by
+`python scripts/coverage_table.py`.
 
 Each site has one of three grades:
 

@@ -574,7 +574,7 @@ def test_command(tmp_path: Path, run_cli: RunCli) -> None:
     since = run_cli("coverage", "--select", "NPU1", new, "--since", old, "-q")
     assert since.code == 1
     assert since.err == ""
-    assert "5 accelerator-specific sites that old has not" in since.text
+    assert "5 new accelerator-specific sites since old that no rule claims" in since.text
     assert run_cli("coverage", "--select", "NPU1", new, "--since", new).code == 0
     assert run_cli("coverage", tmp_path / "none").code == 2
     assert run_cli("coverage", "--select", "NPU1", new, "--since", "nowhere").code == 2

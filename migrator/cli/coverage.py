@@ -14,7 +14,7 @@ from migrator.cli import common
 @click.command("coverage", short_help="List accelerator-specific code that no rule claims.")
 @click.argument("source", metavar="SRC")
 @click.option(
-    "--since", metavar="OLD_SRC", help="List only what this older tree or release has not."
+    "--since", metavar="OLD_SRC", help="List only what this older tree or release does not have."
 )
 @click.option(
     "--show",

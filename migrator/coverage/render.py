@@ -15,6 +15,7 @@ from migrator.engine import Span
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
 from migrator.sarif import document, location
+from migrator.words import counted
 
 VERSION = 1
 """Of the JSON; it grows where a reader of the one before would misread it."""
@@ -67,13 +68,14 @@ def render(survey: Survey, output_format: str, grades: Collection[Grade]) -> str
 
 
 def _text(survey: Survey, items: Iterable[Item]) -> Iterator[str]:
-    new = f" that {survey.since} has not" if survey.since else ""
+    sites = counted(len(survey.items), f"{'new ' if survey.since else ''}accelerator-specific site")
+    since = f" since {survey.since}" if survey.since else ""
     yield (
-        f"{printable(survey.name)}: {len(survey.items)} accelerator-specific sites{new} that no "
-        f"rule claims; rules claim {sum(survey.claimed.values())}"
+        f"{printable(survey.name)}: {sites}{since} that no rule claims; "
+        f"rules claim {sum(survey.claimed.values())}"
     )
     if survey.since:
-        yield f"{survey.known} more were in {survey.since}, there or elsewhere"
+        yield f"not new: {survey.known}, which {survey.since} has as well, there or elsewhere"
     yield f"an NPU imports {survey.imported} of {survey.modules} modules"
     yield ""
     yield f"{'kind':<24}{''.join(f'{grade.value:>13}' for grade in Grade)}{'claimed':>13}"
