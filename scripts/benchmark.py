@@ -268,7 +268,9 @@ the first `diff` of {old} say of what order the difference is, not more.
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Measure what runs cost.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs of each measurement [default: 5]"
+    )
     parser.add_argument("--write", action="store_true", help="Write docs/benchmark.md.")
     options = parser.parse_args(arguments)
     cost = measure(options.rounds)

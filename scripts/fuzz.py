@@ -385,7 +385,9 @@ def table(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=1.0, help="wall time [default: 1]")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--seed", type=int, default=1, help="what the inputs are drawn by [default: 1]"
+    )
     parser.add_argument("--slice", type=int, help="only this one, whatever --minutes says")
     parser.add_argument("--keep", type=Path, help="where reproducers go [default: a new directory]")
     parser.add_argument("--json", type=Path, help="write the counts there, too")

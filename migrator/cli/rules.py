@@ -9,7 +9,14 @@ from migrator.cli import common
 
 
 @click.command("rules", short_help="List the rules.")
-@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How the list is printed.",
+)
 @common.command
 def command(output_format: str) -> None:
     """List the rules with their safety and what they do."""
