@@ -25,4 +25,7 @@ def interpreter(env: Path | None) -> Path:
     for place in (env, env / "bin" / "python", env / "bin" / "python3"):
         if place.is_file():
             return Path(os.path.abspath(place))
-    raise MigrateError(f"{env} is no Python environment: there is no bin/python in it")
+    raise MigrateError(
+        f"{env} is not a Python environment: there is no bin/python in it; name a virtual "
+        "environment, or the interpreter of one"
+    )

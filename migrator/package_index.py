@@ -82,7 +82,7 @@ def fetch(requirement: str, directory: Path, *, source_only: bool = False) -> Pa
             near = _near(finder, name, requirement.rpartition("=")[2])
             raise MigrateError(
                 f"the package index has no {kind} of {requirement}"
-                + (f"; near it are {', '.join(near)}" if near else "")
+                + (f"; near it are {', '.join(near)}" if near else "; is its version right?")
             )
         return finder.download(best.link, directory)
     except MigrateError:

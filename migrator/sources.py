@@ -18,6 +18,10 @@ from migrator.tree import LOG_NAME, DiskTree, release_of
 PROJECT = "vllm"
 
 
+class UnknownSourceError(MigrateError):
+    """What a user named is neither a directory nor a release."""
+
+
 class Source(NamedTuple):
     """A tree to migrate and where its result goes by default."""
 
@@ -29,7 +33,8 @@ def open_source(text: str) -> Source:
     """Open what a user named: a directory, or a release such as `vllm==0.11.0`.
 
     Raises:
-        MigrateError: it is neither, or the release cannot be had.
+        UnknownSourceError: it is neither.
+        MigrateError: there is no vLLM in it, or the release cannot be had.
     """
     path = Path(text)
     if path.is_dir():
@@ -38,7 +43,7 @@ def open_source(text: str) -> Source:
             hint = _nearest_root(path)
             raise MigrateError(
                 f"{text} is not a vLLM source tree: it has no vllm/__init__.py"
-                + (f"; did you mean {hint}?" if hint else "")
+                + (f"; did you mean {hint}?" if hint else "; name the directory that has it")
             )
         root = path.resolve()
         return Source(tree, root.parent / f"{root.name}-npu")
@@ -46,7 +51,7 @@ def open_source(text: str) -> Source:
         raise MigrateError(f"{text} is a file; name the directory that it unpacks to")
     version = _requested_release(text)
     if version is None:
-        raise MigrateError(
+        raise UnknownSourceError(
             f"{text} is neither a directory nor a release; name one, or write vllm==0.11.0"
         )
     root = fetch(version)

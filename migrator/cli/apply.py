@@ -72,7 +72,7 @@ def command(
 
     in_place = in_place or commit
     if output is not None and in_place:
-        raise MigrateError("-o and --in-place exclude each other")
+        raise MigrateError("-o and --in-place exclude each other; give one of them")
     if layout == "plugin" and (in_place or dry_run):
         raise MigrateError("--layout plugin writes new files only; use it with -o DIR")
     source = open_source(src)

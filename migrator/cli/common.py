@@ -168,12 +168,17 @@ def settings(start: Path) -> dict[str, Any]:
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
         except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
-            raise MigrateError(f"{path} cannot be read: {error}") from error
+            raise MigrateError(
+                f"{path} cannot be read ({error}); mend it, or run this elsewhere"
+            ) from error
         if "vllm-npu-migrate" not in table:
             continue
         found = table["vllm-npu-migrate"]
         if not isinstance(found, dict):
-            raise MigrateError(f"{path}: [tool.vllm-npu-migrate] is no table")
+            raise MigrateError(
+                f"{path}: tool.vllm-npu-migrate is not a table; write its settings below a line "
+                "[tool.vllm-npu-migrate]"
+            )
         for key, value in found.items():
             if key not in _SETTINGS or not _SETTINGS[key][1](value):
                 known = ", ".join(f"{name} ({what})" for name, (what, _) in _SETTINGS.items())

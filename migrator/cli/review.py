@@ -68,16 +68,21 @@ def command(
     left for a person; 2: error.
     """
     from migrator.review import render_page
+    from migrator.tree import LOG_NAME
 
     runs = _runs(simulated)
     tree = _adapted(src)
     if tree is None:
         if base is not None:
-            raise MigrateError(f"--base goes with an adapted tree, and {src} has no log")
+            raise MigrateError(
+                f"--base goes with an adapted tree, and {src} has no {LOG_NAME}; leave --base out"
+            )
         review, source = _planned(src, runs, planning)
     else:
         if planning.select or planning.ignore:
-            raise MigrateError(f"{src} is adapted: its rules were chosen; --select is for a plan")
+            raise MigrateError(
+                f"{src} is adapted, so its rules were chosen; leave --select and --ignore out"
+            )
         review, source = _done(tree, base, runs)
     if runs is not None and review.release is not None and runs.release != review.release:
         raise MigrateError(
@@ -174,7 +179,10 @@ def _runs(path: Path | None) -> Report | None:
             f"{path} is not what `verify TREE --simulate --format json` prints: {error}"
         ) from error
     if report.schema_version != SCHEMA_VERSION:
-        raise MigrateError(f"{path} has schema {report.schema_version}, not {SCHEMA_VERSION}")
+        raise MigrateError(
+            f"{path} has schema {report.schema_version}, not {SCHEMA_VERSION}; let `verify TREE "
+            "--simulate --format json` write it anew"
+        )
     return report
 
 
@@ -197,4 +205,6 @@ def _write(path: Path, data: bytes) -> None:
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        raise MigrateError(f"cannot write {path}: {error.strerror or error}") from error
+        raise MigrateError(
+            f"cannot write {path}: {error.strerror or error}; choose another -o"
+        ) from error

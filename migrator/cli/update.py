@@ -82,12 +82,13 @@ def command(
 
     in_place = in_place or commit
     if output is not None and in_place:
-        raise MigrateError("-o and --in-place exclude each other")
+        raise MigrateError("-o and --in-place exclude each other; give one of them")
     ours = open_source(str(tree)).tree
     repository = Repository.around(ours.root)
     if commit and repository is None:
         raise MigrateError(
-            f"no git checkout has the files of {tree}, so there is nothing to commit to"
+            f"no git checkout has the files of {tree}, so there is nothing to commit to; "
+            "commit them first, or leave --commit out"
         )
     if in_place and not dry_run:
         click.get_current_context().with_resource(writer.locked(ours.root))

@@ -169,7 +169,9 @@ def command(
             given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
             raise UserError(f"{given} are for the checks that run nothing; leave them out")
         if vllm is not None and install:
-            raise UserError("--install builds a tree; a plugin is installed by --with-vllm")
+            raise UserError(
+                "--install builds a tree, and TREE is a plugin here; leave --install out"
+            )
         _run(
             tree,
             vllm,

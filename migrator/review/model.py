@@ -228,7 +228,9 @@ def review_tree(tree: DiskTree, base: DiskTree, simulated: Simulated | None = No
     """
     data = tree.read(LOG_NAME)
     if data is None:
-        raise MigrateError(f"{tree.name} has no {LOG_NAME}; it was not made by this tool")
+        raise MigrateError(
+            f"{tree.name} has no {LOG_NAME}; it was not made by this tool: name a tree that it made"
+        )
     log = read_log(data)
     here = {printable(entry.path): entry.path for entry in tree.entries() if entry.link is None}
     there = {printable(entry.path): entry.path for entry in base.entries() if entry.link is None}

@@ -70,16 +70,18 @@ def open_tree(text: str, repository: Repository | None) -> Pristine:
         if commit is not None:
             tree = repository.tree(commit, text)
             if not tree.exists("vllm/__init__.py"):
-                raise MigrateError(f"the commit {text} has no vllm/__init__.py here")
+                raise MigrateError(
+                    f"the commit {text} has no vllm/__init__.py here; name one of vLLM's source"
+                )
             return Pristine(tree, f"commit {repository.short(commit)} ({text})", commit)
     try:
         return Pristine(sources.open_source(text).tree, text)
-    except MigrateError as error:
-        if repository is not None and not Path(text).exists() and "neither" in str(error):
-            raise MigrateError(
-                f"{text} is no directory, no release such as vllm==0.12.0 and no commit here"
-            ) from error
-        raise
+    except sources.UnknownSourceError as error:
+        if repository is None:
+            raise
+        raise MigrateError(
+            f"{text} is no directory, no release such as vllm==0.12.0 and no commit here"
+        ) from error
 
 
 def source_digest(tree: Tree) -> str:
@@ -112,7 +114,8 @@ def find_pristine(
         pristine = open_tree(named, repository)
         if _fit(pristine.tree, log) < FITTING:
             raise MigrateError(
-                f"{root} was not made from {named}: the files that {LOG_NAME} records are others"
+                f"{root} was not made from {named}: the files that {LOG_NAME} records are others; "
+                "name its own source with --base, or leave --base out"
             )
         return pristine
     if log.updated is not None and log.updated.source == source_digest(new.tree):

@@ -69,7 +69,7 @@ class Repository:
         self.root = root
         inside = self._try("rev-parse", "--is-inside-work-tree")
         if inside is None or inside.strip() != b"true":
-            raise MigrateError(f"{root} is in no git checkout")
+            raise MigrateError(f"{root} is in no git checkout; name a directory of one")
         self.prefix = os.fsdecode(self._run("rev-parse", "--show-prefix").rstrip(b"\n"))
         """Path of the tree in its repository; empty, or ending in `/`."""
         self._nothing = b"0" * (64 if b"sha256" in self._object_format() else 40)
@@ -108,7 +108,9 @@ class Repository:
                 env={**os.environ, **env} if env else None,
             )
         except OSError as error:
-            raise MigrateError(f"git cannot be run: {error}") from error
+            raise MigrateError(
+                f"git cannot be run ({error.strerror or error}); install it, or put it on PATH"
+            ) from error
         if done.returncode != 0:
             text = os.fsdecode(done.stderr).strip()
             said = [line for line in text.splitlines() if line] or ["it said nothing"]
@@ -195,7 +197,10 @@ class Repository:
             end = data.index(b"\n", at)
             header = data[at:end].split()
             if len(header) != 3:
-                raise MigrateError(f"git has no {name}; is this a partial clone?")
+                raise MigrateError(
+                    f"git has no object {name}, as in a partial clone; `git fetch --refetch` "
+                    "gets all of them"
+                )
             size = int(header[2])
             found[name] = data[end + 1 : end + 1 + size]
             at = end + 1 + size + 1

@@ -136,7 +136,7 @@ def open_tree(root: Path, *, base: Path | None = None, everything: bool = False)
         TreeError: there is no package, no log, or the log cannot be read.
     """
     if not root.is_dir():
-        raise TreeError(f"{root}: no such directory")
+        raise TreeError(f"{root}: no such directory; name an emitted tree")
     files = DirectoryFiles(root)
     if not any(files.is_directory(top) for top in TOP_LEVEL):
         raise TreeError(f"{root}: no vllm/ in it; give the root of an emitted tree")
@@ -156,7 +156,9 @@ def open_tree(root: Path, *, base: Path | None = None, everything: bool = False)
     try:
         log = msgspec.json.decode(raw, type=Log)
     except msgspec.DecodeError as error:
-        raise TreeError(f"{root / LOG}: not a migration log ({error})") from error
+        raise TreeError(
+            f"{root / LOG}: not a migration log ({error}); emit the tree anew"
+        ) from error
     tree.release = log.release
     for entry in sorted(log.files, key=lambda f: f.path):
         source = files.read(entry.path)

@@ -139,7 +139,9 @@ def choose(
         try:
             Version(asked)
         except InvalidVersion as error:
-            raise WheelError(f"--torch-npu {asked}: {error}") from error
+            raise WheelError(
+                f"--torch-npu {asked}: {error}; it takes a release such as 2.8.0"
+            ) from error
         return Choice(f"torch_npu=={asked}", "asked for")
     pin = torch_pin(read, listing)
     if pin is None:
@@ -242,7 +244,9 @@ def read_contents(path: Path, cache: Path | None) -> Contents:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise WheelError(f"{path}: {error.strerror}") from error
+        raise WheelError(
+            f"{path}: {error.strerror}; name another wheel with --torch-npu-wheel"
+        ) from error
     stored = cache / f"schemas-{CACHE_FORMAT}-{digest}.json" if cache is not None else None
     if stored is not None and stored.is_file():
         try:

@@ -473,7 +473,7 @@ def test_command_on_an_adapted_tree(
     refused = run_cli("review", mini_tree, "--base", mini_tree)
     assert (refused.code, "--base goes with an adapted tree" in refused.err) == (2, True)
     refused = run_cli("review", adapted, "--base", mini_tree, "--select", "NPU1")
-    assert (refused.code, "--select is for a plan" in refused.err) == (2, True)
+    assert (refused.code, "leave --select and --ignore out" in refused.err) == (2, True)
 
 
 def test_simulated_runs(mini_tree: Path, tmp_path: Path, run_cli: RunCli) -> None:
