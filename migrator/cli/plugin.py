@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import fnmatch
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,11 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
 
 def tell(target: Path) -> None:
     """Say what was written, and what to do with it."""
-    click.echo(f"Plugin: {target}\nInstall it beside vLLM: pip install {target}", err=True)
+    # To pip, what has no slash is a name, which it would fetch from the package index.
+    place = str(target) if os.sep in str(target) else f".{os.sep}{target}"
+    click.echo(
+        f"Plugin: {target}\nInstall it beside vLLM: pip install {shlex.quote(place)}", err=True
+    )
 
 
 def _refuse(tree: DiskTree, target: Path, *, force: bool) -> None:

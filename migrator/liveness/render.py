@@ -14,6 +14,7 @@ from migrator.liveness import Cell, Finding, Level, Liveness
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
 from migrator.sarif import document, location, rule_entry
+from migrator.words import counted
 
 VERSION = 1
 """Of the JSON; it grows where a reader of the one before would misread it."""
@@ -63,7 +64,8 @@ def print_table(console: Console, liveness: Liveness, *, verbose: bool = False) 
     if liveness.worst() is not Level.ERROR:
         console.print(Text("every rule finds its sites", style="green"))
     if notes:
-        text = f"{notes} more sites are found elsewhere, or went with their code: --verbose"
+        what = f"{counted(notes, 'more site')} {'is' if notes == 1 else 'are'}"
+        text = f"{what} found elsewhere, or went with the code around: --verbose"
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 

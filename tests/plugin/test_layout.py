@@ -170,6 +170,17 @@ def test_what_cannot_be_a_plugin_is_said(mini_tree: Path, run_cli: RunCli, tmp_p
     assert not (tmp_path / "plugin").exists()
 
 
+def test_what_to_install_is_a_path_to_pip(
+    mini_tree: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install NAME` would fetch some package of that name."""
+    monkeypatch.chdir(tmp_path)
+    apply = ("apply", mini_tree, "--layout", "plugin", "--select", trees.SELECT, "-o")
+    assert run_cli(*apply, "plugin").err.endswith("pip install ./plugin\n")
+    where = tmp_path / "my plugin"
+    assert run_cli(*apply, where).err.endswith(f"pip install '{where}'\n")
+
+
 def test_nothing_to_package_is_an_error() -> None:
     tree = Tree({"vllm/__init__.py": b""})
     with pytest.raises(PluginError, match="nothing to package"):
