@@ -36,7 +36,9 @@ class LazyGroup(click.Group):
         """The command called `cmd_name`, imported now; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, text = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(module).command
+        command.short_help = text  # for the completion of shells
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

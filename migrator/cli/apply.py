@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from migrator.tree import DiskTree
 
 
-@click.command("apply", short_help="Write the NPU-adapted tree.")
+@click.command("apply")
 @click.argument("src")
 @click.option(
     "--output",

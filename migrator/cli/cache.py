@@ -9,7 +9,7 @@ from migrator.cli import common
 from migrator.words import counted
 
 
-@click.group("cache", short_help="Show or remove what runs keep for the next ones.")
+@click.group("cache")
 def command() -> None:
     """Show or remove the plans and results that runs keep.
 

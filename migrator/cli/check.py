@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from migrator.sources import Source
 
 
-@click.command("check", short_help="Say for each rule whether a tree is migrated.")
+@click.command("check")
 @click.argument("tree", metavar="TREE")
 @click.argument("more", nargs=-1, metavar="[RELEASE]...")
 @click.option(

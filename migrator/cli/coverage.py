@@ -11,7 +11,7 @@ import click
 from migrator.cli import common
 
 
-@click.command("coverage", short_help="List accelerator-specific code that no rule claims.")
+@click.command("coverage")
 @click.argument("source", metavar="SRC")
 @click.option(
     "--since", metavar="OLD_SRC", help="List only what this older tree or release does not have."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from migrator.plan import FileChange, Plan
 
 
-@click.command("diff", short_help="Print the migration as one patch for `git apply`.")
+@click.command("diff")
 @click.argument("src")
 @click.option(
     "--by",

@@ -9,7 +9,7 @@ from migrator.cli import common
 from migrator.errors import MigrateError
 
 
-@click.command("explain", short_help="Explain one rule: what, why, example, safety, releases.")
+@click.command("explain")
 @click.argument("code")
 @common.command
 def command(code: str) -> None:

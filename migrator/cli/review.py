@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from migrator.verify.simulate.report import Report
 
 
-@click.command("review", short_help="Write a page for the person who reviews the migration.")
+@click.command("review")
 @click.argument("src")
 @click.option(
     "--output",

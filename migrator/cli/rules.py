@@ -8,7 +8,7 @@ import click
 from migrator.cli import common
 
 
-@click.command("rules", short_help="List the rules.")
+@click.command("rules")
 @click.option(
     "--format",
     "output_format",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from migrator.update.run import Update
 
 
-@click.command("update", short_help="Bring an adapted tree to the next release.")
+@click.command("update")
 @click.argument("tree", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("new_src")
 @click.option(
