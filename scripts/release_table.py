@@ -12,7 +12,6 @@ command's exit code is 1 if any fails.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -22,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tool import ROOT, command, digest
+
 from migrator.log import Log, read_log
 from migrator.rules import all_rules
 from migrator.sources import fetch
@@ -29,7 +30,6 @@ from migrator.tree import LOG_NAME
 
 WORKERS = 2
 """Releases at work at once."""
-ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "releases.md"
 QUICK = (
     "0.9.2 0.10.2 0.11.0 0.11.2 0.13.0 0.16.0 0.18.0 0.21.0 0.23.0 0.26.0 0.29.0 0.32.0 0.33.0"
@@ -52,37 +52,21 @@ class Outcome:
     """Files of the release that fail to compile with warnings as errors, untouched by rules."""
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "migrator", *arguments], capture_output=True, text=True, check=False
-    )
-
-
-def digest(tree: Path) -> str:
-    """One hash over every path, mode and byte of a tree."""
-    total = hashlib.sha256()
-    for path in sorted(tree.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            total.update(f"{path.relative_to(tree)}\0{path.stat().st_mode}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
-
-
 def migrate(release: str, scratch: Path) -> Outcome:
     """Apply, apply again, compile and check one release."""
     source, target = fetch(release), scratch / release
     problems = []
-    first = command("apply", str(source), "-o", str(target))
+    first = command("apply", source, "-o", target)
     if first.returncode != 0:
         return Outcome(release, None, (f"apply exits {first.returncode}: {first.stderr[-600:]}",))
     before = digest(target)
-    second = command("apply", str(target), "--in-place", "--force", "-q")
+    second = command("apply", target, "--in-place", "--force", "-q")
     if second.returncode != 0 or digest(target) != before:
         problems.append(f"a second apply changes the tree (exit {second.returncode})")
-    checked = command("check", str(target), "-q")
+    checked = command("check", target, "-q")
     if checked.returncode != 0:
         problems.append(f"check exits {checked.returncode}")
-    verified = command("verify", str(target), "-q")
+    verified = command("verify", target, "-q")
     if verified.returncode != 0:
         problems.append(f"verify: {(verified.stdout + verified.stderr)[-600:]}")
     compiled = subprocess.run(

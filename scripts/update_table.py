@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tool import ROOT, command, digest
+
 from migrator.sources import fetch
 from migrator.update.lines import has_markers
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "updates.md"
 UPGRADES = (
     ("0.10.2", "0.11.0"),
@@ -112,15 +113,6 @@ class Outcome:
     git_pristine: int = 0
     """The same, given the pristine releases in place of the migrated ones."""
     problems: list[str] = field(default_factory=list)
-
-
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "migrator", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # ---- editing -------------------------------------------------------------------------------
@@ -342,16 +334,6 @@ def different(one: Path, other: Path) -> int:
 
     a, b = contents(one), contents(other)
     return sum(a.get(path) != b.get(path) for path in a.keys() | b.keys())
-
-
-def digest(tree: Path) -> str:
-    """One hash over every path, mode and byte of a tree."""
-    total = hashlib.sha256()
-    for path in sorted(tree.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            total.update(f"{path.relative_to(tree)}\0{path.stat().st_mode}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
 
 
 # ---- writing -------------------------------------------------------------------------------
