@@ -6,14 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
-import multiprocessing
 import os
 import re
-import signal
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +19,7 @@ from typing import Protocol
 
 import pathspec
 
-from migrator import templates
+from migrator import templates, workers
 from migrator.candidates import nearest_candidates
 from migrator.collector import without_collector
 from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
@@ -289,17 +284,7 @@ _job: _Job | None = None
 def _start_worker(job: _Job) -> None:
     global _job  # noqa: PLW0603 - set once in each process, before its first file
     _job = job
-    # An interrupt on a terminal goes to all processes; the first one says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Where the first process is killed, its workers would wait for ever, and keep its locks.
-    die_with_parent()
-
-
-def die_with_parent() -> None:
-    """Have the system kill this process when the one that forked it ends (Linux's prctl)."""
-    pr_set_pdeathsig = 1
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    workers.settle()
 
 
 def _work(path: str) -> _Outcome:
@@ -336,20 +321,6 @@ def _outcomes(job: _Job, jobs: int, known: Results | None) -> Iterator[_Outcome]
         yield result, asked
 
 
-@contextlib.contextmanager
-def _forking() -> Iterator[None]:
-    """Fork in a process that may have threads, against which Python 3.12 and later warn.
-
-    This one starts none before its workers, but a program that calls it may have some. Its workers
-    take no lock that such a thread could hold: they neither write to streams nor log.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=r".*is multi-threaded, use of fork", category=DeprecationWarning
-        )
-        yield
-
-
 def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[_Outcome]:
     """Work through the files, in other processes where that pays."""
     if jobs <= 1 or sum(len(job.sources[path][0]) for path in todo) < PARALLEL_BYTES:
@@ -357,32 +328,32 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[_Outcome]:
         return
     pool = partial(
         ProcessPoolExecutor,
-        mp_context=multiprocessing.get_context("fork"),
+        mp_context=workers.FORK,
         initializer=_start_worker,
         initargs=(job,),
     )
     left = dict.fromkeys(todo)
-    workers = pool(max_workers=min(jobs, len(todo)))
+    executor = pool(max_workers=min(jobs, len(todo)))
     try:
-        with _forking():
-            outcomes = workers.map(_work, todo)
+        with workers.forking():
+            outcomes = executor.map(_work, todo)
         for outcome in outcomes:
             del left[outcome[0].path]
             yield outcome
     except BrokenProcessPool:
         # A parser died with its process. Find the file: each that is left gets its own, once the
         # thread is gone that looked after the others.
-        workers.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
         for path in left:
             try:
                 with pool(max_workers=1) as worker:
-                    with _forking():
+                    with workers.forking():
                         pending = worker.submit(_work, path)
                     yield pending.result()
             except BrokenProcessPool:
                 yield FileResult(path, None, failure="its parser died"), {}
     finally:
-        workers.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 def _added(

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import enum
 import gc
-import multiprocessing
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
+from migrator import workers
 from migrator.coverage.effort import Effort, judge
 from migrator.coverage.reach import REGISTRY, Reach, reach
 from migrator.coverage.surface import NAMESPACE, Facts, Kind, Site, read
 from migrator.engine import Record
 from migrator.log import with_earlier
-from migrator.plan import Plan, die_with_parent, make_plan
+from migrator.plan import Plan, make_plan
 from migrator.rule import Rule, Status
 from migrator.tree import VLLM, Tree
 
@@ -107,14 +106,13 @@ def survey(
     made = _plans(trees, rules, jobs)
     plans = [with_earlier(plan, one) for plan, one in zip(made, trees, strict=True)]
     facts = _facts(trees, jobs)
-    new, old = _Surface(plans[0], facts[0]), None
+    new = _Surface(plans[0], facts[0])
     emitted = {**facts[0], **new.emitted}
     found = reach(emitted, new.added, tree.read(REGISTRY))
     items = list(new.items(found))
     known = 0
     if older is not None:
-        old = _Surface(plans[1], facts[1])
-        items, known = _unknown(items, old.unclaimed)
+        items, known = _unknown(items, _Surface(plans[1], facts[1]).unclaimed)
     return Survey(
         name=tree.name,
         release=tree.release,
@@ -137,7 +135,8 @@ def _plans(trees: Sequence[Tree], rules: Sequence[Rule] | None, jobs: int) -> li
     if jobs == 1 or len(trees) == 1:
         return [make_plan(tree, rules, jobs=jobs) for tree in trees]
     with _pool(len(trees)) as pool:
-        waiting: list[Future[Plan]] = [pool.submit(make_plan, t, rules) for t in trees]
+        with workers.forking():
+            waiting: list[Future[Plan]] = [pool.submit(make_plan, t, rules) for t in trees]
         return [future.result() for future in waiting]
 
 
@@ -149,7 +148,7 @@ def _facts(trees: Sequence[Tree], jobs: int) -> list[dict[str, Facts]]:
     for number, tree in enumerate(trees):
         for entry in tree.entries():
             path = entry.path
-            if entry.link is not None or not path.startswith(VLLM) or path[-3:] != ".py":
+            if entry.link is not None or not path.startswith(VLLM) or not path.endswith(".py"):
                 continue
             data = tree.read(path) or b""
             if number == 0:
@@ -162,14 +161,14 @@ def _facts(trees: Sequence[Tree], jobs: int) -> list[dict[str, Facts]]:
     todo.sort(key=lambda item: (-len(item[2]), item[1]))
     results: list[dict[str, Facts]] = [{} for _ in trees]
     if jobs == 1 or len(todo) < 50:
-        read_all = map(_read, todo)
+        read_all: Iterator[Facts] = map(_read, todo)
         for (number, path, _), facts in zip(todo, read_all, strict=True):
             results[number][path] = facts
     else:
         with _pool(jobs) as pool:
-            for (number, path, _), facts in zip(
-                todo, pool.map(_read, todo, chunksize=16), strict=True
-            ):
+            with workers.forking():
+                read_all = pool.map(_read, todo, chunksize=16)
+            for (number, path, _), facts in zip(todo, read_all, strict=True):
                 results[number][path] = facts
     for path in alike:
         results[1][path] = results[0][path]
@@ -181,16 +180,13 @@ def _read(item: tuple[int, str, bytes]) -> Facts:
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    return ProcessPoolExecutor(jobs, mp_context=workers.FORK, initializer=_start_worker)
 
 
 def _start_worker() -> None:
     # Syntax trees are large and free of cycles: the collector would only walk over them.
     gc.disable()
-    # An interrupt on a terminal goes to all processes; the first one says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+    workers.settle()
 
 
 # ---- what rules claim -----------------------------------------------------------------------
