@@ -341,13 +341,14 @@ def _merge_both(
     assert ours is not None
     assert theirs is not None
     reasons: list[str] = []
+    in_conflict = False
     if cell.renamed_by_hand and cell.renamed_upstream and cell.ours_path != cell.theirs_path:
+        in_conflict = True
         reasons.append(f"renamed upstream to {cell.theirs_path} and by hand; your name is kept")
     elif cell.renamed_by_hand:
         reasons.append("renamed by hand")
     elif cell.renamed_upstream:
         reasons.append("renamed upstream")
-    in_conflict = bool(reasons and "and by hand" in reasons[0])
     if ours.link or theirs.link or (base is not None and base.link):
         return _merge_links(cell, reasons, in_conflict=in_conflict)
     done = merge_file(
