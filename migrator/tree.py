@@ -330,6 +330,14 @@ def release_of(tree: Tree) -> str | None:
     return None
 
 
+def module_name(path: str) -> str:
+    """The dotted name of the module in `path`: `vllm/a/b.py` and `vllm/a/b/__init__.py` alike."""
+    parts = path.removesuffix(".py").split("/")
+    if parts[-1] == "__init__":
+        parts.pop()
+    return ".".join(parts)
+
+
 def digest(data: bytes) -> str:
     """SHA-256 in hexadecimal: how logs name the content of a file."""
     return hashlib.sha256(data).hexdigest()

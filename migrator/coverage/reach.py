@@ -24,8 +24,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from migrator.coverage.surface import MODULE, OPERATORS, Facts, Unit, module_name
+from migrator.coverage.surface import MODULE, OPERATORS, Facts, Unit
 from migrator.matchers import Imports, cuda_only
+from migrator.tree import module_name
 
 REGISTRY = "vllm/model_executor/models/registry.py"
 MODELS = "vllm.model_executor.models"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migrator.coverage.conditions import asks_device, dotted, ends, evaluate, settled
+from migrator.tree import module_name
 
 MODULE = "<module>"
 ANNOTATION = "an annotation: nothing is called"
@@ -120,11 +121,6 @@ class Facts:
     def module(self) -> str:
         """The module's qualified name."""
         return module_name(self.path)
-
-
-def module_name(path: str) -> str:
-    """`vllm/a/b.py` as `vllm.a.b`, `vllm/a/__init__.py` as `vllm.a`."""
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def read(path: str, data: bytes) -> Facts:

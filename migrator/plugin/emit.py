@@ -25,7 +25,7 @@ from migrator.plan import FileChange, Plan
 from migrator.plugin.diff import Change, StructureError, changes_between, render
 from migrator.plugin.runtime.patching import PatchError, Source, apply, read_patch
 from migrator.rule import Status
-from migrator.tree import LOG_NAME, VLLM, Tree, digest
+from migrator.tree import LOG_NAME, VLLM, Tree, digest, module_name
 
 DISTRIBUTION = "vllm-npu-plugin"
 PACKAGE = "vllm_npu_plugin"
@@ -157,11 +157,6 @@ def _packaged(plan: Plan, change: FileChange) -> str | None:
 
 
 # -- modules
-
-
-def module_name(path: str) -> str:
-    """Name of the module at a path: `vllm.v1.worker.gpu_worker`."""
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def _renames(paths: Iterable[str]) -> dict[str, str]:

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import msgspec
 
+from migrator.tree import module_name
 from migrator.verify.calls import npu_path
-from migrator.verify.modules import Module, Package, is_none, module_name
+from migrator.verify.modules import Module, Package, is_none
 from migrator.verify.report import Finding, Note
 from migrator.verify.scopes import absolute_module, is_type_checking
 from migrator.verify.tree import ChangedFile, Tree

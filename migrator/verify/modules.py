@@ -574,14 +574,6 @@ def parse_module(name: str, path: str, source: bytes) -> Module | None:
     return Module(name, path, source, tree)
 
 
-def module_name(path: str) -> str:
-    """The dotted name of the module in `path`, relative to the folder on the import path."""
-    parts = path.removesuffix(".py").split("/")
-    if parts[-1] == "__init__":
-        parts.pop()
-    return ".".join(parts)
-
-
 def is_none(node: ast.expr | None) -> bool:
     """Whether an assigned value is the constant None, the usual stand-in for a failed import."""
     return isinstance(node, ast.Constant) and node.value is None

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
+from migrator.locations import cache_directory
+from migrator.tree import module_name
 from migrator.verify import compiles, imports, wheel
 from migrator.verify.api import NpuApi
 from migrator.verify.calls import TRIGGERS, CallChecker
-from migrator.verify.modules import module_name
 from migrator.verify.names import NameChecker
 from migrator.verify.report import Finding, Note, Report
 from migrator.verify.tree import Tree, open_tree
@@ -84,7 +83,7 @@ def verify(options: Options, progress: Callable[[str], None] = lambda _: None) -
 
 def open_api(tree: Tree, options: Options) -> tuple[NpuApi, dict[str, str]]:
     """The names of the wheel that is asked for, and a description of it and of the choice."""
-    cache = options.cache or platformdirs.user_cache_path("vllm-npu-migrate") / "wheels"
+    cache = options.cache or cache_directory() / "wheels"
     if options.wheel_file is not None:
         path, reason = options.wheel_file, "the file that was given"
     else:

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from migrator.errors import MigrateError
-from migrator.verify.modules import DirectoryFiles, Module, Package, module_name, parse_module
+from migrator.tree import module_name
+from migrator.verify.modules import DirectoryFiles, Module, Package, parse_module
 
 LOG = "migration-log.json"
 TOP_LEVEL = frozenset({"vllm"})

@@ -26,6 +26,7 @@ from packaging.version import InvalidVersion, Version
 from migrator import package_index
 from migrator.errors import MigrateError
 from migrator.verify import schema
+from migrator.verify.signature import nearest
 
 T = TypeVar("T")
 
@@ -73,6 +74,10 @@ class Choice:
 # -- which release
 
 
+_MAY_PIN = re.compile(r"(^|/)(build|common|cpu|build/cuda)\.txt$")
+"""Requirement files beside those for a device that may name a torch release."""
+
+
 def torch_pin(
     read: Callable[[str], bytes | None], listing: Iterable[str]
 ) -> tuple[str, str] | None:
@@ -83,11 +88,8 @@ def torch_pin(
         listing: names of the tree's requirement files below `requirements/`.
     """
     first = ["requirements/npu.txt", "requirements/cuda.txt", "requirements-cuda.txt"]
-    others = [
-        p for p in sorted(listing)
-        if p not in first and re.search(r"(^|/)(build|common|cpu|build/cuda)\.txt$", p)
-    ]  # fmt: skip
-    for path in [*first, *others]:
+    others = [p for p in sorted(listing) if _MAY_PIN.search(p)]
+    for path in dict.fromkeys([*first, *others]):
         content = read(path)
         if content is None:
             continue
@@ -180,8 +182,6 @@ def fetch(choice: Choice, cache: Path) -> Path:
     link = _best(links, requirement) or _best(links, _same_minor(requirement))
     if link is None:
         versions = sorted({str(p.version) for p in packages if p.version})
-        from migrator.verify.signature import nearest
-
         wanted = str(requirement.specifier).lstrip("=").removesuffix(".*")
         near = ", ".join(nearest(wanted, versions, 5)) or ", ".join(versions[-5:])
         raise WheelError(

@@ -18,10 +18,10 @@ from migrator.log import read_log
 from migrator.plan import Plan, make_plan
 from migrator.plugin import PACKAGE, PluginError, make_plugin
 from migrator.plugin import entries as read_entries
-from migrator.plugin.emit import RUNTIME, module_name
+from migrator.plugin.emit import RUNTIME
 from migrator.plugin.runtime.importing import misfits
 from migrator.plugin.runtime.patching import Source, apply
-from migrator.tree import DiskTree, Tree, digest
+from migrator.tree import DiskTree, Tree, digest, module_name
 from tests import trees
 from tests.conftest import RunCli
 from tests.plugin import changing

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from migrator.tree import module_name
 from migrator.verify.modules import (
     Definition,
     DirectoryFiles,
@@ -19,7 +20,6 @@ from migrator.verify.modules import (
     Unknown,
     Value,
     ZipFiles,
-    module_name,
 )
 
 SOURCES = {
