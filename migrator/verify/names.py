@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from migrator.tree import module_name
 from migrator.verify.api import Absent, NpuApi
 from migrator.verify.modules import (
     Definition,
@@ -264,7 +265,7 @@ class NameChecker:
         for path, source in self._all_sources().items():
             if word not in source or not pattern.search(source):
                 continue
-            module = self.package.module(path.removesuffix(".py").replace("/", "."))
+            module = self.package.module(module_name(path))
             for node in ast.walk(module.tree) if module is not None else ():
                 if not isinstance(node, ast.ClassDef) or not node.bases or module is None:
                     continue
@@ -299,9 +300,7 @@ class NameChecker:
             for path in self.tree.python_files():
                 if not path.startswith("vllm/platforms/"):
                     continue
-                module = self.package.module(
-                    path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-                )
+                module = self.package.module(module_name(path))
                 for node in ast.walk(module.tree) if module is not None else ():
                     if isinstance(node, ast.ClassDef):
                         members = class_members(node)
