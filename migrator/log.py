@@ -125,15 +125,12 @@ class AbsentEntry(msgspec.Struct, frozen=True):
     """Why these releases cannot have it."""
 
 
-HandKind = Literal["edited", "merged", "added", "deleted", "renamed", "conflict"]
-
-
 class HandEntry(msgspec.Struct, frozen=True):
     """Somebody's own work that `update` found in the tree and carried over."""
 
     path: str
     """The file."""
-    kind: HandKind
+    kind: Literal["edited", "merged", "added", "deleted", "renamed", "conflict"]
     """`merged`: the next release changed the file as well; `conflict`: a person has to decide."""
     was: str | None
     """The file's path before, where it was renamed."""

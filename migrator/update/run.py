@@ -11,7 +11,6 @@ from migrator import writer
 from migrator.errors import MigrateError
 from migrator.log import (
     HandEntry,
-    HandKind,
     Log,
     Updated,
     emitted_files,
@@ -32,7 +31,7 @@ from migrator.update.merge import merge_file
 from migrator.update.trees import UPSTREAM, Fate, Item, Outcome, TreeMerge, Version, merge_trees
 from migrator.writer import Placed, Removal
 
-_KINDS: dict[Fate, HandKind] = {
+_KINDS = {
     Fate.CONFLICT: "conflict",
     Fate.MERGED: "merged",
     Fate.KEPT: "edited",
@@ -134,7 +133,7 @@ def plan_update(
     by_hand = [
         HandEntry(
             printable(outcome.path),
-            _KINDS[outcome.fate],
+            _KINDS[outcome.fate],  # type: ignore[arg-type] # mypy sees a str
             None if outcome.was is None else printable(outcome.was),
             outcome.reason,
         )
