@@ -26,6 +26,5 @@ def interpreter(env: Path | None) -> Path:
         if place.is_file():
             return Path(os.path.abspath(place))
     raise MigrateError(
-        f"{env} is not a Python environment: there is no bin/python in it; name a virtual "
-        "environment, or the interpreter of one"
+        f"{env} is not a Python environment: there is no bin/python in it; name a virtual one"
     )

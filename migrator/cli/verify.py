@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -199,9 +201,20 @@ def command(
         everything=everything,
         environment=_environment(env or python, launcher),
     )
-    report = verify(options)
+    with _status(quiet) as tell:
+        report = verify(options, tell)
     write(report, format_, quiet=quiet, verbose=verbose)
     sys.exit(1 if report.findings else 0)
+
+
+@contextlib.contextmanager
+def _status(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Takes, in a few words, what begins, and shows it where stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with common.stderr_console().status("") as status:
+        yield status.update
 
 
 def _environment(env: Path | None, launcher: str | None) -> Environment | None:
@@ -264,7 +277,6 @@ def _run(
         raise UserError("--format github marks lines of files; runs have none: take text or json")
     # `kill` ends the runs as an interrupt does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    progress = Console(stderr=True, quiet=quiet, highlight=False)
     reports = []
     try:
         chosen = simulate.select_models(_names(models))
@@ -276,7 +288,7 @@ def _run(
         # The simulator finds torch_npu in the environment that the interpreter belongs to.
         machine = (sys.executable, "-c", _OURSELVES, "simulator", "run", "--env", str(python))
         launcher = simulate.Launcher(machine, python)
-        with progress.status("") as status:
+        with _status(quiet) as tell:
             for wanted, run, default in (
                 (kinds[0], simulate.install, ("llama",)),
                 (kinds[1], simulate.refusals, ("llama",)),
@@ -294,7 +306,7 @@ def _run(
                         timeout=timeout,
                         data_parallel=data_parallel,
                     )
-                    reports.append(run(options, status.update))
+                    reports.append(run(options, tell))
     except KeyboardInterrupt:
         click.echo("Interrupted; all processes of the runs were ended.", err=True)
         sys.exit(130)
