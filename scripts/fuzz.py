@@ -24,7 +24,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,14 +36,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import tool
+from tool import ROOT
+
 sys.path.insert(0, str(ROOT))
 
-from migrator.plan import make_plan  # noqa: E402
-from migrator.sources import fetch  # noqa: E402
-from migrator.tree import DiskTree, Tree  # noqa: E402
-from tests import fuzzing, hostile  # noqa: E402
-from tests.fuzzing import Case  # noqa: E402
+from migrator.plan import make_plan
+from migrator.sources import fetch
+from migrator.tree import DiskTree, Tree
+from tests import fuzzing, hostile
+from tests.fuzzing import Case
 
 RELEASES = ("0.9.2", "0.11.0", "0.16.0", "0.23.0", "0.29.0", "0.33.0")
 """Whose files are mutated: they hold every variant that the rules know."""
@@ -341,16 +342,10 @@ def slice_in_child(seed: int, number: int, keep: Path, tally: Tally) -> None:
 
 def summary(tally: Tally, wall: float, seed: int, slices: int) -> dict[str, Any]:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
     return {
         "seed": seed,
         "slices": slices,
-        "commit": commit,
+        "commit": tool.commit(),
         "python": sys.version.split()[0],
         "wall_seconds": round(wall),
         "cpu_seconds": round(used.ru_utime + used.ru_stime),

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import tool
+from tool import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 DRIVER = ROOT / "tests/interrupting.py"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGKILL")
 WAYS = {
@@ -127,14 +128,8 @@ def main(arguments: Sequence[str]) -> int:
                 for wrong in rows[-1].wrong:
                     print(f"{way} {signal}: {wrong}", file=sys.stderr)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
     result = {
-        "commit": commit,
+        "commit": tool.commit(),
         "steps": steps,
         "python": sys.version.split()[0],
         "wall_seconds": round(time.monotonic() - begun),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scripts share: to run the tool as a user does, and to tell whether two trees are alike."""
+"""What scripts share: the tool as a user runs it, trees that are alike, this checkout's commit."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def digest(tree: Path) -> str:
             total.update(f"{path.relative_to(tree)}\0{path.stat().st_mode}\0".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
+
+
+def commit() -> str:
+    """The short name of this checkout's commit, for what says by which state it was measured."""
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
