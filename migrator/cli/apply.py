@@ -13,6 +13,7 @@ from migrator.cli.diff import print_patch
 from migrator.errors import MigrateError
 
 if TYPE_CHECKING:
+    from migrator.plan import Plan
     from migrator.tree import DiskTree
 
 
@@ -62,12 +63,10 @@ def command(
 
     Exit code 0: done; 1: sites are left for a person, or --dry-run and there are changes; 2: error.
     """
-    from migrator import writer
-    from migrator.cli.plugin import tell, write_plugin
+    from migrator.cli.plugin import what_was_written, write_plugin
     from migrator.log import emitted_files
     from migrator.report import render
     from migrator.sources import open_source
-    from migrator.tree import LOG_NAME
     from migrator.words import Tense
 
     in_place = in_place or commit
@@ -79,57 +78,77 @@ def command(
     if in_place and not Path(src).is_dir():
         raise MigrateError(f"--in-place would change the cached source of {src}; use -o DIR")
     if in_place and not dry_run:
-        click.get_current_context().with_resource(writer.locked(source.tree.root))
-        if writer.recover(source.tree.root):
-            click.echo("Finished what an interrupted run had begun.", err=True)
-        if commit or not force:
-            targets.refuse_unclean(source.tree.root, forcible=not commit)
+        _begin_in_place(source.tree.root, force=force, forcible=not commit)
     known = common.settings(Path.cwd())
     tense = Tense.WOULD if dry_run else Tense.PAST
     plan = common.plan_for(source.tree, known, tense, planning)
     output_format = output_format or known.get("format", "text")
     common.refuse_missing(plan)
+    if dry_run:
+        print_patch(plan, emitted_files(plan), output_format)
+        common.finish(plan, pending_counts=True)
     if layout == "plugin":
         default = source.default_output.with_name(f"{source.default_output.name}-plugin")
         target = output if output is not None else default
         write_plugin(plan, source.tree, target, force=force)
-        text = render(plan, output_format, tense)
-        if text is not None:
-            click.echo(text, nl=False)
-        if not planning.quiet:
-            tell(target)
-        common.finish(plan, pending_counts=False)
-    changes = emitted_files(plan)
-    if dry_run:
-        print_patch(plan, changes, output_format)
-        common.finish(plan, pending_counts=True)
-    branch = None
-    if in_place:
-        target = source.tree.root
-        if changes and commit:
-            from migrator.update.git import Repository
-            from migrator.update.run import commit_migration
-
-            branch = commit_migration(Repository(target), target, source.tree, plan, changes)
-        elif changes:
-            writer.change_in_place(target, changes)
+        said = what_was_written(target)
+    elif in_place:
+        said = _change(source.tree, plan, commit=commit)
     else:
         target = output if output is not None else source.default_output
-        _refuse_target(source.tree, target, force=force)
-        writer.write_tree(source.tree, changes, target, replace=target.exists())
+        said = _write(source.tree, plan, target, src, force=force)
     text = render(plan, output_format, tense)
     if text is not None:
         click.echo(text, nl=False)
     if not planning.quiet:
-        if changes:
-            click.echo(f"Adapted tree: {target}\nLog: {target / LOG_NAME}", err=True)
-            if branch is not None:
-                click.echo(f"Branch: {branch}", err=True)
-        elif in_place:
-            click.echo(f"Nothing to do: {target} is migrated.", err=True)
-        else:
-            click.echo(f"Nothing to change: {target} is a copy of {src}.", err=True)
+        click.echo(said, err=True)
     common.finish(plan, pending_counts=False)
+
+
+def _begin_in_place(root: Path, *, force: bool, forcible: bool) -> None:
+    """Keep other runs off the tree for as long as this one goes on, and see that it is clean."""
+    from migrator import writer
+
+    click.get_current_context().with_resource(writer.locked(root))
+    if writer.recover(root):
+        click.echo("Finished what an interrupted run had begun.", err=True)
+    if not (force and forcible):
+        targets.refuse_unclean(root, forcible=forcible)
+
+
+def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> str:
+    """Change a tree in place; what is to be said of it."""
+    from migrator import writer
+    from migrator.log import emitted_files
+
+    changes = emitted_files(plan)
+    if not changes:
+        return f"Nothing to do: {tree.root} is migrated."
+    if not commit:
+        writer.change_in_place(tree.root, changes)
+        return _places(tree.root)
+    from migrator.update.git import Repository
+    from migrator.update.run import commit_migration
+
+    branch = commit_migration(Repository(tree.root), tree.root, tree, plan, changes)
+    return f"{_places(tree.root)}\nBranch: {branch}"
+
+
+def _write(tree: DiskTree, plan: Plan, target: Path, src: str, *, force: bool) -> str:
+    """Write the adapted tree; what is to be said of it."""
+    from migrator import writer
+    from migrator.log import emitted_files
+
+    changes = emitted_files(plan)
+    _refuse_target(tree, target, force=force)
+    writer.write_tree(tree, changes, target, replace=target.exists())
+    return _places(target) if changes else f"Nothing to change: {target} is a copy of {src}."
+
+
+def _places(target: Path) -> str:
+    from migrator.tree import LOG_NAME
+
+    return f"Adapted tree: {target}\nLog: {target / LOG_NAME}"
 
 
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:

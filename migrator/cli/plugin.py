@@ -9,8 +9,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from migrator.cli import targets
 from migrator.errors import MigrateError
 
@@ -36,13 +34,11 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
     writer.write_tree(None, files, target, replace=target.exists())
 
 
-def tell(target: Path) -> None:
-    """Say what was written, and what to do with it."""
+def what_was_written(target: Path) -> str:
+    """What is to be said of a plugin, and what to do with it."""
     # To pip, what has no slash is a name, which it would fetch from the package index.
     place = str(target) if os.sep in str(target) else f".{os.sep}{target}"
-    click.echo(
-        f"Plugin: {target}\nInstall it beside vLLM: pip install {shlex.quote(place)}", err=True
-    )
+    return f"Plugin: {target}\nInstall it beside vLLM: pip install {shlex.quote(place)}"
 
 
 def _refuse(tree: DiskTree, target: Path, *, force: bool) -> None:
