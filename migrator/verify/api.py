@@ -42,7 +42,7 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True)
-class Callable:
+class Function:
     """A Python function or class of the package with the signatures that a call may bind to."""
 
     path: str
@@ -77,7 +77,7 @@ class Untold:
     path: str
 
 
-Answer = Operator | Callable | Exists | Absent | Untold
+Answer = Operator | Function | Exists | Absent | Untold
 
 
 class NpuApi:
@@ -175,7 +175,7 @@ class NpuApi:
             in_class = isinstance(resolved.node, ast.FunctionDef) and self._is_method(parts)
             if in_class:
                 return Exists(path)
-            return Callable(path, tuple(found))
+            return Function(path, tuple(found))
         if isinstance(resolved, External | Value):
             return Exists(path)
         if isinstance(resolved, Missing):

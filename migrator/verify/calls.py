@@ -7,7 +7,7 @@ import ast
 from collections.abc import Iterator
 
 from migrator.verify import schema
-from migrator.verify.api import ROOTS, Absent, Callable, Exists, NpuApi, Operator, Untold
+from migrator.verify.api import ROOTS, Absent, Exists, Function, NpuApi, Operator, Untold
 from migrator.verify.modules import Module, is_none
 from migrator.verify.report import Finding, Note
 from migrator.verify.scopes import Scope, dotted
@@ -104,13 +104,13 @@ class CallChecker:
         module: Module,
         call: ast.Call,
         path: str,
-        answer: Operator | Callable | Exists | Untold,
+        answer: Operator | Function | Exists | Untold,
     ) -> None:
         self.calls += 1
         if isinstance(answer, Operator):
             nearest, bound = schema.bind_overloads(answer.schemas, call)
             self._problems(module, call, path, bound, nearest.text)
-        elif isinstance(answer, Callable):
+        elif isinstance(answer, Function):
             attempts = [bind(signature, call) for signature in answer.signatures]
             bound = min(attempts, key=lambda b: len(b.problems))
             self._problems(module, call, path, bound, answer.expected)
@@ -154,7 +154,7 @@ class CallChecker:
 
     def _absent(self, module: Module, node: ast.AST, answer: Absent) -> None:
         near = [self.api.answer(f"{answer.owner}.{n}") for n in answer.near]
-        texts = [a.expected for a in near if isinstance(a, Operator | Callable)]
+        texts = [a.expected for a in near if isinstance(a, Operator | Function)]
         hint = ""
         if answer.near:
             hint = "; nearest: " + ", ".join(f"`{n}`" for n in answer.near)

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from migrator.verify import wheel as wheels
-from migrator.verify.api import Absent, Callable, Exists, NpuApi, Operator, Untold
+from migrator.verify.api import Absent, Exists, Function, NpuApi, Operator, Untold
 from migrator.verify.wheel import Choice, WheelError, choose, read_contents, torch_pin
 from tests.verify.conftest import make_wheel
 
@@ -147,7 +147,7 @@ def api(wheel: Path) -> NpuApi:
         ("torch_npu.atb.npu_rings", Absent, ("npu_ring",)),
         ("torch_npu._npu_write_cache", Operator, None),
         ("torch_npu.print_tensor", Operator, None),
-        ("torch_npu.erase", Callable, "erase_memory(tensor, *, keep=False)"),
+        ("torch_npu.erase", Function, "erase_memory(tensor, *, keep=False)"),
         ("torch_npu.int4", Exists, None),
         ("torch_npu.int5", Absent, ("int4",)),
         ("torch_npu.Format", Exists, None),
@@ -156,14 +156,14 @@ def api(wheel: Path) -> NpuApi:
         ("torch_npu._C._weak_ref", Exists, None),
         ("torch_npu._C._weak_refs", Absent, ("_weak_ref",)),
         ("torch_npu._C._weak_ref.attribute", Untold, None),
-        ("torch.npu.mem_get_info", Callable, "mem_get_info(device=None)"),
-        ("torch_npu.npu.mem_get_info", Callable, "mem_get_info(device=None)"),
+        ("torch.npu.mem_get_info", Function, "mem_get_info(device=None)"),
+        ("torch_npu.npu.mem_get_info", Function, "mem_get_info(device=None)"),
         ("torch.npu.erase_memory", Absent, ()),
-        ("torch.npu.memory.erase_memory", Callable, None),
+        ("torch.npu.memory.erase_memory", Function, None),
         ("torch.npu.synchronise", Absent, ("synchronize",)),
         ("torch.npu.Event", Exists, None),
         ("torch.npu.Graph", Exists, None),
-        ("torch.npu.streams.Graph", Callable, "Graph(pool=None)"),
+        ("torch.npu.streams.Graph", Function, "Graph(pool=None)"),
         ("torch.npu.FloatStorage", Exists, None),
         ("torch.npu.lazy_part", Exists, None),
         ("torch.npu.lazy_parts", Absent, ()),
@@ -172,7 +172,7 @@ def api(wheel: Path) -> NpuApi:
 def test_what_a_path_means(api: NpuApi, path: str, kind: type, detail: object) -> None:
     answer = api.answer(path)
     assert isinstance(answer, kind), answer
-    if isinstance(answer, Operator | Callable) and detail is not None:
+    if isinstance(answer, Operator | Function) and detail is not None:
         assert answer.expected == detail
     if isinstance(answer, Absent):
         assert answer.near == detail
@@ -231,7 +231,7 @@ def test_a_real_wheel_gives_the_functions_of_torch_npu(real: NpuApi) -> None:
         "manual_seed_all reset_peak_memory_stats get_device_properties get_device_name "
         "current_stream default_stream stream set_stream graph graph_pool_handle"
     ).split():
-        assert isinstance(real.answer(f"torch.npu.{name}"), Callable), name
+        assert isinstance(real.answer(f"torch.npu.{name}"), Function), name
     for name in ("NPUGraph", "Event", "Stream", "FloatStorage", "amp", "streams"):
         assert isinstance(real.answer(f"torch.npu.{name}"), Exists), name
     for name in ("_weak_ref_tensor", "_npu_synchronize", "_distributed_c10d"):
