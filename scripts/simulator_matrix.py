@@ -124,7 +124,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("versions", nargs="*", metavar="VERSION", help="torch_npu releases")
-    parser.add_argument("--work", type=Path, help="where the environments go (default: temporary)")
+    parser.add_argument(
+        "--work", type=Path, help="where environments go [default: a new directory]"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the environments there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,7 @@ _ENV = click.option(
     "env",
     type=click.Path(exists=True, path_type=Path),
     metavar="DIR",
-    help="Virtual environment that holds torch and torch_npu (default: the one this tool runs in).",
+    help="Virtual environment that holds torch and torch_npu [default: this tool's own].",
 )
 
 
@@ -61,9 +61,9 @@ def install(env: Path | None) -> None:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @_ENV
-@click.option("--devices", type=int, metavar="N", help="Number of NPUs (default: 1).")
-@click.option("--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB (default: 4GiB).")
-@click.option("--soc", metavar="NAME", help="Chip, such as Ascend910B1, which is the default.")
+@click.option("--devices", type=int, metavar="N", help="Number of NPUs [default: 1].")
+@click.option("--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB [default: 4GiB].")
+@click.option("--soc", metavar="NAME", help="Chip, such as Ascend910B4 [default: Ascend910B1].")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
 @common.command
 def run(

@@ -28,7 +28,7 @@ from migrator.words import counted
 @click.option(
     "--torch-npu",
     metavar="VERSION",
-    help="torch_npu release to bind calls to; by default the newest for the tree's torch pin.",
+    help="torch_npu release to bind calls to [default: the newest for the tree's torch pin].",
 )
 @click.option(
     "--torch-npu-wheel",

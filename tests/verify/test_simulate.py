@@ -11,6 +11,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
 
 from migrator.verify import simulate
@@ -971,6 +973,21 @@ def test_the_command_checks_its_options(run_cli: RunCli, emitted: Path) -> None:
     outcome = run_cli("verify", emitted, "--simulate", "--env", emitted)
     assert outcome.code == 2
     assert "no bin/python in it" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [("models", {*models.MODELS, *models.ALIASES}), ("modes", {*simulate.MODES})],
+)
+def test_help_names_every_model_and_mode(option: str, known: set[str]) -> None:
+    """The help spells them out, because what defines them is slow to load."""
+    from migrator.cli.verify import command
+
+    (text,) = (p.help for p in command.params if isinstance(p, click.Option) and p.name == option)
+    listed = re.sub(
+        r"\(.*?\)", "", (text or "").partition("comma separated: ")[2].partition(".")[0]
+    )
+    assert {name.strip() for name in listed.split(",")} == known
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
