@@ -82,7 +82,7 @@ def command(
     known = common.settings(Path.cwd())
     tense = Tense.WOULD if dry_run else Tense.PAST
     plan = common.plan_for(source.tree, known, tense, planning)
-    output_format = output_format or known.get("format", "text")
+    output_format = common.format_of(output_format, known)
     common.refuse_missing(plan)
     if dry_run:
         print_patch(plan, emitted_files(plan), output_format)

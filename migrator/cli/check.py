@@ -52,7 +52,7 @@ def command(
         raise click.UsageError(f"unexpected argument {more[0]}; to compare releases: --against")
     source = open_source(tree)
     known = common.settings(Path.cwd())
-    output_format = output_format or known.get("format", "text")
+    output_format = common.format_of(output_format, known)
     if against:
         names = [name for text in (*against, *more) for name in text.split(",") if name]
         others = [open_source(_spelled_out(name)) for name in names]
@@ -70,10 +70,10 @@ def command(
 
         labels = _labels(sources, [*names, tree])
         columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]
-        _compare(columns, output_format or "text", quiet=planning.quiet, verbose=planning.verbose)
+        _compare(columns, output_format, quiet=planning.quiet, verbose=planning.verbose)
     tense = Tense.PENDING
     plan = common.plan_for(source.tree, known, tense, planning)
-    text = render(plan, output_format or "text", tense)
+    text = render(plan, output_format, tense)
     if text is not None:
         click.echo(text, nl=False)
     common.refuse_missing(plan)

@@ -153,6 +153,11 @@ def format_option(function: F) -> F:
     )(function)
 
 
+def format_of(given: str | None, known: Mapping[str, Any]) -> str:
+    """The format to print in: what `--format` says, else the setting."""
+    return given or str(known.get("format", "text"))
+
+
 def settings(start: Path) -> dict[str, Any]:
     """`[tool.vllm-npu-migrate]` of the nearest pyproject.toml at or above `start`.
 

@@ -58,7 +58,7 @@ def command(
     found = survey(tree, rules, older=older, jobs=common.processes(planning, known))
     every = planning.verbose or "all" in show
     grades = set(Grade) if every else {Grade(name) for name in show}
-    text = render(found, output_format or known.get("format", "text"), grades)
+    text = render(found, common.format_of(output_format, known), grades)
     click.echo(text, nl=False)
     new = older is not None and any(item.grade is Grade.REACHABLE for item in found.items)
     sys.exit(common.PENDING if new else common.DONE)
