@@ -118,9 +118,11 @@ process or device memory is left behind. `serve` is `vllm serve`, asked through 
 answers in one piece, streamed, and several at once; `serve-dp2` has two engines (data parallel),
 over which the experts are spread. `install` builds a wheel with
 `VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
-soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode) and wants a clear
-error of each. A run in one process also asks some functions of vLLM directly: kernels that layers
-do not go through, the current stream, the default backend of process groups, `transfer_to_npu`.
+soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode, speculative
+decoding) and wants a clear error of each. Where transformers lets the release load a tokenizer, a
+structured output has to be one of the answers that it was given to choose from. A run in one
+process also asks some functions of vLLM directly: kernels that layers do not go through, the
+current stream, the default backend of process groups, `transfer_to_npu`.
 
 The device's attention takes float16 and bfloat16 only, so the simulator is told to let float32
 pass, but not in `bfloat16` and `nz` (linear weights in FRACTAL_NZ). There the tokens are near if no

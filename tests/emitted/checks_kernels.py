@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -58,3 +59,25 @@ def check_context_parallelism_is_refused() -> None:
     except NotImplementedError as error:
         refused = str(error)
     assert "context parallelism" in refused
+
+
+def check_tokens_that_a_bitmask_forbids() -> None:
+    # 70 tokens in three words; the second row allows all, as rows without a grammar do.
+    allowed = {0, 31, 32, 63, 69}
+    bitmask = np.full((2, 3), -1, dtype=np.int32)
+    for word in range(3):
+        bits = [token - 32 * word in range(32) and 1 << token - 32 * word for token in allowed]
+        bitmask[0, word] = np.array(sum(bits), dtype=np.uint32).astype(np.int32)
+    logits = torch.arange(140, dtype=torch.float32).reshape(2, 70)
+    kept = logits.clone()
+    kernels().apply_token_bitmask(logits, bitmask)
+    assert {token for token in range(70) if logits[0, token] == kept[0, token]} == allowed
+    assert set(logits[0].tolist()) - set(kept[0].tolist()) == {float("-inf")}
+    assert torch.equal(logits[1], kept[1])
+
+
+def check_tokens_without_a_bit_are_allowed() -> None:
+    logits = torch.zeros(1, 40, dtype=torch.bfloat16)
+    kernels().apply_token_bitmask(logits, np.zeros((1, 1), dtype=np.int32))
+    assert logits[0, :32].eq(float("-inf")).all()
+    assert logits[0, 32:].eq(0).all()

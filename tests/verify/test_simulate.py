@@ -379,9 +379,19 @@ def other_runner(r: FakeRunner) -> None:
     r.record["takes_v2_runner"] = True
 
 
+def no_structure(r: FakeRunner) -> None:
+    r.record.update(tokenizer=True, structured=["yes", "maybe"])
+
+
+def structure_missed(r: FakeRunner) -> None:
+    r.record.update(tokenizer=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
+        (no_structure, "structured outputs are ['yes', 'maybe'], not yes or no"),
+        (structure_missed, "structured outputs are None, not yes or no"),
         (spoil_token, "again, prompt 1: token 3 is 2028, the reference has 2027"),
         (spoil_length, "fresh, prompt 0: 23 tokens, the reference has 24"),
         (spoil_penalties, "penalties, prompt 0: token 0 is 0, the reference has 3000"),

@@ -128,6 +128,8 @@ def judge(
     error = record.get("transferred", 0.0)
     if isinstance(error, str) or not error < KERNEL_ERROR:
         problems.append(f"_custom_ops.apply_repetition_penalties under transfer_to_npu: {error}")
+    if record.get("tokenizer") and not structured(record.get("structured", ())):
+        problems.append(f"structured outputs are {record.get('structured')}, not yes or no")
     if not record.get("follows_streams", True):
         problems.append("vLLM's current_stream() does not follow torch.npu.stream()")
     if record.get("takes_v2_runner", False):
@@ -137,6 +139,11 @@ def judge(
             lost = seen["total"] - seen["free"]
             problems.append(f"device {device}: {lost} bytes are not given back after the end")
     return paths, equal, problems
+
+
+def structured(answers: Sequence[str]) -> bool:
+    """Whether there are answers, all of them ones that the grammar of the engine program allows."""
+    return bool(answers) and set(answers) <= {"yes", "no"}
 
 
 def differences(reference: dict[str, Any], phases: dict[str, Any]) -> Iterator[str]:

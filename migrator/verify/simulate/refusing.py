@@ -55,6 +55,17 @@ CASES = (
     Case("float32", "takes float16 and bfloat16, not float32", engine={"dtype": "float32"}),
     Case("block size", "--block-size must be a multiple of 128", engine={"block_size": 64}),
     Case("sleep mode", "leep mode is not supported", engine={"enable_sleep_mode": True}),
+    Case(
+        "speculative decoding",
+        "NPU: speculative decoding accepts drafts in Triton kernels",
+        engine={
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 2,
+                "prompt_lookup_max": 2,
+            }
+        },
+    ),
     Case("head size", "needs a head size", {**_LLAMA, "head_dim": 72}),
     Case(
         "ALiBi",

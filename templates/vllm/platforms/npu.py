@@ -198,6 +198,11 @@ class NPUPlatform(Platform):
                 "NPU: attention takes float16 and bfloat16, not float32. Use "
                 "--dtype bfloat16."
             )
+        if vllm_config.speculative_config is not None:
+            raise ValueError(
+                "NPU: speculative decoding accepts drafts in Triton kernels, which no "
+                "NPU runs. Leave --speculative-config out."
+            )
         if vllm_config.cache_config is not None:
             _set_block_size(vllm_config.cache_config)
         _set_compilation_policy(vllm_config)

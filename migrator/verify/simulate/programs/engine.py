@@ -98,6 +98,31 @@ def run(job: dict[str, Any], llm: Any, record: Record) -> None:
     phase("drawn", job["fresh"], temperature=0.9, top_k=5, logprobs=5)
 
 
+CHOICES = ("yes", "no")
+
+
+def structured(llm: Any, record: Record) -> None:
+    """Let a grammar leave two answers, in a batch with a request that has none."""
+    from vllm import SamplingParams, sampling_params
+
+    # 0.11.0 has both; the older name is deprecated there.
+    asked = getattr(sampling_params, "StructuredOutputsParams", None)
+    if asked is not None:
+        grammar = {"structured_outputs": asked(choice=list(CHOICES))}
+    else:
+        grammar = {"guided_decoding": sampling_params.GuidedDecodingParams(choice=list(CHOICES))}
+    parameters = [
+        SamplingParams(max_tokens=8, temperature=temperature, seed=1, **settings)
+        for temperature, settings in ((0, grammar), (0, {}), (1.0, grammar))
+    ]
+    results = llm.generate(
+        [{"prompt_token_ids": [1, 2, 3 + number]} for number in range(len(parameters))],
+        parameters,
+        use_tqdm=False,
+    )
+    record.save(structured=[results[0].outputs[0].text, results[2].outputs[0].text])
+
+
 def release(llm: Any) -> None:
     """Shut the engine down as the end of a program does."""
     engine = getattr(llm, "llm_engine", None)
@@ -308,6 +333,8 @@ def main(job: dict[str, Any]) -> None:
         import_seconds=imported - started, load_seconds=loaded - imported, tokenizer=tokenizer
     )
     run(job, llm, record)
+    if tokenizer:
+        structured(llm, record)
     if not job["workers_are_children"]:
         record.save(runners=runners())
     config = llm.llm_engine.vllm_config

@@ -4,6 +4,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -43,3 +44,17 @@ def compute_slot_mapping(
     blocks = block_table.block_table.gpu[requests, positions // block_size]
     slots[:num_tokens] = blocks.to(slots.dtype) * block_size + positions % block_size
     slots[num_tokens:].fill_(PAD_SLOT_ID)
+
+
+def apply_token_bitmask(logits: torch.Tensor, bitmask: np.ndarray) -> None:
+    """Forbid tokens, like xgrammar's `apply_token_bitmask_inplace`.
+
+    Args:
+        logits: [num_rows, vocab_size], -inf is written where a token is forbidden.
+        bitmask: [num_rows, num_words] int32, on the host: bit i of word w allows
+            token 32 * w + i. Tokens that it has no bit for are allowed.
+    """
+    bits = np.unpackbits(bitmask.view(np.uint8), axis=-1, bitorder="little")
+    vocab_size = min(logits.shape[-1], bits.shape[-1])
+    forbidden = torch.from_numpy(bits[:, :vocab_size] == 0).to(logits.device)
+    logits[:, :vocab_size].masked_fill_(forbidden, float("-inf"))
