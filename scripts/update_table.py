@@ -27,6 +27,7 @@ from pathlib import Path
 
 from tool import ROOT, command, digest
 
+from migrator.plugin.runtime.patching import first_line
 from migrator.sources import fetch
 from migrator.update.lines import has_markers
 
@@ -157,9 +158,9 @@ def _insert(lines: list[str], where: str, name: str, mark: str) -> None:
     body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
     indent = " " * body[0].col_offset
     if where == "first":
-        lines.insert(_first_line(body[0]) - 1, f"{indent}{mark} = 1")
+        lines.insert(first_line(body[0]) - 1, f"{indent}{mark} = 1")
     elif where == "last":
-        lines.insert(_first_line(body[-1]) - 1, f"{indent}{mark} = 1")
+        lines.insert(first_line(body[-1]) - 1, f"{indent}{mark} = 1")
     elif where == "comment":
         simple = [s for s in body if s.lineno == s.end_lineno] or [
             s
@@ -174,11 +175,6 @@ def _insert(lines: list[str], where: str, name: str, mark: str) -> None:
         lines[node.end_lineno or 0 : node.end_lineno or 0] = new if indent else ["", *new, ""]
     else:
         raise ValueError(where)
-
-
-def _first_line(statement: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
-    return min([statement.lineno, *(d.lineno for d in decorators)])
 
 
 Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

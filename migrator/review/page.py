@@ -27,6 +27,7 @@ from migrator.review.model import (
 )
 from migrator.review.treemap import Box, divide
 from migrator.tree import VLLM, digest
+from migrator.words import counted
 
 MORE = 15
 """Unchanged lines that can be opened above and below a hunk."""
@@ -442,7 +443,7 @@ class _Body:
 
     def _more(self, start: int, stop: int, new: Mapping[int, Any], where: str) -> Iterator[str]:
         count = stop - start
-        yield f'<details class="more {where}"><summary>{count} line{"s"[: count != 1]} {where}'
+        yield f'<details class="more {where}"><summary>{counted(count, "line")} {where}'
         yield '</summary><div class="code one">'
         for index in range(start, stop):
             yield self._line("div", "n", self.new.text, index, new[index], ())

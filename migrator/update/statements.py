@@ -189,14 +189,14 @@ class _Cutter:
 
     def header(self, body: Sequence[ast.stmt], key: str) -> None:
         """Cut what comes before a body, up to the comments above its first statement."""
-        stop = _start(body[0])
+        stop = first_line(body[0])
         while stop > self.first + self.at + 1 and self._is_empty(stop - 1):
             stop -= 1
         self.cut(stop, key)
 
     def _opens(self, body: Sequence[ast.stmt]) -> bool:
         """Does a body begin on a line of its own?"""
-        line = self.lines[_start(body[0]) - self.first]
+        line = self.lines[first_line(body[0]) - self.first]
         indent = len(line) - len(line.lstrip(b" \t"))
         return indent == min(body[0].col_offset, len(line)) or line.lstrip().startswith(b"@")
 
@@ -208,7 +208,7 @@ class _Cutter:
         return not text or text.startswith(b"#")
 
 
-def _start(statement: ast.stmt) -> int:
+def first_line(statement: ast.stmt) -> int:
     """Number of a statement's first line, from 0 on; its decorators belong to it."""
     decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
     return min([statement.lineno, *(d.lineno for d in decorators)]) - 1

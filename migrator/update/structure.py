@@ -30,7 +30,7 @@ from migrator.update.lines import (
     join,
     merge_lines,
 )
-from migrator.update.statements import merge_statement
+from migrator.update.statements import first_line, merge_statement
 
 RENAMED = 0.6
 """Share of a definition's lines that has to be the same for it to count as renamed."""
@@ -127,7 +127,7 @@ def _blocks(body: Sequence[ast.stmt], lines: Lines, start: int, stop: int) -> li
     blocks: list[Block] = []
     groups: list[tuple[int, int, list[ast.stmt]]] = []
     for statement in body:
-        first, last = _first_line(statement), statement.end_lineno or statement.lineno
+        first, last = first_line(statement), statement.end_lineno or statement.lineno
         if groups and first < groups[-1][1]:
             old_first, old_last, those = groups[-1]
             groups[-1] = (old_first, max(old_last, last), [*those, statement])
@@ -148,12 +148,6 @@ def _blocks(body: Sequence[ast.stmt], lines: Lines, start: int, stop: int) -> li
     if at < stop:
         blocks.append(Block(("end",), lines[at:stop], None, at))
     return blocks
-
-
-def _first_line(statement: ast.stmt) -> int:
-    """Number of a statement's first line, from 0 on; its decorators belong to it."""
-    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
-    return min([statement.lineno, *(d.lineno for d in decorators)]) - 1
 
 
 def _is_deeper_comment(line: bytes, indent: int) -> bool:
@@ -390,17 +384,17 @@ def _function_parts(block: Block) -> tuple[Lines, Lines, Lines]:
     last = first
     if ast.get_docstring(statement, clean=False) is not None:
         last = (statement.body[0].end_lineno or 0) - block.first
-        if len(statement.body) > 1 and _first_line(statement.body[1]) - block.first < last:
+        if len(statement.body) > 1 and first_line(statement.body[1]) - block.first < last:
             last = first
     return block.lines[:first], block.lines[first:last], block.lines[last:]
 
 
 def _body_start(block: Block, statement: _WithBody) -> int | None:
     """Where in a block the body begins; None where that is on the header's line."""
-    first = _first_line(statement.body[0]) - block.first
+    first = first_line(statement.body[0]) - block.first
     while first > 0 and _is_blank_or_comment(block.lines[first - 1]):
         first -= 1
-    return first if first > _first_line(statement) - block.first else None
+    return first if first > first_line(statement) - block.first else None
 
 
 def _open(block: Block) -> tuple[Lines, list[Block]]:
@@ -438,7 +432,7 @@ def _merge_names(
     for block in blocks:
         statement = block.statement
         assert isinstance(statement, ast.ImportFrom)
-        first = _first_line(statement) - block.first
+        first = first_line(statement) - block.first
         lines = block.lines[first:]
         if any(b"#" in line or b"\\" in line or b";" in line for line in lines):
             return None
