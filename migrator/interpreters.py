@@ -26,5 +26,6 @@ def interpreter(env: Path | None) -> Path:
         if place.is_file():
             return Path(os.path.abspath(place))
     raise MigrateError(
-        f"{env} is not a Python environment: there is no bin/python in it; name a virtual one"
+        f"{env} is not a Python environment: there is no bin/python in it; name a virtual "
+        "environment"
     )

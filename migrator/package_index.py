@@ -82,7 +82,7 @@ def fetch(requirement: str, directory: Path, *, source_only: bool = False) -> Pa
             near = _near(finder, name, requirement.rpartition("=")[2])
             raise MigrateError(
                 f"the package index has no {kind} of {requirement}"
-                + (f"; near it are {', '.join(near)}" if near else "; is its version right?")
+                + (f"; take another, such as {', '.join(near)}" if near else "")
             )
         return finder.download(best.link, directory)
     except MigrateError:
@@ -95,6 +95,8 @@ def fetch(requirement: str, directory: Path, *, source_only: bool = False) -> Pa
 
 
 def _near(finder: PackageFinder, name: str, version: str) -> list[str]:
+    """The newest releases of the same X.Y, or the newest of all where there is none of these."""
     wanted = Version(version).release[:2]
-    versions = {Version(p.version) for p in finder.find_all_packages(name) if p.version}
-    return [str(v) for v in sorted(versions) if v.release[:2] == wanted][-4:]
+    versions = sorted({Version(p.version) for p in finder.find_all_packages(name) if p.version})
+    near = [version for version in versions if version.release[:2] == wanted]
+    return [str(version) for version in (near or versions)[-4:]]
