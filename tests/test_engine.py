@@ -178,9 +178,13 @@ def test_encodings(encoding: str) -> None:
     assert result.after == after.encode(encoding)
 
 
-def test_bytes_that_libcst_would_change_are_kept() -> None:
+@pytest.mark.parametrize(
+    ("sign", "other"),
+    [(b"\x81\xe6", b"\x87\x9a"), (b"\xfa\x5c", b"\xed\x40")],
+    ids=["less", "more"],
+)
+def test_bytes_that_libcst_would_change_are_kept(sign: bytes, other: bytes) -> None:
     """Shift JIS has two codes for some signs; a file with the other code would not come back."""
-    sign, other = b"\x81\xe6", b"\x87\x9a"
     assert sign.decode("cp932") == other.decode("cp932")
     coding = b"# coding: cp932\n"
     assert migrate(coding + GUARD + b"# " + sign + b"\n").after == (
