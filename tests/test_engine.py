@@ -179,14 +179,13 @@ def test_encodings(encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sign", "other"),
-    [(b"\x81\xe6", b"\x87\x9a"), (b"\xfa\x5c", b"\xed\x40")],
-    ids=["less", "more"],
+    ("encoding", "sign", "other"),
+    [("cp932", b"\x81\xe6", b"\x87\x9a"), ("big5", b"\xa2\x41", b"\xa1\xfe")],
 )
-def test_bytes_that_libcst_would_change_are_kept(sign: bytes, other: bytes) -> None:
-    """Shift JIS has two codes for some signs; a file with the other code would not come back."""
-    assert sign.decode("cp932") == other.decode("cp932")
-    coding = b"# coding: cp932\n"
+def test_bytes_that_libcst_would_change_are_kept(encoding: str, sign: bytes, other: bytes) -> None:
+    """These have two codes for some signs; a file with the other code would not come back."""
+    assert sign.decode(encoding) == other.decode(encoding)
+    coding = f"# coding: {encoding}\n".encode()
     assert migrate(coding + GUARD + b"# " + sign + b"\n").after == (
         coding + MIGRATED + b"# " + sign + b"\n"
     )

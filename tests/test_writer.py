@@ -644,12 +644,14 @@ def test_what_is_placed_and_changed_one_after_another(tmp_path: Path) -> None:
         writer.Removal("gone"),
         FileChange("bin/tool", b"old", b"new"),
         FileChange("bin/more", None, b"more", 0o755),
+        FileChange("deep/er/new", None, b"new"),
     ]
     writer.change_in_place(root, changes)
     assert snapshot(root) == {
         "a": (0o644, b"a"),
         "bin/tool": (0o750, b"new"),
         "bin/more": (0o755, b"more"),
+        "deep/er/new": (0o644, b"new"),
     }
 
 
