@@ -242,14 +242,29 @@ def statements(code: str, module: cst.Module) -> Sequence[cst.BaseStatement]:
     """Parse source text at indentation zero into statements that take `module`'s conventions."""
     # The ends of lines inside of a string are text that LibCST would not change.
     code = code.replace("\n", module.default_newline)
-    # What is written with four spaces takes the module's indentation, unless that has a form feed:
-    # from there Python counts columns anew, so it cannot be repeated.
-    default = "  " if "\f" in module.default_indent else "    "
     config = cst.PartialParserConfig(
-        encoding=module.encoding, default_indent=default, default_newline=module.default_newline
+        encoding=module.encoding, default_newline=module.default_newline
     )
     parsed = cst.parse_module(code, config=config)
+    # A block without an indentation of its own takes the module's. Not one with a form feed: from
+    # there Python counts columns anew, so it cannot be repeated.
+    if "\f" in module.default_indent:
+        parsed = parsed.visit(_KeepIndent(parsed.default_indent))
     first, *rest = parsed.body
     # Comments above the first statement are the parsed module's header, not the statement's.
     lines = [*parsed.header, *getattr(first, "leading_lines", ())]
     return [first.with_changes(leading_lines=lines), *rest]
+
+
+class _KeepIndent(cst.CSTTransformer):
+    """Writes into each block the indentation that it has by default."""
+
+    def __init__(self, indent: str) -> None:
+        super().__init__()
+        self._indent = indent
+
+    def leave_IndentedBlock(
+        self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock
+    ) -> cst.IndentedBlock:
+        indent = self._indent if original_node.indent is None else original_node.indent
+        return updated_node.with_changes(indent=indent)

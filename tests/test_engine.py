@@ -317,6 +317,16 @@ def test_inserted_statements_take_the_line_ends_and_indentation_of_their_file() 
     assert result.after == source.replace(b"\t\tb = 2", inserted + b"\t\tb = 2")
 
 
+def test_inserted_statements_do_not_repeat_form_feeds() -> None:
+    """A file may indent with form feeds; from each Python counts columns anew."""
+    source = b"def f():\n\f\f  pass\ndef g():\n b = 2\n"
+    result = migrate(
+        source, [insert("NPU901", "b = 2", "if c:\n    if d:\n        e()\n", "before")]
+    )
+    inserted = b" if c:\n     if d:\n         e()\n"
+    assert result.after == source.replace(b" b = 2", inserted + b" b = 2")
+
+
 def test_a_statement_beside_one_on_its_headers_line() -> None:
     rule = Custom(
         "NPU901",
