@@ -263,7 +263,7 @@ class _KeepIndent(cst.CSTTransformer):
         super().__init__()
         self._indent = indent
 
-    def leave_IndentedBlock(
+    def leave_IndentedBlock(  # noqa: N802 - the name that LibCST looks for
         self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock
     ) -> cst.IndentedBlock:
         indent = self._indent if original_node.indent is None else original_node.indent
