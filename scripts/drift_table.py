@@ -11,6 +11,7 @@ became of the definition as its first candidate. The command's exit code is 1 wh
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,12 @@ def table(found: Sequence[Row]) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    help_text = f"print the table of these only [default: write that of {', '.join(RELEASES)}]"
+    parser.add_argument("releases", nargs="*", metavar="RELEASE", help=help_text)
+    asked = parser.parse_args(arguments).releases
     found: list[Row] = []
-    for release in arguments or RELEASES:
+    for release in asked or RELEASES:
         for row in rows(release):
             found.append(row)
             if row.problem is not None:
@@ -95,7 +100,7 @@ def main(arguments: list[str]) -> int:
                 )
         print(f"{release}: {sum(r.release == release for r in found)} drifts", file=sys.stderr)
     text = table(found)
-    if arguments:
+    if asked:
         print(text, end="")
     else:
         PAGE.write_text(text, encoding="utf-8")

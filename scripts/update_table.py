@@ -12,6 +12,7 @@ any of that fails.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import hashlib
 import json
@@ -376,7 +377,13 @@ def _cell(kind: str, outcome: Outcome) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    asked = [tuple(arguments)] if arguments else UPGRADES
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    help_text = "print the table of this upgrade only [default: write that of all]"
+    parser.add_argument("upgrade", nargs="*", metavar="OLD NEW", help=help_text)
+    upgrade_asked = parser.parse_args(arguments).upgrade
+    if len(upgrade_asked) not in (0, 2):
+        parser.error("an upgrade is two releases, OLD and NEW")
+    asked = [tuple(upgrade_asked)] if upgrade_asked else UPGRADES
     outcomes = []
     for old, new in asked:
         with tempfile.TemporaryDirectory() as scratch:
@@ -390,7 +397,7 @@ def main(arguments: list[str]) -> int:
             flush=True,
         )
     text = table(outcomes)
-    if arguments:
+    if upgrade_asked:
         print(text, end="")
     else:
         TABLE.write_text(text, encoding="utf-8")
