@@ -85,8 +85,8 @@ MUTANTS = """\
 
 {table}
 Changes in annotations of functions are not counted, since nothing evaluates them, and of the
-others that a binary operator can become one is drawn for each place. Where not all mutants were
-tried, those that were are a sample drawn by the seed.
+others that a binary operator can become one is drawn for each place. A few make no Python, and are
+not tried; where many are not, those that are tried are a sample drawn by the seed.
 
 {survivors}
 """
@@ -146,7 +146,8 @@ def _mutants(results: dict[str, Any], looked_at: dict[str, str]) -> str:
         for s in r["survivors"]:
             what = looked_at.get(f"{s['before']} -> {s['after']}", "not looked at")
             change = f"`{_cell(s['before'])}` becomes `{_cell(s['after'])}`"
-            survivors.append(f"| {name}, `{s['definition']}` | {change} | {_cell(what)} |")
+            where = f"`{s['definition']}`" if s["definition"] else f"line {s['line']}"
+            survivors.append(f"| {name}, {where} | {change} | {_cell(what)} |")
     if len(survivors) == 2:
         survivors = ["No mutant survived."]
     return MUTANTS.format(table="\n".join(lines) + "\n", survivors="\n".join(survivors) + "\n")
