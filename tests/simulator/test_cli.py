@@ -255,7 +255,7 @@ def test_an_environment_without_torch_is_named(tmp_path: Path) -> None:
     assert "MISSING  torch: not installed" in result.output
     result = CliRunner().invoke(command, ["install", "--env", str(tmp_path)])
     assert result.exit_code == 2
-    assert "is no Python environment" in result.output
+    assert "is not a Python environment" in result.output
 
 
 def test_a_missing_compiler_is_named(
