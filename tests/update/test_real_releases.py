@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "update_table.py"
 @pytest.fixture
 def update_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script that makes docs/updates.md, as a module."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # scripts import one another by name
     spec = importlib.util.spec_from_file_location("update_table", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
