@@ -73,3 +73,28 @@ def binds_platform(file: File, functions: Sequence[cst.FunctionDef]) -> bool:
         if isinstance(node, cst.ImportFrom)
     )
     return "current_platform" in file.imports.module_level and not shadowed
+
+
+def or_npu(
+    node: cst.CSTNode, space: cst.BaseParenthesizableWhitespace | None = None
+) -> cst.BooleanOperation:
+    """The condition `node`, or an NPU, in parentheses and over lines as the code around it.
+
+    Args:
+        node: a condition. If it is an `or` in parentheses, the test becomes its last part.
+        space: what stands before the operator beside a condition without parentheses.
+    """
+    assert isinstance(node, cst.BaseExpression)
+    test = cst.parse_expression(TEST)
+    broken = cst.ParenthesizedWhitespace
+    if isinstance(node, cst.BooleanOperation) and node.lpar:
+        around = (node.operator.whitespace_before, node.lpar[0].whitespace_after)
+        before = next((s for s in around if isinstance(s, broken)), cst.SimpleWhitespace(" "))
+        inner = node.with_changes(lpar=[], rpar=[])
+        return cst.BooleanOperation(inner, cst.Or(before), test, node.lpar, node.rpar)
+    if not isinstance(space, broken):
+        return cst.BooleanOperation(node, cst.Or(), test, [cst.LeftParen()], [cst.RightParen()])
+    deeper = space.with_changes(last_line=cst.SimpleWhitespace(space.last_line.value + "    "))
+    return cst.BooleanOperation(
+        node, cst.Or(deeper), test, [cst.LeftParen(deeper)], [cst.RightParen(space)]
+    )

@@ -21,6 +21,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
+from migrator.rules._platform_branch import or_npu
 
 _STATE = "vllm/distributed/parallel_state.py"
 _SITE = "GroupCoordinator.__init__"
@@ -129,20 +130,5 @@ class GroupCoordinator:
                         _SITE,
                         node,
                         "Dynamo takes collectives apart that are no custom operators",
-                        Replace(node.value, _or_npu),
+                        Replace(node.value, or_npu),
                     )
-
-
-def _or_npu(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.BooleanOperation)
-    operator = node.operator
-    if isinstance(operator.whitespace_before, cst.SimpleWhitespace):
-        below = cst.ParenthesizedWhitespace(indent=True, last_line=cst.SimpleWhitespace("    "))
-        operator = cst.Or(whitespace_before=below)
-    return cst.BooleanOperation(
-        node.with_changes(lpar=[], rpar=[]),
-        operator,
-        cst.parse_expression('current_platform.device_type == "npu"'),
-        lpar=node.lpar,
-        rpar=node.rpar,
-    )

@@ -22,7 +22,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
-from migrator.rules._platform_branch import TEST
+from migrator.rules._platform_branch import or_npu
 
 _UTILS = "vllm/v1/engine/utils.py"
 _SITE = "CoreEngineProcManager.__init__"
@@ -152,7 +152,7 @@ class CoreEngineProcManager:
                 _SITE,
                 node,
                 "the shared worker counts its device from the engine's place itself",
-                Replace(node.expression, partial(_or_npu, space=_line_break(place.parent))),
+                Replace(node.expression, partial(or_npu, space=_line_break(place.parent))),
             )
 
 
@@ -163,24 +163,3 @@ def _line_break(parent: cst.CSTNode) -> cst.BaseParenthesizableWhitespace:
     ):
         return parent.operator.whitespace_before
     return cst.SimpleWhitespace(" ")
-
-
-def _or_npu(node: cst.CSTNode, space: cst.BaseParenthesizableWhitespace) -> cst.CSTNode:
-    assert isinstance(node, cst.BaseExpression)
-    test = cst.parse_expression(TEST)
-    if isinstance(node, cst.BooleanOperation) and node.lpar:
-        opening = node.lpar[0].whitespace_after
-        operator = cst.Or() if isinstance(opening, cst.SimpleWhitespace) else cst.Or(opening)
-        return cst.BooleanOperation(
-            node.with_changes(lpar=[], rpar=[]), operator, test, node.lpar, node.rpar
-        )
-    if isinstance(space, cst.ParenthesizedWhitespace):
-        deeper = space.with_changes(last_line=cst.SimpleWhitespace(space.last_line.value + "    "))
-        return cst.BooleanOperation(
-            node,
-            cst.Or(whitespace_before=deeper),
-            test,
-            [cst.LeftParen(deeper)],
-            [cst.RightParen(space)],
-        )
-    return cst.BooleanOperation(node, cst.Or(), test, [cst.LeftParen()], [cst.RightParen()])
