@@ -29,9 +29,9 @@ from simulated_runs import (
     command,
     exit_on_sigterm,
     interpreter_for,
-    launcher,
     options,
     program_digest,
+    run_one,
     tree_digest,
 )
 
@@ -141,22 +141,8 @@ class Mutations:
     def _run(self, tree: Path, pair: Pair) -> simulate.Run:
         python = self.interpreter(pair)
         assert python is not None, "passes_whole says no without one"
-        others = {
-            "install": simulate.install,
-            "refusals": simulate.refusals,
-            "serve-dp2": simulate.serve,
-        }
-        own = others.get(pair[1])
-        how = simulate.Options(
-            tree=tree,
-            launcher=launcher(python),
-            models=() if pair[0] == "vllm" else simulate.select_models(pair[:1]),
-            modes=() if own else simulate.select_modes(pair[1:]),
-            work=self.state / "mutations" / "work",
-            timeout=TIMEOUT,
-            data_parallel=2 if pair[1] == "serve-dp2" else 1,
-        )
-        (run,) = (own or simulate.simulate)(how).runs
+        work = self.state / "mutations" / "work"
+        (run,) = run_one(*pair, tree, python, work, timeout=TIMEOUT).runs
         return run
 
     def judge(self, code: str) -> Outcome:

@@ -159,24 +159,11 @@ def urgency(job: Job) -> int:
 
 def make(state: State, job: Job, python: Path) -> simulate.Report:
     """Run one job."""
-    others = {"serve": simulate.serve, "serve-dp2": simulate.serve, "refusals": simulate.refusals}
-    source = fetch(job.release)
-    mode = job.mode
+    mode, source = job.mode, fetch(job.release)
     if mode == CHANGED.mode:
-        mode = "eager"
-        source = changed_source(state, job.release)
-    report = others.get(mode, simulate.simulate)(
-        simulate.Options(
-            tree=state.tree(job.release),
-            vllm=source,
-            launcher=in_tree.launcher(python),
-            models=() if job.model == "vllm" else simulate.select_models((job.model,)),
-            modes=() if mode in others else simulate.select_modes((mode,)),
-            work=state.folder / "work" / job.release,
-            timeout=in_tree.TIMEOUT,
-            data_parallel=2 if mode == "serve-dp2" else 1,
-        )
-    )
+        mode, source = "eager", changed_source(state, job.release)
+    work = state.folder / "work" / job.release
+    report = in_tree.run_one(job.model, mode, state.tree(job.release), python, work, vllm=source)
     if job.mode == CHANGED.mode:
         judge_refusal(report)
     return report

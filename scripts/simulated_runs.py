@@ -264,8 +264,17 @@ def launcher(python: Path) -> simulate.Launcher:
     return simulate.Launcher(run, python)
 
 
-def make(state: State, job: Job, python: Path) -> simulate.Report:
-    """Run one job."""
+def run_one(
+    model: str,
+    mode: str,
+    tree: Path,
+    python: Path,
+    work: Path,
+    *,
+    vllm: Path | None = None,
+    timeout: float = TIMEOUT,
+) -> simulate.Report:
+    """Run a model of the plan in a mode of the plan; `tree` is a plugin if there is `vllm`."""
     others = {
         "serve": simulate.serve,
         "serve-dp2": simulate.serve,
@@ -273,15 +282,22 @@ def make(state: State, job: Job, python: Path) -> simulate.Report:
         "refusals": simulate.refusals,
     }
     how = simulate.Options(
-        tree=state.tree(job.release),
+        tree=tree,
+        vllm=vllm,
         launcher=launcher(python),
-        models=() if job.model == "vllm" else simulate.select_models((job.model,)),
-        modes=() if job.mode in others else simulate.select_modes((job.mode,)),
-        work=state.folder / "work" / job.release,
-        data_parallel=2 if job.mode == "serve-dp2" else 1,
-        timeout=TIMEOUT,
+        models=() if model == "vllm" else simulate.select_models((model,)),
+        modes=() if mode in others else simulate.select_modes((mode,)),
+        work=work,
+        timeout=timeout,
+        data_parallel=2 if mode == "serve-dp2" else 1,
     )
-    return others.get(job.mode, simulate.simulate)(how)
+    return others.get(mode, simulate.simulate)(how)
+
+
+def make(state: State, job: Job, python: Path) -> simulate.Report:
+    """Run one job."""
+    work = state.folder / "work" / job.release
+    return run_one(job.model, job.mode, state.tree(job.release), python, work)
 
 
 def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
