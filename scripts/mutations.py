@@ -24,9 +24,7 @@ from pathlib import Path
 import msgspec
 from simulated_runs import (
     NO_ENV,
-    ROOT,
     Job,
-    command,
     exit_on_sigterm,
     interpreter_for,
     options,
@@ -34,6 +32,7 @@ from simulated_runs import (
     run_one,
     tree_digest,
 )
+from tool import ROOT, command
 
 from migrator.rules import all_rules
 from migrator.sources import fetch

@@ -27,7 +27,9 @@ from pathlib import Path
 
 import msgspec
 import simulated_runs as in_tree
-from simulated_runs import DEEP, ROOT, Job, Outcome, State
+from release_table import EVERY
+from simulated_runs import DEEP, Job, Outcome, State
+from tool import ROOT, command
 
 sys.path.insert(0, str(ROOT))
 
@@ -76,21 +78,11 @@ class Fit(msgspec.Struct):
     problem: str = ""
 
 
-def releases() -> list[str]:
-    """Every release that the table of releases has."""
-    text = (ROOT / "docs" / "releases.md").read_text(encoding="utf-8")
-    header = next(line for line in text.splitlines() if line.count("| 0.") > 3)
-    found = [cell.strip() for cell in header.split("|")]
-    return [cell for cell in found if cell.startswith("0.")]
-
-
 def emit(state: State, release: str) -> tuple[Path, str]:
     """The plugin of a release, and a key for what of it runs: its modules without comments."""
     target = state.tree(release)
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = in_tree.command(
-        "apply", "-q", "--force", "--layout", "plugin", fetch(release), "-o", target
-    )
+    done = command("apply", "-q", "--force", "--layout", "plugin", fetch(release), "-o", target)
     if done.returncode != 0:
         raise SystemExit(f"{release}: apply exits {done.returncode}: {done.stderr.strip()}")
     key = hashlib.sha256()
@@ -307,7 +299,7 @@ def paragraph(text: str) -> str:
 
 def read_fits(state: State) -> list[Fit]:
     """The table of releases as far as it was measured."""
-    files = {r: state.folder / "outcomes" / f"{r}-fit.json" for r in releases()}
+    files = {r: state.folder / "outcomes" / f"{r}-fit.json" for r in EVERY}
     return [
         msgspec.json.decode(file.read_bytes(), type=Fit)
         for file in files.values()
@@ -334,7 +326,7 @@ def main(arguments: list[str]) -> int:
     only = given.only
     good = True
     if given.table and not given.write_only:
-        for release in releases():
+        for release in EVERY:
             one = fit(state, release)
             good &= not one.problem
             print(f"{release}: {one.problem or f'{one.refused} functions refused'}", flush=True)

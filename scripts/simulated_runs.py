@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from pathlib import Path
 
 import msgspec
 import platformdirs
+from tool import ROOT, command
 
 from migrator.interpreters import interpreter
 from migrator.sources import fetch
@@ -35,7 +35,6 @@ from migrator.tree import LOG_NAME
 from migrator.verify import simulate
 from migrator.verify.simulate.report import Run, equality
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
@@ -227,16 +226,6 @@ def tree_digest(tree: Path) -> str:
     log = json.loads((tree / LOG_NAME).read_bytes())
     files = sorted((entry["path"], entry["after"] or "") for entry in log["files"])
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "migrator", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def emit(state: State, release: str) -> Static:
