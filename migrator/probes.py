@@ -8,12 +8,14 @@ attribute or a file of the tree, never at its version: backports and forks answe
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable
 
+from migrator.torch_npu_releases import SOURCES, image, match, pinned_torch
 from migrator.tree import Tree
 
 Probe = Callable[[Tree], bool]
+
+_TABLE = SOURCES["compatibility"]
 
 BACKEND_HOMES = ("vllm/v1/attention/backend.py", "vllm/attention/backends/abstract.py")
 COMMON_METADATA_HOMES = ("vllm/v1/attention/backend.py", "vllm/v1/attention/backends/utils.py")
@@ -136,17 +138,41 @@ PROBES: dict[str, Probe] = {
 
 
 def torch_npu_requirement(tree: Tree) -> str:
-    """The torch_npu that fits the torch which the tree pins for CUDA: the same X.Y, any patch.
+    """The torch_npu that fits the torch which the tree pins for CUDA.
 
-    torch_npu pins its torch itself. Not every patch release of torch has a torch_npu.
+    torch_npu pins its torch itself, and is made for a CANN: `cann_image` is of the same row. For a
+    torch that no table names, a torch_npu of the same X.Y is all that can be told.
     """
-    for path in ("requirements/cuda.txt", "requirements/build.txt", "requirements/build/cuda.txt"):
-        text = (tree.read(path) or b"").decode("utf-8", "replace")
-        pin = re.search(r"^torch\s*==\s*(\d+)\.(\d+)", text, re.MULTILINE)
-        if pin is not None:
-            return f"torch_npu ~= {pin[1]}.{pin[2]}.0"
-    return "torch_npu"
+    torch = pinned_torch(tree)
+    row = match(torch)
+    if row is not None:
+        return f"torch_npu == {row.torch_npu}"
+    if torch is None:
+        return f"# The tree pins no torch: which torch_npu fits is told by\n# {_TABLE}\ntorch_npu"
+    return (
+        f"# No torch_npu for torch {torch} was known when this was made, nor its CANN. See\n"
+        f"# {_TABLE}\n"
+        f"torch_npu ~= {torch}.0"
+    )
 
 
-VALUES: dict[str, Callable[[Tree], str]] = {torch_npu_requirement.__name__: torch_npu_requirement}
+def cann_image(tree: Tree) -> str:
+    """The image with the CANN that `torch_npu_requirement` was made for; none where none is known.
+
+    Docker refuses to build without one: which, has to be said by --build-arg.
+    """
+    row = match(pinned_torch(tree))
+    if row is not None:
+        return f"ARG CANN_IMAGE={image(row.cann)}"
+    return (
+        "# Which CANN goes with the torch_npu of requirements/npu.txt was not known when this\n"
+        f"# was made. See {_TABLE}\n"
+        "# and build with --build-arg CANN_IMAGE=quay.io/ascend/cann:TAG\n"
+        "ARG CANN_IMAGE"
+    )
+
+
+VALUES: dict[str, Callable[[Tree], str]] = {
+    value.__name__: value for value in (torch_npu_requirement, cann_image)
+}
 """What is read off a tree and written into a template, by the name that templates call it."""

@@ -41,7 +41,16 @@ DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
 OLD = {
     "0.10.0": ("llama",),
-    "0.11.0": ("serve", "serve-dp2", "graph", "tp2-graph", "full-graph", "gemma", "refusals"),
+    "0.11.0": (
+        "serve",
+        "serve-dp2",
+        "serve-ray-dp2",
+        "graph",
+        "tp2-graph",
+        "full-graph",
+        "gemma",
+        "refusals",
+    ),
 }
 """Release → modes and models that do not go with the newer environment, on any device."""
 EVERYWHERE = (
@@ -70,6 +79,9 @@ ALSO = (
     ("mixtral", "tp2"),
     ("llama", "tp2-graph"),
     ("qwen2", "tp2"),
+    ("llama", "ray-tp2"),
+    ("llama", "ray-pp2"),
+    ("mixtral", "serve-ray-dp2"),
 )
 TIMEOUT = 900.0
 
@@ -267,6 +279,7 @@ def run_one(
     others = {
         "serve": simulate.serve,
         "serve-dp2": simulate.serve,
+        "serve-ray-dp2": simulate.serve,
         "install": simulate.install,
         "refusals": simulate.refusals,
     }
@@ -278,7 +291,8 @@ def run_one(
         modes=() if mode in others else simulate.select_modes((mode,)),
         work=work,
         timeout=timeout,
-        data_parallel=2 if mode == "serve-dp2" else 1,
+        data_parallel=2 if mode in {"serve-dp2", "serve-ray-dp2"} else 1,
+        ray=mode == "serve-ray-dp2",
     )
     return others.get(mode, simulate.simulate)(how)
 

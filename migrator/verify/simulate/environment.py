@@ -25,6 +25,8 @@ NEEDED = ("torch", "torch_npu", "transformers", "tokenizers", "safetensors", "nu
 """Distributions without which nothing runs."""
 SERVING = ("openai", "fastapi", "uvicorn")
 """What `--serve` needs beside them."""
+RAY = ("ray",)
+"""What runs over Ray need; vLLM asks for it nowhere but for CUDA."""
 
 _PROBE = """
 import json, sys
@@ -155,13 +157,13 @@ class Versions:
     missing: tuple[str, ...]
 
 
-def check(python: Path, tree: EmittedTree, *, serve: bool) -> Versions:
+def check(python: Path, tree: EmittedTree, *, serve: bool, ray: bool = False) -> Versions:
     """What the environment has. Raises `SimulateError`, one line, if what is needed is not there.
 
     Requirements of the tree that are missing are no error: most are needed by features that the
     runs do not touch, and one environment serves many releases.
     """
-    needed = [*NEEDED, *(SERVING if serve else ())]
+    needed = [*NEEDED, *(SERVING if serve else ()), *(RAY if ray else ())]
     wanted = list(dict.fromkeys([*needed, *requirements(tree)]))
     settings = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     settings.pop("PYTHONPATH", None)
@@ -187,6 +189,11 @@ def check(python: Path, tree: EmittedTree, *, serve: bool) -> Versions:
     return Versions({name: v for name, v in found.items() if v is not None}, missing)
 
 
+def over_ray(program: Sequence[str]) -> list[str]:
+    """A Python program and its arguments, run beside a Ray cluster of its own."""
+    return [str(PROGRAMS / "ray_cluster.py"), *program]
+
+
 def metadata_folder(tree: EmittedTree, folder: Path) -> Path:
     """Installed metadata for the tree, which is not installed but on PYTHONPATH."""
     info = folder / f"vllm-{tree.release}+npu.dist-info"
@@ -204,7 +211,7 @@ def variables(
 
     Settings of the caller that would steer vLLM or the device are dropped.
     """
-    foreign = ("VLLM_", "ASCEND_", "HCCL_", "TORCH_NPU", "CUDA_", "TRANSFORMERS_", "HF_")
+    foreign = ("VLLM_", "ASCEND_", "HCCL_", "TORCH_NPU", "CUDA_", "TRANSFORMERS_", "HF_", "RAY_")
     names = dict(os.environ if base is None else base)
     kept = {name: value for name, value in names.items() if not name.startswith(foreign)}
     metadata = metadata_folder(tree, folder / "metadata")

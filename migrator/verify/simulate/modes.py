@@ -42,6 +42,8 @@ class Mode:
     collectives: tuple[tuple[str, ...], ...] = ()
     operators: tuple[tuple[str, ...], ...] = ()
     forbidden: tuple[str, ...] = ()
+    ray: bool = False
+    """Whether the workers, or the engines of a server, are actors of a Ray cluster."""
 
     @property
     def dtype(self) -> str:
@@ -49,6 +51,8 @@ class Mode:
         return str(self.engine.get("dtype", ENGINE["dtype"]))
 
 
+SET_FOR_WORKERS = {"HCCL_CONNECT_TIMEOUT": "601", "ASCEND_GLOBAL_LOG_LEVEL": "3"}
+"""What a run over Ray sets for vLLM and not for the cluster: workers get it from vLLM or not."""
 _EAGER = {"enforce_eager": True}
 _POINT_TO_POINT = (("isend", "send"), ("irecv", "recv"))
 
@@ -76,6 +80,25 @@ _ALL = (
         devices=2,
         multiprocess=True,
         collectives=_POINT_TO_POINT,
+    ),
+    Mode(
+        "ray-tp2",
+        "tensor parallel over two devices, the workers actors of a Ray cluster",
+        {**_EAGER, "tensor_parallel_size": 2, "distributed_executor_backend": "ray"},
+        SET_FOR_WORKERS,
+        devices=2,
+        multiprocess=True,
+        collectives=(("all_reduce",),),
+        ray=True,
+    ),
+    Mode(
+        "ray-pp2",
+        "pipeline parallel over two devices, the workers actors of a Ray cluster",
+        {**_EAGER, "pipeline_parallel_size": 2, "distributed_executor_backend": "ray"},
+        SET_FOR_WORKERS,
+        devices=2,
+        multiprocess=True,
+        ray=True,
     ),
     Mode(
         "tp2-graph",

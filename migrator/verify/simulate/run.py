@@ -60,6 +60,8 @@ class Options:
     stop_at_failure: bool = False
     data_parallel: int = 1
     """Engines of a server, each on a device of its own; experts are spread over them."""
+    ray: bool = False
+    """Whether the several engines of a server are actors of a Ray cluster."""
     vllm: Path | None = None
     """An untouched source of vLLM: then `tree` is a plugin, which is installed beside it."""
 
@@ -76,7 +78,8 @@ def simulate(
     """
     runs: list[Run] = []
     with opened(options) as (tree, work):
-        versions = environment.check(options.launcher.python, tree, serve=False)
+        over_ray = any(mode.ray for mode in options.modes)
+        versions = environment.check(options.launcher.python, tree, serve=False, ray=over_ray)
         for model in options.models:
             progress(f"{model.name}: reference")
             folder = reference(model, options, versions, runner)
@@ -232,6 +235,8 @@ def run(
         for name in environment.FLOAT32:
             settings.pop(name)
     program = [str(environment.PROGRAMS / "engine.py"), str(job)]
+    if mode.ray:
+        program = environment.over_ray(program)
     command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
     finished = runner(command, settings, folder, log, options.timeout)
     seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}

@@ -17,7 +17,7 @@ from typing import Any
 from migrator.verify.simulate import environment, judge, process
 from migrator.verify.simulate.environment import EmittedTree
 from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH, ROLES, Model
-from migrator.verify.simulate.modes import DEVICE_MEMORY, Mode
+from migrator.verify.simulate.modes import DEVICE_MEMORY, SET_FOR_WORKERS, Mode
 from migrator.verify.simulate.report import Report, Run
 from migrator.verify.simulate.run import Options, ending, opened, reference, report
 
@@ -37,7 +37,8 @@ def serve(options: Options, progress: Callable[[str], None] = lambda _: None) ->
     """
     runs = []
     with opened(options) as (tree, work):
-        versions = environment.check(options.launcher.python, tree, serve=True)
+        python = options.launcher.python
+        versions = environment.check(python, tree, serve=True, ray=options.ray)
         for model in options.models:
             progress(f"{model.name}: reference")
             folder = reference(model, options, versions, process.run)
@@ -54,14 +55,20 @@ def _serve(
     options: Options,
 ) -> Run:
     wanted = json.loads((model_folder / "reference.json").read_text(encoding="utf-8"))
-    mode = way_to_serve(model, options.data_parallel)
+    mode = way_to_serve(model, options.data_parallel, ray=options.ray)
     folder = work / f"{model.name}-{mode.name}"
     shutil.rmtree(folder, ignore_errors=True)
     record, log = folder / "record", folder / "log"
     record.mkdir(parents=True)
     port = free_port()
-    settings = {**environment.variables(tree, work), "NPU_MIGRATE_RECORD": str(record)}
-    program = arguments(model, model_folder, port, options.data_parallel)
+    settings = {
+        **environment.variables(tree, work),
+        "NPU_MIGRATE_RECORD": str(record),
+        **mode.variables,
+    }
+    program = arguments(model, model_folder, port, options.data_parallel, ray=options.ray)
+    if mode.ray:
+        program = environment.over_ray(program)
     command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
     started = time.monotonic()
     problems: list[str] = []
@@ -105,23 +112,29 @@ def _serve(
     )
 
 
-def way_to_serve(model: Model, engines: int) -> Mode:
+def way_to_serve(model: Model, engines: int, *, ray: bool = False) -> Mode:
     """What a server of so many engines is called, and what has to be seen of it."""
     if engines == 1:
         return Mode("serve", "`vllm serve`, asked through the OpenAI client")
     return Mode(
-        f"serve-dp{engines}",
+        f"serve-ray-dp{engines}" if ray else f"serve-dp{engines}",
         "`vllm serve` with several engines, over which experts are spread",
+        variables=SET_FOR_WORKERS if ray else {},
         devices=engines,
+        ray=ray,
         collectives=_SPREAD_EXPERTS if "experts" in model.roles else (),
     )
 
 
-def arguments(model: Model, model_folder: Path, port: int, engines: int) -> list[str]:
+def arguments(
+    model: Model, model_folder: Path, port: int, engines: int, *, ray: bool = False
+) -> list[str]:
     """The Python program and arguments that `vllm serve` stands for."""
     several = ["--data-parallel-size", str(engines)] if engines > 1 else []
     if several and "experts" in model.roles:
         several.append("--enable-expert-parallel")
+    if ray:
+        several += ["--data-parallel-backend", "ray"]
     return [
         "-m",
         "vllm.entrypoints.cli.main",

@@ -25,6 +25,9 @@ BLOCK_SIZE = 128
 # device has 2048 of them. The rest is left to collectives and to eager work.
 MAX_CAPTURED_GRAPHS = 1800
 
+# How the variables begin that CANN, its collectives and torch_npu read.
+ENV_VAR_PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_")
+
 
 class NPUPlatform(Platform):
     """Huawei Ascend NPU, through torch_npu.
@@ -50,6 +53,16 @@ class NPUPlatform(Platform):
         "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES"
     ]
     simple_compile_backend: str = "eager"
+
+    @property
+    def additional_env_vars(self) -> list[str]:
+        # What CANN, HCCL and torch_npu read in every process: Ray's workers get
+        # it from the driver. Which NPUs a worker sees is decided on its own node.
+        return [
+            name
+            for name in os.environ
+            if name.startswith(ENV_VAR_PREFIXES) and name != self.device_control_env_var
+        ]
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:

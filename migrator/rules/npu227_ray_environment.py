@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU227: the environment variables that Ray's actors get."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from migrator.matchers import Place, dotted, first_statement, places
+from migrator.recipes import mentions
+from migrator.rule import (
+    Absence,
+    Example,
+    File,
+    Finding,
+    Insert,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+)
+
+_ENV = "vllm/ray/ray_env.py"
+_UTILS = "vllm/v1/engine/utils.py"
+_CORE = "vllm/v1/engine/core.py"
+_EXECUTORS = (
+    "vllm/v1/executor/ray_utils.py",
+    "vllm/v1/executor/ray_executor.py",
+    "vllm/executor/ray_distributed_executor.py",
+)
+_COPIED = "get_env_vars_to_copy"
+_PREFIXES = "DEFAULT_ENV_VAR_PREFIXES"
+_SPECIFIC = "WORKER_SPECIFIC_ENV_VARS"
+_ACTORS = "CoreEngineActorManager.__init__"
+_ACTOR = "DPEngineCoreActor.__init__"
+_VISIBLE = '"ASCEND_RT_VISIBLE_DEVICES"'
+_HIDDEN = re.compile(r"del os\.environ\[([\"'])CUDA_VISIBLE_DEVICES\1\]")
+
+PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_")
+"""How the variables begin that CANN, its collectives and torch_npu read in every process."""
+
+EXCLUDE = f"""\
+# Which NPUs an actor sees is decided on its own node.
+exclude_vars = {{*(exclude_vars or ()), {_VISIBLE}}}
+"""
+ADD = f"""\
+additional_vars = {{
+    *(additional_vars or ()),
+    *(
+        name
+        for name in os.environ
+        if name.startswith(
+            ({", ".join(f'"{prefix}"' for prefix in PREFIXES)})
+        )
+    ),
+}}
+"""
+RUNTIME_ENV = """\
+import os
+from vllm.platforms import current_platform
+# Ray's actors get nothing of this process's environment by themselves.
+names = current_platform.additional_env_vars
+runtime_env = {"env_vars": {name: os.environ[name] for name in names}}
+"""
+
+
+class RayEnvironment(Rule):
+    """Hand the variables of CANN, HCCL and torch_npu over to Ray's actors.
+
+    ## What it does
+    `get_env_vars_to_copy` also names the variables of the driver that begin with `ASCEND_`,
+    `HCCL_`, `LCCL_`, `PYTORCH_NPU_` or `TASK_QUEUE_`: by `DEFAULT_ENV_VAR_PREFIXES` where the
+    release has that. `ASCEND_RT_VISIBLE_DEVICES` is never among them, and joins
+    `WORKER_SPECIFIC_ENV_VARS`. Where data-parallel engines in Ray's actors get no variables at all
+    (0.9.2), they get these, and do without a `CUDA_VISIBLE_DEVICES` that Ray sets for GPUs alone.
+
+    ## Why
+    Ray starts its workers with the environment of `ray start`, on every node. What is set for
+    `vllm serve` reaches them only if vLLM copies it, as it does with `NCCL_`. Without
+    `HCCL_SOCKET_IFNAME` collectives of several nodes may take an interface that reaches nobody.
+
+    ## Example
+    ```python
+    DEFAULT_ENV_VAR_PREFIXES: set[str] = {
+        "VLLM_",
+        "NCCL_",
+        "HCCL_",
+    }
+    ```
+
+    ## Safety
+    Equivalent where none of these variables is set, as with CUDA.
+    """
+
+    code = "NPU227"
+    safety = Safety.EQUIVALENT
+    paths = (_ENV, *_EXECUTORS, _UTILS, _CORE)
+    triggers = (
+        rf"def {_COPIED}\b",
+        rf"\b{_SPECIFIC}\b[^=\n]*=",
+        r"class CoreEngineActorManager\b",
+        _HIDDEN.pattern,
+    )
+    sites = (
+        Site(
+            _COPIED,
+            (_ENV,),
+            (Absence("<0.10.0", "its executor names the variables itself"),),
+        ),
+        Site(
+            _PREFIXES,
+            (_ENV,),
+            (Absence("<0.17.0", "variables are copied by name alone"),),
+        ),
+        Site(_SPECIFIC, _EXECUTORS),
+        Site(
+            _ACTORS,
+            (_UTILS,),
+            (Absence(">=0.10.0", "engines get what get_env_vars_to_copy names"),),
+        ),
+        Site(
+            _ACTOR,
+            (_CORE,),
+            (Absence(">=0.10.0", "it narrows the devices of its own platform"),),
+        ),
+    )
+    examples = (
+        Example(
+            path=_ENV,
+            before="""\
+import os
+
+DEFAULT_ENV_VAR_PREFIXES: set[str] = {
+    "VLLM_",
+    "NCCL_",
+}
+
+
+def get_env_vars_to_copy(exclude_vars=None, additional_vars=None):
+    exclude = exclude_vars or set()
+    return {n for n in os.environ if n.startswith(tuple(DEFAULT_ENV_VAR_PREFIXES))} - exclude
+""",
+            after="""\
+import os
+
+DEFAULT_ENV_VAR_PREFIXES: set[str] = {
+    "VLLM_",
+    "NCCL_",
+    "ASCEND_",
+    "HCCL_",
+    "LCCL_",
+    "PYTORCH_NPU_",
+    "TASK_QUEUE_",
+}
+
+
+def get_env_vars_to_copy(exclude_vars=None, additional_vars=None):
+    # Which NPUs an actor sees is decided on its own node.
+    exclude_vars = {*(exclude_vars or ()), "ASCEND_RT_VISIBLE_DEVICES"}
+    exclude = exclude_vars or set()
+    return {n for n in os.environ if n.startswith(tuple(DEFAULT_ENV_VAR_PREFIXES))} - exclude
+""",
+        ),
+        Example(
+            path=_ENV,
+            before="""\
+import os
+
+
+def get_env_vars_to_copy(exclude_vars=None, additional_vars=None):
+    \"\"\"Names of variables.\"\"\"
+    return (additional_vars or set()) - (exclude_vars or set())
+""",
+            after=f"""\
+import os
+
+
+def get_env_vars_to_copy(exclude_vars=None, additional_vars=None):
+    \"\"\"Names of variables.\"\"\"
+{"".join(f"    {line}" + chr(10) for line in (EXCLUDE + ADD).splitlines())}\
+    return (additional_vars or set()) - (exclude_vars or set())
+""",
+        ),
+        Example(
+            path=_EXECUTORS[0],
+            before="""\
+WORKER_SPECIFIC_ENV_VARS: set[str] = {
+    "LOCAL_RANK",
+    "CUDA_VISIBLE_DEVICES",
+}
+""",
+            after="""\
+WORKER_SPECIFIC_ENV_VARS: set[str] = {
+    "LOCAL_RANK",
+    "CUDA_VISIBLE_DEVICES",
+    "ASCEND_RT_VISIBLE_DEVICES",
+}
+""",
+        ),
+        Example(
+            path=_EXECUTORS[2],
+            before="""\
+class RayDistributedExecutor:
+    WORKER_SPECIFIC_ENV_VARS = {
+        "LOCAL_RANK", "CUDA_VISIBLE_DEVICES"
+    }
+""",
+            after="""\
+class RayDistributedExecutor:
+    WORKER_SPECIFIC_ENV_VARS = {
+        "LOCAL_RANK", "CUDA_VISIBLE_DEVICES",
+        "ASCEND_RT_VISIBLE_DEVICES"
+    }
+""",
+        ),
+        Example(
+            path=_UTILS,
+            before="""\
+class CoreEngineActorManager:
+    def __init__(self, strategy):
+        ray.remote(Actor).options(scheduling_strategy=strategy).remote()
+""",
+            after=f"""\
+class CoreEngineActorManager:
+    def __init__(self, strategy):
+{"".join(f"        {line}" + chr(10) for line in RUNTIME_ENV.splitlines())}\
+        ray.remote(Actor).options(scheduling_strategy=strategy, runtime_env=runtime_env).remote()
+""",
+        ),
+        Example(
+            path=_UTILS,
+            before="""\
+class CoreEngineActorManager:
+    def __init__(self, strategy, env):
+        ray.remote(Actor).options(scheduling_strategy=strategy, runtime_env=env).remote()
+""",
+        ),
+        Example(
+            path=_CORE,
+            before="""\
+import os
+
+
+class DPEngineCoreActor:
+    def __init__(self):
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+""",
+            after="""\
+import os
+
+
+class DPEngineCoreActor:
+    def __init__(self):
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the sites of the file at hand."""
+        if file.path == _ENV:
+            yield from _environment(file)
+        elif file.path == _UTILS:
+            yield from _actors(file)
+        elif file.path == _CORE:
+            yield from _actor(file)
+        else:
+            for place in _sets(file, _SPECIFIC):
+                node = place.node
+                if _VISIBLE in file.code(node):
+                    yield migrated(_SPECIFIC, node)
+                    continue
+                reason = "which NPUs a worker sees is its own"
+                yield changed(_SPECIFIC, node, reason, Replace(node, _with(_VISIBLE)))
+
+
+def _environment(file: File) -> Iterator[Finding]:
+    function = file.function(_COPIED)
+    if function is None:
+        return
+    by_prefix = list(_sets(file, _PREFIXES))
+    for place in by_prefix:
+        node = place.node
+        if '"HCCL_"' in file.code(node):
+            yield migrated(_PREFIXES, node)
+            continue
+        names = [f'"{prefix}"' for prefix in PREFIXES]
+        reason = "the settings of CANN and HCCL do not reach the workers"
+        yield changed(_PREFIXES, node, reason, Replace(node, _with(*names)))
+    if _VISIBLE in file.code(function):
+        yield migrated(_COPIED, function)
+        return
+    yield changed(
+        _COPIED,
+        function,
+        "the settings of CANN and HCCL reach the workers, their devices are their own",
+        Insert(first_statement(function), EXCLUDE + ("" if by_prefix else ADD)),
+    )
+
+
+def _actors(file: File) -> Iterator[Finding]:
+    function = file.function(_ACTORS)
+    if function is None:
+        return
+    for place in places(function.body, cst.Call):
+        node = place.node
+        if not (isinstance(node.func, cst.Attribute) and node.func.attr.value == "options"):
+            continue
+        given = {arg.keyword.value for arg in node.args if arg.keyword is not None}
+        if "scheduling_strategy" not in given:
+            continue
+        if "runtime_env" in given:
+            if mentions(function, "additional_env_vars"):
+                yield migrated(_ACTORS, node)
+            continue
+        yield changed(
+            _ACTORS,
+            node,
+            "engines in Ray's actors get none of the driver's variables",
+            Insert(first_statement(function), RUNTIME_ENV),
+            Replace(node, _with_runtime_env),
+        )
+
+
+def _actor(file: File) -> Iterator[Finding]:
+    function = file.function(_ACTOR)
+    if function is None:
+        return
+    for place in places(function.body, cst.SimpleStatementLine):
+        code = file.code(place.node).strip()
+        if _HIDDEN.search(code):
+            reason = "Ray sets CUDA_VISIBLE_DEVICES for GPUs alone"
+            yield changed(_ACTOR, place.node, reason, Replace(place.node, _popped))
+        elif "os.environ.pop" in code and "CUDA_VISIBLE_DEVICES" in code:
+            yield migrated(_ACTOR, place.node)
+
+
+def _sets(file: File, name: str) -> Iterator[Place[cst.Set]]:
+    """The set literals that `name` is bound to, in the module or in a class."""
+    for place in places(file.module, cst.Set):
+        above = place.parent
+        target: cst.CSTNode | None = None
+        if isinstance(above, cst.AnnAssign):
+            target = above.target
+        elif isinstance(above, cst.Assign):
+            target = above.targets[0].target
+        if target is not None and dotted(target) == name:
+            yield place
+
+
+class _with:  # noqa: N801 - a function that can be compared and pickled
+    """Adds elements to a set, laid out as its others are."""
+
+    def __init__(self, *elements: str) -> None:
+        self._elements = elements
+
+    def __call__(self, node: cst.CSTNode) -> cst.CSTNode:
+        assert isinstance(node, cst.Set)
+        *rest, last = node.elements
+        ends = isinstance(last.comma, cst.Comma)
+        # A line for each, if the set has lines of its own.
+        between = cst.Comma(whitespace_after=node.lbrace.whitespace_after)
+        new = [cst.Element(cst.SimpleString(text), comma=between) for text in self._elements]
+        new[-1] = new[-1].with_changes(comma=last.comma if ends else cst.MaybeSentinel.DEFAULT)
+        return node.with_changes(elements=[*rest, last.with_changes(comma=between), *new])
+
+
+def _with_runtime_env(node: cst.CSTNode) -> cst.CSTNode:
+    assert isinstance(node, cst.Call)
+    call = cst.ensure_type(cst.parse_expression("f(runtime_env=runtime_env)"), cst.Call)
+    *rest, last = node.args
+    between = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+    added = call.args[0].with_changes(comma=last.comma)
+    return node.with_changes(args=[*rest, last.with_changes(comma=between), added])
+
+
+def _popped(node: cst.CSTNode) -> cst.CSTNode:
+    assert isinstance(node, cst.SimpleStatementLine)
+    code = _HIDDEN.sub(r"os.environ.pop(\1CUDA_VISIBLE_DEVICES\1, None)", cst.Module([node]).code)
+    parsed = cst.parse_module(code.lstrip()).body[0]
+    return node.with_changes(body=cst.ensure_type(parsed, cst.SimpleStatementLine).body)

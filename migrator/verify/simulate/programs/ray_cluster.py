@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts a Ray cluster of one node, runs a program that connects to it, and ends both.
+
+    python ray_cluster.py PROGRAM ARGUMENT...
+
+As on machines where `ray start` was called before anybody thought of vLLM, the cluster does not
+have the variables that are set for vLLM and for the device: what of them a worker needs, vLLM has
+to hand over. Ray counts the devices of the node by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+FOR_VLLM = ("VLLM_", "HCCL_", "ASCEND_GLOBAL_")
+"""How the variables begin that the cluster does not have."""
+SETTINGS = {
+    # Tokens of authentication would be written into the home of who runs this.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    # Two cores are shared by all of it; idle workers of other kinds help nobody.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    # Of the machine's memory others may have taken most: that is no reason to kill our workers.
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+
+
+def main(program: list[str]) -> int:
+    """Run `program` by this interpreter; gives its exit code, or that of a signal as a shell."""
+    variables = dict(os.environ) | SETTINGS
+    os.environ.clear()
+    os.environ.update({k: v for k, v in variables.items() if not k.startswith(FOR_VLLM)})
+    import ray  # type: ignore[import-not-found]
+
+    # Sockets are below it, and their paths may not be longer than 107 bytes.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    child: subprocess.Popen[bytes] | None = None
+    try:
+        context = ray.init(
+            include_dashboard=False,
+            num_cpus=4,
+            object_store_memory=128 << 20,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        print(f"ray_cluster: {ray.cluster_resources()}", flush=True)
+        variables["RAY_ADDRESS"] = context.address_info["address"]
+        child = subprocess.Popen([sys.executable, *program], env=variables)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: child and child.send_signal(number))
+        code = child.wait()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
