@@ -59,6 +59,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU224": (("llama", "tp2-graph"),),
     "NPU225": (("mixtral", "serve-dp2"),),
     "NPU226": (("gemma", "eager"),),
+    "NPU227": (("mixtral", "serve-ray-dp2"),),
     "NPU230": _MOE,
     "NPU231": _MOE,
     "NPU232": _MOE,

@@ -96,10 +96,12 @@ tree stands on PYTHONPATH with a metadata folder of its own.
     ENV/bin/pip install -r vllm-0.32.0/requirements/common.txt
     ENV/bin/pip install --no-deps diskcache depyf astor lm-format-enforcer interegular gguf \\
         numba llvmlite
+    ENV/bin/pip install ray==2.60.0
 
-The last line is what older releases import and 0.32.0 no longer asks for. The CPU build of torch is
-the one to take: torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor
---env ENV` says whether torch, torch_npu and a compiler fit.
+The last but one is what older releases import and 0.32.0 no longer asks for; the last one is for
+the runs over Ray alone, which are not made without it. The CPU build of torch is the one to take:
+torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor --env ENV` says
+whether torch, torch_npu and a compiler fit.
 
 Three things of 0.11.0 do not go with it, on any device: its server and its Gemmas ask transformers
 5 for attributes that are gone, and its graphs patch a function of torch that has another signature
@@ -109,6 +111,7 @@ now. They run in an environment of the torch that 0.11.0 was made for:
     ENV-OLD/bin/pip install torch==2.8.0 torch_npu==2.8.0.post2 setuptools==78.1.1
     ENV-OLD/bin/pip install -r vllm-0.11.0/requirements/common.txt "transformers<5"
     ENV-OLD/bin/pip install --no-deps numba llvmlite
+    ENV-OLD/bin/pip install ray==2.60.0
 
 So does 0.10.0 ([mutations.md](mutations.md)): it does not serve without a tokenizer, and asks those
 of transformers 5 for attributes that are gone. Later releases run without one there.
@@ -127,7 +130,9 @@ lead of a best logit in the reference. A run also fails if an NPU operator of th
 reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
 answers in one piece, streamed, and several at once; `serve-dp2` has two engines (data parallel),
-over which the experts are spread. `install` builds a wheel with
+over which the experts are spread. `ray-tp2`, `ray-pp2` and `serve-ray-dp2` do the same with workers
+or engines in actors of a local Ray cluster, which lacks the settings of HCCL and CANN that vLLM
+has: each worker has to have them. `install` builds a wheel with
 `VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
 soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode, speculative
 decoding) and wants a clear error of each. Where transformers lets the release load a tokenizer, a
@@ -462,7 +467,12 @@ def main(arguments: list[str]) -> int:
             if known is not None and known.key == key and known.run.passed:
                 continue
             started = time.monotonic()
-            report = make(state, job, python)
+            try:
+                report = make(state, job, python)
+            except simulate.SimulateError as error:
+                # Such as Ray, which only some of the runs need.
+                print(f"{job.release} {job.model} {job.mode}: not run: {error}", flush=True)
+                continue
             (run,) = report.runs
             state.write(
                 job,

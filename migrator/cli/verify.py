@@ -73,6 +73,9 @@ from migrator.words import counted
     help="Engines that --serve starts, each on an NPU of its own, with a model's experts spread "
     "over them.",
 )
+@click.option(
+    "--ray", is_flag=True, help="The engines of --data-parallel are actors of a Ray cluster."
+)
 @click.option("--install", is_flag=True, help="Build a wheel of it for NPUs, without CUDA.")
 @click.option(
     "--refusals", is_flag=True, help="See that it refuses at start-up what an NPU does not serve."
@@ -86,8 +89,8 @@ from migrator.words import counted
 @click.option(
     "--modes",
     metavar="NAMES",
-    help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, tp2-graph, "
-    "full-graph, bfloat16, nz, no-nnal.  "
+    help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, ray-tp2, "
+    "ray-pp2, tp2-graph, full-graph, bfloat16, nz, no-nnal.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(
@@ -134,6 +137,7 @@ def command(
     simulate: bool,
     serve: bool,
     data_parallel: int,
+    ray: bool,
     install: bool,
     refusals: bool,
     models: str | None,
@@ -166,6 +170,8 @@ def command(
     kinds = (install, refusals, simulate, serve)
     if data_parallel > 1 and not serve:
         raise UserError("--data-parallel goes with --serve")
+    if ray and data_parallel == 1:
+        raise UserError("--ray goes with --data-parallel; workers over Ray are --modes ray-tp2")
     if any(kinds):
         if torch_npu or torch_npu_wheel or base or everything or launcher:
             given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
@@ -180,6 +186,7 @@ def command(
             env or python,
             kinds,
             data_parallel,
+            ray,
             models,
             modes,
             work,
@@ -260,6 +267,7 @@ def _run(
     env: Path | None,
     kinds: tuple[bool, bool, bool, bool],
     data_parallel: int,
+    ray: bool,
     models: str | None,
     modes: str | None,
     work: Path | None,
@@ -305,6 +313,7 @@ def _run(
                         work=work,
                         timeout=timeout,
                         data_parallel=data_parallel,
+                        ray=ray,
                     )
                     reports.append(run(options, tell))
     except KeyboardInterrupt:

@@ -68,6 +68,21 @@ def test_torch_alone_finds_the_device(simulator: Simulator) -> None:
 
 
 @pytest.mark.simulator
+def test_ray_counts_devices_by_pyacl(simulator: Simulator) -> None:
+    """What Ray's manager of NPUs asks, in a process that has loaded no torch."""
+    source = """
+        import acl, sys
+        print(*acl.rt.get_device_count(), acl.get_soc_name(), "torch" in sys.modules)
+        """
+    machine = runner.Machine(devices=3, soc="Ascend910B2")
+    done = simulator.run(source, machine=machine)
+    assert done.stdout.split() == ["3", "0", "Ascend910B2", "False"]
+    seen = {"ASCEND_RT_VISIBLE_DEVICES": "2,0"}
+    done = simulator.run(source, machine=machine, env=seen)
+    assert done.stdout.split()[:2] == ["2", "0"]
+    simulator.run("import acl; acl.rt.malloc", code=1)
+
+
 def test_children_inherit_the_simulator(simulator: Simulator, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

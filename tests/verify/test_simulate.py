@@ -507,6 +507,42 @@ def test_two_devices_talk_over_hccl(run: Simulate) -> None:
     ]
 
 
+def test_workers_of_ray_get_the_settings_of_the_device(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.workers = 2
+    runner.lines.append(
+        {"at": 0.1, "op": "collective all_reduce", "device": "npu", "backend": "hccl"}
+    )
+    got = {**modes.SET_FOR_WORKERS, "HCCL_CONNECT_TIMEOUT": "120"}
+    runner.lines.insert(0, {"at": 0.0, "op": "variables", "seen": got})
+    assert run(runner, "ray-tp2").runs[0].problems == [
+        "workers have HCCL_CONNECT_TIMEOUT ['120', '120'], not 601"
+    ]
+    got["HCCL_CONNECT_TIMEOUT"] = "601"
+    assert run(runner, "ray-tp2").passed
+    assert runner.variables[-1]["HCCL_CONNECT_TIMEOUT"] == "601"
+    *_, python, cluster, engine, _ = runner.commands[-1]
+    assert (python, Path(cluster).name) == ("/env/bin/python", "ray_cluster.py")
+    assert Path(engine).name == "engine.py"
+    assert runner.jobs[-1]["engine"]["distributed_executor_backend"] == "ray"
+
+
+def test_ray_is_asked_for_where_it_is_needed(
+    run: Simulate, emitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, bool]] = []
+    versions = environment.Versions(dict.fromkeys(environment.NEEDED, "1.0"), ())
+    monkeypatch.setattr(environment, "check", lambda *_, **how: asked.append(how) or versions)
+    run(FakeRunner(), "eager")
+    run(FakeRunner(), "eager", "ray-pp2")
+    assert [how["ray"] for how in asked] == [False, True]
+    monkeypatch.undo()
+    monkeypatch.setattr(environment, "RAY", ("ray_that_nobody_has",))
+    python, tree = Path(sys.executable), environment.open_tree(emitted)
+    with pytest.raises(simulate.SimulateError, match="ray_that_nobody_has"):
+        environment.check(python, tree, serve=False, ray=True)
+
+
 def test_without_nnal_none_of_its_operators_is_called(run: Simulate) -> None:
     runner = FakeRunner()
     (outcome,) = run(runner, "no-nnal").runs
@@ -777,6 +813,14 @@ def test_a_server_of_several_engines(tmp_path: Path) -> None:
 
     way = server.way_to_serve(sparse, 2)
     assert (way.name, way.devices) == ("serve-dp2", 2)
+    over_ray = server.way_to_serve(sparse, 2, ray=True)
+    assert (over_ray.name, over_ray.ray, over_ray.collectives) == (
+        "serve-ray-dp2",
+        True,
+        way.collectives,
+    )
+    asked = server.arguments(sparse, tmp_path, 8000, 2, ray=True)
+    assert asked[asked.index("--data-parallel-backend") + 1] == "ray"
     calls = judge.Calls(workers=1)
     assert list(judge.distribution(way, calls)) == [
         "1 processes computed attention, not 2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Calls:
     """(name, device type, backend) → calls."""
     workers: int = 0
     """Processes that computed attention."""
+    variables: list[Mapping[str, str]] = field(default_factory=list)
+    """Settings of the device in each of these."""
     attention: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
     """Time, new tokens and context length of each request, of each call."""
 
@@ -46,12 +48,16 @@ def read_calls(folder: Path, until: float = float("inf")) -> Calls:
     calls = Calls()
     for path in sorted(folder.glob("*.jsonl")):
         attended = False
+        variables: Mapping[str, str] = {}
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
             if entry["at"] > until:
+                continue
+            if entry["op"] == "variables":
+                variables = entry["seen"]
                 continue
             kind, _, name = entry["op"].partition(" ")
             if kind == "collective":
@@ -62,6 +68,7 @@ def read_calls(folder: Path, until: float = float("inf")) -> Calls:
             if "q" in entry:
                 calls.attention.append((entry["at"], entry["q"], entry["kv"]))
         calls.workers += attended
+        calls.variables += [variables] * attended
     return calls
 
 
@@ -287,6 +294,10 @@ def distribution(mode: Mode, calls: Calls) -> Iterator[str]:
     """Whether the work was done by as many workers as devices, over HCCL."""
     if calls.workers != mode.devices:
         yield f"{calls.workers} processes computed attention, not {mode.devices}"
+    for name, value in mode.variables.items() if mode.ray else ():
+        got = [variables.get(name) for variables in calls.variables]
+        if any(one != value for one in got):
+            yield f"workers have {name} {got}, not {value}"
     on_device = {(name, backend) for name, device, backend in calls.collectives if device == "npu"}
     for names in mode.collectives:
         if not any((name, "hccl") in on_device for name in names):

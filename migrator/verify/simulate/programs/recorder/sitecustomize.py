@@ -4,7 +4,8 @@
 It stands on PYTHONPATH behind the simulator's own sitecustomize, which runs this one, and waits for
 the import of torch_npu. Then each call of a reference operator, each replay of a graph and each
 collective is one line of JSON in $NPU_MIGRATE_RECORD/PID.jsonl: `at` (seconds since the
-epoch), `op`, and for attention `q` and `kv`: new tokens and context length of each request.
+epoch), `op`, and for attention `q` and `kv`: new tokens and context length of each request. The
+first line of a process has the `op` "variables" and the settings of the device that it sees.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
     from typing import Any
 
     _files: dict[int, int] = {}
+    _SETTINGS = ("ASCEND_", "HCCL_")
 
     def _write(line: dict[str, Any]) -> None:
         # A file for each process, forked ones too; one write a line, since processes get killed.
@@ -30,6 +32,8 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
         if pid not in _files:
             path = os.path.join(os.environ["NPU_MIGRATE_RECORD"], f"{pid}.jsonl")
             _files[pid] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            seen = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+            _write({"op": "variables", "seen": seen})
         os.write(_files[pid], json.dumps({"at": time.time(), **line}).encode() + b"\n")
 
     def _numbers(value: Any) -> list[int]:
