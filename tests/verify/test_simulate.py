@@ -532,7 +532,12 @@ def test_ray_is_asked_for_where_it_is_needed(
 ) -> None:
     asked: list[dict[str, bool]] = []
     versions = environment.Versions(dict.fromkeys(environment.NEEDED, "1.0"), ())
-    monkeypatch.setattr(environment, "check", lambda *_, **how: asked.append(how) or versions)
+
+    def check(*_: object, **how: bool) -> environment.Versions:
+        asked.append(how)
+        return versions
+
+    monkeypatch.setattr(environment, "check", check)
     run(FakeRunner(), "eager")
     run(FakeRunner(), "eager", "ray-pp2")
     assert [how["ray"] for how in asked] == [False, True]

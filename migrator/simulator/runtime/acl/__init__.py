@@ -16,4 +16,4 @@ __all__ = ["get_soc_name", "rt"]
 
 def get_soc_name() -> str:
     """Name of the chip, such as "Ascend910B1"."""
-    return library().aclrtGetSocName().decode()
+    return bytes(library().aclrtGetSocName()).decode()

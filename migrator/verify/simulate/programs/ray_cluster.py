@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from types import FrameType
 
 FOR_VLLM = ("VLLM_", "HCCL_", "ASCEND_GLOBAL_")
 """How the variables begin that the cluster does not have."""
@@ -41,7 +42,6 @@ def main(program: list[str]) -> int:
 
     # Sockets are below it, and their paths may not be longer than 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    child: subprocess.Popen[bytes] | None = None
     try:
         context = ray.init(
             include_dashboard=False,
@@ -53,8 +53,12 @@ def main(program: list[str]) -> int:
         print(f"ray_cluster: {ray.cluster_resources()}", flush=True)
         variables["RAY_ADDRESS"] = context.address_info["address"]
         child = subprocess.Popen([sys.executable, *program], env=variables)
+
+        def forward(number: int, _frame: FrameType | None) -> None:
+            child.send_signal(number)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: child and child.send_signal(number))
+            signal.signal(number, forward)
         code = child.wait()
     finally:
         ray.shutdown()
