@@ -170,8 +170,10 @@ def make_plan(
         if entry.link is not None:
             if _leads_out(entry.path, entry.link):
                 links_out.append(entry.path)
-        elif entry.path.endswith(".py") and (
-            entry.path.startswith(VLLM) or entry.path in named_outright
+        elif (
+            entry.path.endswith(".py")
+            and (entry.path.startswith(VLLM) or entry.path in named_outright)
+            and not entry.foreign
         ):
             python.append(entry.path)
             modes[entry.path] = entry.mode

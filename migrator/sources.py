@@ -7,13 +7,15 @@ user's cache, and unpacked there once. No build is run, and nothing of the archi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from migrator import git
 from migrator.errors import MigrateError
 from migrator.locations import cache_directory
-from migrator.tree import LOG_NAME, DiskTree, release_of
+from migrator.tree import LOG_NAME, DiskTree, Entry, release_of
 
 PROJECT = "vllm"
 
@@ -46,6 +48,7 @@ def open_source(text: str) -> Source:
                 + (f"; did you mean {hint}?" if hint else "; name the directory that has it")
             )
         root = path.resolve()
+        _refuse_links(path, text)
         return Source(tree, root.parent / f"{root.name}-npu")
     if path.exists():
         raise MigrateError(f"{text} is a file; name the directory that it unpacks to")
@@ -59,13 +62,43 @@ def open_source(text: str) -> Source:
 
 
 class _Checkout(DiskTree):
-    """A directory that a user named; where its files do not tell their release, its tags do."""
+    """A directory that a user named.
+
+    Where its files do not tell their release, its tags do; where git has its files otherwise on
+    disk than in its commits, such as by line endings, they are read as in the commits; and the
+    files of submodules are told apart.
+    """
 
     @cached_property
     def release(self) -> str | None:
         """The vLLM release of this tree; None where nothing says one."""
         updated = _updated_release(self)
         return updated or release_of(self) or _release_of_checkout(self.root.resolve())
+
+    @cached_property
+    def _submodules(self) -> tuple[str, ...]:
+        if not (self.root / ".gitmodules").is_file():
+            return ()
+        return tuple(f"{path}/" for path in git.submodules(self.root))
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file and link below the root, sorted by path; sockets and the like are left out.
+
+        Raises:
+            MigrateError: a directory cannot be listed, or lies too deep.
+        """
+        for entry in super().entries():
+            foreign = bool(self._submodules) and entry.path.startswith(self._submodules)
+            yield entry._replace(foreign=foreign)
+
+    @cached_property
+    def _stored(self) -> dict[str, bytes]:
+        return git.stored_forms(self.root)
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of the regular file at `path`; None where there is none or it is unreadable."""
+        data = super().read(path)
+        return data if data is None else self._stored.get(path, data)
 
 
 def _updated_release(tree: DiskTree) -> str | None:
@@ -84,6 +117,17 @@ def _updated_release(tree: DiskTree) -> str | None:
         return log["release"] if log.get("updated") and isinstance(log["release"], str) else None
     except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _refuse_links(path: Path, text: str) -> None:
+    """Raise where the package is reached through a link: nothing is read through one."""
+    for place in (path / PROJECT, path / PROJECT / "__init__.py"):
+        if place.is_symlink():
+            name = place.relative_to(path).as_posix()
+            raise MigrateError(
+                f"{name} in {text} is a symbolic link to {place.readlink()}, and links are not "
+                "followed; name the tree that has the files themselves"
+            )
 
 
 def _nearest_root(path: Path) -> Path | None:
@@ -118,16 +162,13 @@ def _release_of_checkout(root: Path) -> str | None:
     """The newest release tag that a git checkout has behind it."""
     if not (root / ".git").exists():
         return None
-    import subprocess
+    from packaging.version import Version
 
-    from packaging.version import InvalidVersion, Version
-
-    command = ["git", "-C", str(root), "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        return Version(done.stdout.strip()).base_version
-    except (OSError, subprocess.TimeoutExpired, InvalidVersion):
+        tag = git.release_behind(root)
+    except MigrateError:
         return None
+    return None if tag is None else Version(tag).base_version
 
 
 def fetch(version: str) -> Path:

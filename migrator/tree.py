@@ -45,6 +45,8 @@ class Entry(NamedTuple):
     """Permission bits."""
     link: str | None = None
     """The link's target, for a symbolic link."""
+    foreign: bool = False
+    """Is it a file of a git submodule? Such are copied, never changed: they are in no commit."""
 
 
 class Tree:
@@ -307,7 +309,11 @@ def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
 
 
 def release_of(tree: Tree) -> str | None:
-    """The vLLM release that a tree's own files tell; None where they tell none."""
+    """The vLLM release that a tree's own files tell; None where they tell none.
+
+    A development version tells none: it says how far a build was from some tag, and a clone without
+    vLLM's tags, or with another component's, makes it up.
+    """
     candidates: list[str] = []
     metadata = tree.read("PKG-INFO")
     if metadata is not None and re.search(rb"^Name: vllm\s*$", metadata, re.M):
@@ -326,7 +332,9 @@ def release_of(tree: Tree) -> str | None:
     for text in candidates:
         # A number of thousands of digits is another ValueError.
         with contextlib.suppress(ValueError):
-            return Version(text).base_version
+            version = Version(text)
+            if not version.is_devrelease:
+                return version.base_version
     return None
 
 

@@ -186,7 +186,7 @@ def test_unknown_release_counts_as_newest() -> None:
         ({"PKG-INFO": b"Name: other\nVersion: 3\n"}, None),
         ({"PKG-INFO": b"Name: vllm\nVersion: nonsense\n"}, None),
         ({"vllm/_version.py": b"__version__ = version = '0.12.0'\n"}, "0.12.0"),
-        ({"vllm/_version.py": b"version = '0.12.0.dev7'\n"}, "0.12.0"),
+        ({"vllm/_version.py": b"version = '0.12.0.dev7'\n"}, None),
         ({"vllm/_version.py": b"x = 1\n"}, None),
         ({}, None),
     ],

@@ -124,12 +124,13 @@ def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> str:
     changes = emitted_files(plan)
     if not changes:
         return f"Nothing to do: {tree.root} is migrated."
-    if not commit:
-        writer.change_in_place(tree.root, changes)
-        return _places(tree.root)
     from migrator.update.git import Repository
-    from migrator.update.run import commit_migration
+    from migrator.update.run import Disk, commit_migration
 
+    if not commit:
+        on_disk = Disk(Repository.around(tree.root)).forms(changes)
+        writer.change_in_place(tree.root, on_disk)
+        return _places(tree.root)
     branch = commit_migration(Repository(tree.root), tree.root, tree, plan, changes)
     return f"{_places(tree.root)}\nBranch: {branch}"
 

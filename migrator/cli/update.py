@@ -146,10 +146,16 @@ def _merge(
     )
     plan = common.plan_for(new.tree, known, Tense.PAST, planning)
     common.refuse_missing(plan)
-    ignored = repository.ignored() if repository is not None else set()
     sources = made.version.entries.keys() | {e.path for e in new.tree.entries()}
-    mine = Version(ours, leave_out=ignored - sources)
-    return run.plan_update(ours, mine, old, made, new, plan, with_base=diff3)
+    disk = run.Disk(repository)
+    hidden: set[str] = set()
+    if repository is not None:
+        hidden = repository.ignored() - sources
+        hidden |= {entry.path for entry in ours.entries() if entry.foreign}
+    mine = Version(ours, leave_out=hidden)
+    for path, item in disk.sparse.items():
+        mine.add(path, item)
+    return run.plan_update(ours, mine, old, made, new, plan, disk, with_base=diff3)
 
 
 def _default_output(new: Pristine, new_src: str) -> Path:
@@ -187,7 +193,7 @@ def _write_in_place(
     if commit:
         assert repository is not None
         return f"Updated tree: {root}\nBranch: {commit_update(update, repository, root)}"
-    changes = update.changes()
+    changes = update.changes_in_place(committed=False)
     with writer.deferred_signals():
         writer.change_in_place(root, changes)
         if update.merge.conflicts and repository is not None:

@@ -2,27 +2,33 @@
 """The git checkout around a tree: what it has at a commit, and commits that are made without
 touching the files on disk.
 
-Git is run as a program, in the user's own configuration; nothing is ever fetched or pushed.
+Git decides what the tree is: what its index has is there, whether or not it is on disk (a sparse
+checkout), a submodule is a commit and no files, and contents are those that git would store,
+whatever line endings or keywords they have on disk. Nothing is ever fetched or pushed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrator import git
 from migrator.errors import MigrateError
 from migrator.tree import DiskTree, Entry, Tree
 from migrator.update.trees import Item
 
-FILE, EXECUTABLE, LINK = "100644", "100755", "120000"
+FILE, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 """Modes of git's index."""
 LIMIT = 2000
 """Commits of a branch that are looked through for the one that a tree was made from."""
+
+
+class NoCheckoutError(MigrateError):
+    """A directory is in no git checkout."""
 
 
 class GitTree(Tree):
@@ -62,14 +68,20 @@ class Repository:
         root: the tree: the checkout itself or a directory in it.
 
     Raises:
-        MigrateError: it is in no checkout, or there is no git.
+        NoCheckoutError: it is in no checkout.
+        MigrateError: git refuses it, as it does what another user owns, or there is no git.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        inside = self._try("rev-parse", "--is-inside-work-tree")
-        if inside is None or inside.strip() != b"true":
-            raise MigrateError(f"{root} is in no git checkout; name a directory of one")
+        try:
+            inside = self._run("rev-parse", "--is-inside-work-tree")
+        except git.GitError as error:
+            if "not a git repository" not in error.said:
+                raise MigrateError(_complaint(error.said)) from error
+            inside = b""
+        if inside.strip() != b"true":
+            raise NoCheckoutError(f"{root} is in no git checkout; name a directory of one")
         self.prefix = os.fsdecode(self._run("rev-parse", "--show-prefix").rstrip(b"\n"))
         """Path of the tree in its repository; empty, or ending in `/`."""
         self._nothing = b"0" * (64 if b"sha256" in self._object_format() else 40)
@@ -85,7 +97,7 @@ class Repository:
         """
         try:
             found = cls(root)
-        except MigrateError:
+        except NoCheckoutError:
             return None
         return found if found.tracks() else None
 
@@ -94,30 +106,12 @@ class Repository:
     def _run(
         self,
         *arguments: str,
-        stdin: bytes | None = None,
+        stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         at: Path | None = None,
     ) -> bytes:
         """Run git; its first line of complaint becomes the error."""
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(at or self.root), *arguments],
-                input=b"" if stdin is None else stdin,
-                capture_output=True,
-                check=False,
-                env={**os.environ, **env} if env else None,
-            )
-        except OSError as error:
-            raise MigrateError(
-                f"git cannot be run ({error.strerror or error}); install it, or put it on PATH"
-            ) from error
-        if done.returncode != 0:
-            text = os.fsdecode(done.stderr).strip()
-            said = [line for line in text.splitlines() if line] or ["it said nothing"]
-            telling = next((s for s in said if s.startswith(("fatal:", "error:"))), said[0])
-            what = next((a for a in arguments if not a.startswith(("-", "/"))), arguments[0])
-            raise MigrateError(f"git {what}: {telling}")
-        return done.stdout
+        return git.run(*arguments, at=at or self.root, stdin=stdin, env=env)
 
     def _try(self, *arguments: str) -> bytes | None:
         try:
@@ -125,7 +119,7 @@ class Repository:
         except MigrateError:
             return None
 
-    def _text(self, *arguments: str, stdin: bytes | None = None) -> str:
+    def _text(self, *arguments: str, stdin: bytes = b"") -> str:
         return os.fsdecode(self._run(*arguments, stdin=stdin)).strip()
 
     # ---- looking ---------------------------------------------------------------------------
@@ -148,9 +142,7 @@ class Repository:
 
     def release(self, commit: str) -> str | None:
         """The newest release tag at or behind a commit."""
-        match = ("--match", "v[0-9]*")
-        found = self._try("describe", "--tags", "--abbrev=0", *match, commit)
-        return None if found is None else os.fsdecode(found).strip()
+        return git.release_behind(self.root, commit)
 
     def tracks(self) -> bool:
         """Does the checkout have any file of the tree?"""
@@ -158,11 +150,14 @@ class Repository:
 
     def changed(self) -> bool:
         """Is anything below the tree not committed?"""
-        return bool(self._run("status", "--porcelain", "--", ".").strip())
+        # Git would look into a submodule under that one's own configuration.
+        looking = ("status", "--porcelain", "--ignore-submodules=dirty", "--", ".")
+        return bool(self._run(*looking, env={"GIT_OPTIONAL_LOCKS": "0"}).strip())
 
     def staged(self) -> bool:
         """Does the index differ from HEAD, anywhere in the repository?"""
-        return bool(self._run("diff", "--cached", "--name-only", "-z"))
+        looking = ("diff", "--cached", "--name-only", "--no-ext-diff", "-z")
+        return bool(self._run(*looking))
 
     def unmerged(self) -> list[str]:
         """Paths below the tree that are in conflict in the index."""
@@ -186,38 +181,53 @@ class Repository:
                 found[_path(line)] = Node(mode, blob)
         return found
 
+    def submodules(self, commit: str) -> dict[str, str]:
+        """Submodules of a commit below the tree: path → the commit that each is at."""
+        listing = self._run("ls-tree", "-r", "-z", commit, "--", ".")
+        found = {}
+        for line in listing.split(b"\0"):
+            mode, _, name = line.partition(b"\t")[0].decode().partition(" ")
+            if mode == SUBMODULE:
+                found[_path(line)] = name.removeprefix("commit ").strip()
+        return found
+
+    def sparse(self) -> dict[str, Item]:
+        """Files below the tree that a sparse checkout leaves out of the disk: path → in the index.
+
+        A path that is on disk all the same counts as it is there.
+        """
+        listing = self._run("ls-files", "-t", "-s", "-z", "--", ".")
+        nodes = {}
+        for line in listing.split(b"\0"):
+            if not line.startswith(b"S "):
+                continue
+            _, mode, blob, _ = line.partition(b"\t")[0].decode().split()
+            path = _path(line)
+            if mode in (FILE, EXECUTABLE, LINK) and not os.path.lexists(self.root / path):
+                nodes[path] = Node(mode, blob)
+        data = self.blobs(node.blob for node in nodes.values())
+        return {path: _item(node, data[node.blob]) for path, node in nodes.items()}
+
+    def outside(self, paths: Iterable[str]) -> set[str]:
+        """Those of some paths that a sparse checkout would leave out of the disk."""
+        names = b"".join(os.fsencode(self.prefix + path) + b"\0" for path in paths)
+        try:
+            kept = self._run("sparse-checkout", "check-rules", "-z", stdin=names)
+        except MigrateError:
+            return set()  # an older git cannot tell
+        known = {os.fsdecode(name).removeprefix(self.prefix) for name in kept.split(b"\0")}
+        return set(paths) - known
+
     def blobs(self, names: Iterable[str]) -> dict[str, bytes]:
         """Contents by their names."""
         wanted = sorted(set(names))
-        if not wanted:
-            return {}
-        data = self._run("cat-file", "--batch", stdin="\n".join(wanted).encode() + b"\n")
-        found, at = {}, 0
-        for name in wanted:
-            end = data.index(b"\n", at)
-            header = data[at:end].split()
-            if len(header) != 3:
-                raise MigrateError(
-                    f"git has no object {name}, as in a partial clone; `git fetch --refetch` "
-                    "gets all of them"
-                )
-            size = int(header[2])
-            found[name] = data[end + 1 : end + 1 + size]
-            at = end + 1 + size + 1
-        return found
+        return dict(zip(wanted, git.contents(self.root, wanted), strict=True))
 
     def tree(self, commit: str, name: str) -> GitTree:
         """The files of a commit, below the tree's directory."""
         nodes = self.nodes(commit)
         data = self.blobs(node.blob for node in nodes.values())
-        items = {
-            path: Item(
-                data[node.blob],
-                0o777 if node.mode == LINK else 0o755 if node.mode == EXECUTABLE else 0o644,
-                node.mode == LINK,
-            )
-            for path, node in nodes.items()
-        }
+        items = {path: _item(node, data[node.blob]) for path, node in nodes.items()}
         tree = GitTree(items, name, commit)
         if tree.release is None:
             tree.release = _version(self.release(commit))
@@ -315,7 +325,10 @@ class Repository:
             return tree
         with self._index() as env:
             self._run("read-tree", start, env=env)
-            self._run("rm", "-r", "-q", "--cached", "--ignore-unmatch", ".", env=env)
+            # Not by `git rm`, which leaves what a sparse checkout leaves out.
+            there = self._run("ls-files", "-z", "--", ".", env=env).split(b"\0")
+            gone = self._info({os.fsdecode(name): None for name in there if name})
+            self._run("update-index", "-z", "--index-info", stdin=gone, env=env)
             self._run("read-tree", f"--prefix={self.prefix}", tree, env=env)
             return os.fsdecode(self._run("write-tree", env=env)).strip()
 
@@ -340,15 +353,46 @@ class Repository:
         options = [option for parent in parents for option in ("-p", parent)]
         return self._text("commit-tree", tree, *options, "-F", "-", stdin=os.fsencode(message))
 
-    def start_branch(self, name: str, commit: str) -> None:
+    @contextlib.contextmanager
+    def new_branch(self, name: str, commit: str) -> Iterator[None]:
         """Let a new branch be what is checked out, and the index as its commit.
 
-        The files on disk are left as they are.
+        The block changes the files on disk. Whatever can refuse the branch does so before it; where
+        the block fails, there is no branch.
+
+        Raises:
+            MigrateError: there can be no branch of this name, or another git is at work.
         """
-        self._run("update-ref", f"refs/heads/{name}", commit, "")
-        self._run("symbolic-ref", "HEAD", f"refs/heads/{name}")
+        for lock in ("index.lock", "HEAD.lock"):
+            place = os.fsdecode(self._run("rev-parse", "--git-path", lock).rstrip(b"\n"))
+            if os.path.lexists(self.root / place):
+                raise MigrateError(
+                    f"another git is at work: {place} is there; wait for it, or remove the file"
+                )
+        sparse = self.sparse()
+        reference = f"refs/heads/{name}"
+        self._run("update-ref", reference, commit, "")
+        try:
+            yield
+        except BaseException:
+            self._try("update-ref", "-d", reference, commit)
+            raise
+        self._run("symbolic-ref", "HEAD", reference)
         self._run("read-tree", commit)
+        self._leave_out(sparse)
         self._try("update-index", "-q", "--refresh")
+
+    def _leave_out(self, sparse: Iterable[str]) -> None:
+        """Say again, after the index was replaced, which files are not to be on disk."""
+        if not sparse:
+            return
+        there = self._run("ls-files", "-z", "--full-name", "--", ".").split(b"\0")
+        paths = [os.fsdecode(name).removeprefix(self.prefix) for name in there if name]
+        absent = {path for path in paths if not os.path.lexists(self.root / path)}
+        named = b"".join(
+            os.fsencode(path) + b"\0" for path in absent & {*sparse, *self.outside(absent)}
+        )
+        self._run("update-index", "--skip-worktree", "-z", "--stdin", stdin=named)
 
     def stage(self, changes: Mapping[str, Node | None]) -> None:
         """Put contents into the index; None takes a path out of it."""
@@ -377,6 +421,19 @@ class Repository:
         """Leave a message that the next `git commit` proposes."""
         place = os.fsdecode(self._run("rev-parse", "--git-path", "MERGE_MSG").rstrip(b"\n"))
         (self.root / place).write_bytes(os.fsencode(text))
+
+
+def _item(node: Node, data: bytes) -> Item:
+    mode = 0o777 if node.mode == LINK else 0o755 if node.mode == EXECUTABLE else 0o644
+    return Item(data, mode, node.mode == LINK)
+
+
+def _complaint(said: str) -> str:
+    """What git complains of in one line, with the command that it proposes."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    first = lines[0].removeprefix("fatal: ") if lines else "git refuses it"
+    how = next((line for line in lines if line.startswith("git config")), None)
+    return f"git: {first}" + (f"; `{how}` tells git that it may be trusted" if how else "")
 
 
 def _path(line: bytes) -> str:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
-from migrator import writer
+from migrator import git, writer
 from migrator.errors import MigrateError
 from migrator.log import (
     HandEntry,
@@ -25,7 +26,7 @@ from migrator.plan import FileChange, Plan
 from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
 from migrator.update import commits
 from migrator.update.base import Base, Pristine, source_digest
-from migrator.update.git import Node, Repository
+from migrator.update.git import SUBMODULE, Node, Repository
 from migrator.update.lines import has_markers
 from migrator.update.merge import merge_file
 from migrator.update.trees import UPSTREAM, Fate, Item, Outcome, TreeMerge, Version, merge_trees
@@ -41,6 +42,41 @@ _KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class Disk:
+    """What a checkout has on disk otherwise than git has it.
+
+    Args:
+        repository: the checkout; None where there is none.
+    """
+
+    repository: Repository | None
+
+    @cached_property
+    def sparse(self) -> dict[str, Item]:
+        """Files that a sparse checkout leaves out: path → as git has them."""
+        return self.repository.sparse() if self.repository is not None else {}
+
+    def forms(self, changes: Sequence[writer.Change]) -> list[writer.Change]:
+        """Changes with the bytes that git would write to disk, such as with its line endings."""
+        if self.repository is None:
+            return list(changes)
+        files = {
+            change.path: change.data if isinstance(change, Placed) else change.after
+            for change in changes
+            if not (isinstance(change, Removal) or (isinstance(change, Placed) and change.link))
+        }
+        forms = git.disk_forms(self.repository.root, files)
+        return [
+            change
+            if isinstance(change, Removal) or change.path not in forms
+            else replace(change, data=forms[change.path])
+            if isinstance(change, Placed)
+            else replace(change, after=forms[change.path])
+            for change in changes
+        ]
+
+
 @dataclass
 class Update:
     """Everything that an update will do to the engineer's tree."""
@@ -54,6 +90,9 @@ class Update:
     theirs: Version
     merge: TreeMerge
     log: Log
+    disk: Disk
+    submodules: dict[str, str | None] = field(default_factory=dict)
+    """Submodules that the result has otherwise than the new release → commit; None: not there."""
 
     @property
     def nothing_to_do(self) -> bool:
@@ -61,6 +100,7 @@ class Update:
         merge = self.merge
         return (
             not merge.puts
+            and not self.submodules
             and not merge.removals
             and not any(
                 outcome.fate in UPSTREAM or outcome.fate in (Fate.CONFLICT, Fate.MERGED)
@@ -69,11 +109,31 @@ class Update:
         )
 
     def changes(self) -> list[writer.Change]:
-        """What is to be written into the engineer's tree."""
+        """What is to be written into a copy of the engineer's tree."""
+        puts = {path: item for path, item in self.disk.sparse.items() if self.result(path) == item}
         changes: list[writer.Change] = [Removal(path) for path in sorted(self.merge.removals)]
-        for path, item in sorted(self.merge.puts.items()):
+        for path, item in sorted({**puts, **self.merge.puts}.items()):
             changes.append(Placed(path, item.data, item.mode, item.link))
         return changes
+
+    def changes_in_place(self, *, committed: bool) -> list[writer.Change]:
+        """What is to be written into the engineer's tree itself, as git has it on disk there.
+
+        Args:
+            committed: is it all in a commit? Then what a sparse checkout leaves out stays off the
+                disk.
+        """
+        removals = self.merge.removals - self.disk.sparse.keys()
+        puts = dict(self.merge.puts)
+        if committed and self.disk.sparse:
+            repository = self.disk.repository
+            new = {path for path in puts if self.ours.item(path) is None}
+            left_out = repository.outside(new) if repository is not None else set()
+            puts = {p: i for p, i in puts.items() if p not in {*self.disk.sparse, *left_out}}
+        changes: list[writer.Change] = [Removal(path) for path in sorted(removals)]
+        for path, item in sorted(puts.items()):
+            changes.append(Placed(path, item.data, item.mode, item.link))
+        return self.disk.forms(changes)
 
     def result(self, path: str) -> Item | None:
         """What the tree will have at a path."""
@@ -113,6 +173,7 @@ def plan_update(
     base: Base,
     new: Pristine,
     plan: Plan,
+    disk: Disk,
     *,
     with_base: bool = False,
 ) -> Update:
@@ -125,11 +186,20 @@ def plan_update(
         base: what the tool once wrote.
         new: the next release.
         plan: its migration.
+        disk: what the engineer's checkout has on disk otherwise than git has it.
         with_base: show the base's lines in conflicts.
     """
     theirs = Version(new.tree, plan.files)
-    merge = merge_trees(base.version, ours, theirs, unsure=base.unsure, with_base=with_base)
-    update = Update(old, base, new, plan, ours, theirs, merge, old)
+    rebased = {
+        change.path: change.before
+        for change in plan.files
+        if change.before is not None and change.before != base.pristine.tree.read(change.path)
+    }
+    merge = merge_trees(
+        base.version, ours, theirs, unsure=base.unsure, pristine=rebased, with_base=with_base
+    )
+    update = Update(old, base, new, plan, ours, theirs, merge, old, disk)
+    _keep_submodules(update)
     by_hand = [
         HandEntry(
             printable(outcome.path),
@@ -151,6 +221,36 @@ def plan_update(
     if not update.nothing_to_do:
         _write_logs(tree, update, with_base=with_base)
     return update
+
+
+def _keep_submodules(update: Update) -> None:
+    """Merge submodules as the commits that they are at; their files are nobody's here."""
+    repository = update.disk.repository
+    head = repository.commit("HEAD") if repository is not None else None
+    if repository is None or head is None:
+        return
+    ours = repository.submodules(head)
+
+    def at(source: Pristine) -> dict[str, str]:
+        return repository.submodules(source.commit) if source.commit is not None else {}
+
+    base, theirs = at(update.base.pristine), at(update.new)
+    for path in sorted(ours.keys() | theirs.keys()):
+        mine, new = ours.get(path), theirs.get(path)
+        if mine == new or mine == base.get(path):
+            continue
+        update.submodules[path] = mine
+        fate = (
+            Fate.DELETED_BY_HAND
+            if mine is None
+            else Fate.ADDED_BY_HAND
+            if new is None and path not in base
+            else Fate.KEPT
+        )
+        reason = "a submodule"
+        if new is not None and new != base.get(path):
+            reason += f"; the new release has it at {new[:12]}"
+        update.merge.outcomes.append(Outcome(path, fate, reason))
 
 
 def _write_logs(tree: DiskTree, update: Update, *, with_base: bool) -> None:
@@ -226,9 +326,10 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
     if by_hand and not conflicts:
         written = repository.write_tree(commit, nodes)
         commit = repository.commit_tree(written, [commit], text)
+    changes = update.changes_in_place(committed=True)
     with writer.deferred_signals():
-        writer.change_in_place(root, update.changes())
-        repository.start_branch(name, commit)
+        with repository.new_branch(name, commit):
+            writer.change_in_place(root, changes)
         if conflicts:
             repository.stage({p: node for p, node in nodes.items() if p not in conflicts})
             stage_conflicts(update, repository)
@@ -289,6 +390,8 @@ def _file_nodes(repository: Repository, files: Sequence[FileChange]) -> dict[str
 def _by_hand_nodes(update: Update, repository: Repository) -> dict[str, Node | None]:
     """What the result has otherwise than the migrated release."""
     nodes: dict[str, Node | None] = {}
+    for path, commit in update.submodules.items():
+        nodes[path] = None if commit is None else Node(SUBMODULE, commit)
     own = {LOG_NAME, SUMMARY_NAME}
     paths = update.theirs.entries.keys() | update.ours.entries.keys() | update.merge.puts.keys()
     for path in paths - own:
@@ -320,7 +423,7 @@ def commit_migration(
     refuse_branch(repository, name)
     logs = [change for change in changes if change.path in (LOG_NAME, SUMMARY_NAME)]
     commit = commits.commit_steps(repository, head, tree, plan, logs)
-    with writer.deferred_signals():
-        writer.change_in_place(root, changes)
-        repository.start_branch(name, commit)
+    on_disk = Disk(repository).forms(changes)
+    with writer.deferred_signals(), repository.new_branch(name, commit):
+        writer.change_in_place(root, on_disk)
     return name

@@ -8,6 +8,7 @@ next release. Only read here; the result says what to put and what to remove in 
 from __future__ import annotations
 
 import enum
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,12 @@ class Version:
         if there is None or there.link is not None:
             self.entries[path] = Entry(path, mode)
         self._changes[path] = data
+
+    def add(self, path: str, item: Item) -> None:
+        """Let something be there that the tree does not have on disk."""
+        link = os.fsdecode(item.data) if item.link else None
+        self.entries[path] = Entry(path, item.mode, link)
+        self._changes[path] = item.data
 
     def item(self, path: str) -> Item | None:
         """What is at a path; None where there is nothing.
@@ -192,6 +199,7 @@ def merge_trees(
     theirs: Version,
     *,
     unsure: Mapping[str, bytes] | None = None,
+    pristine: Mapping[str, bytes] | None = None,
     with_base: bool = False,
 ) -> TreeMerge:
     """Merge three versions of a tree.
@@ -202,6 +210,9 @@ def merge_trees(
         theirs: what the tool writes for the next release.
         unsure: files of which `base` may not be what the tool once wrote → their pristine bytes;
             no line of the engineer's is dropped there, whatever `base` says.
+        pristine: files of the next release that the tool changes and that are others than in the
+            release before → their bytes without the tool's changes. Who has those, as after a
+            rebase by hand, has nothing of their own there.
         with_base: show the base's lines in conflicts.
     """
     merged = TreeMerge()
@@ -209,7 +220,7 @@ def merge_trees(
     taken: dict[str, Item] = {}
     for target in sorted(cells):
         first, *others = cells[target]
-        item, outcome = _merge_cell(first, unsure or {}, with_base)
+        item, outcome = _merge_cell(first, unsure or {}, pristine or {}, with_base)
         for other in others:
             item, outcome = _collide(target, item, outcome, other, with_base)
         if item is not None:
@@ -268,7 +279,10 @@ def _cells(base: Version, ours: Version, theirs: Version) -> dict[str, list[_Cel
 
 
 def _merge_cell(
-    cell: _Cell, unsure: Mapping[str, bytes], with_base: bool
+    cell: _Cell,
+    unsure: Mapping[str, bytes],
+    pristine: Mapping[str, bytes],
+    with_base: bool,
 ) -> tuple[Item | None, Outcome | None]:
     """The merged file and what to say of it; None where there is nothing (to say)."""
     if _GENERATED.fullmatch(cell.target):
@@ -277,6 +291,9 @@ def _merge_cell(
         return _without_ours(cell)
     if cell.theirs is None:
         return _without_theirs(cell)
+    if not cell.ours.link and pristine.get(cell.theirs_path or "") == cell.ours.data:
+        item = replace(cell.theirs, mode=_mode(cell.ours, cell.theirs))
+        return item, Outcome(cell.target, Fate.UPDATED)
     if cell.base is not None and cell.ours.like(cell.base) and not cell.renamed_by_hand:
         if cell.theirs.like(cell.base) and not cell.renamed_upstream:
             return cell.ours, None
@@ -421,7 +438,7 @@ def _collide(
     target: str, item: Item | None, outcome: Outcome | None, other: _Cell, with_base: bool
 ) -> tuple[Item | None, Outcome | None]:
     """Two files that want the same path: a rename of one side, and a file of the other."""
-    second, said = _merge_cell(other, {}, with_base)
+    second, said = _merge_cell(other, {}, {}, with_base)
     if item is None or second is None or item.like(second):
         # What is a conflict has to be named, whatever became of the other file.
         conflicts = [o for o in (outcome, said) if o is not None and o.fate is Fate.CONFLICT]
