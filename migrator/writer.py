@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import signal
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -29,6 +28,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from migrator.archive import ArchiveError, Member, read_members
 from migrator.errors import MigrateError
 from migrator.tree import DiskTree
 
@@ -602,7 +602,8 @@ def unpack(archive: Path, target: Path) -> None:
     Nothing of the archive is run, and members that would leave it are refused.
 
     Raises:
-        MigrateError: the archive is damaged or has more than one directory at its top.
+        MigrateError: the archive is damaged, has more than one directory at its top, or what no
+            source archive has.
     """
     if target.is_dir() and not _stage_of(target).exists():
         return
@@ -613,8 +614,8 @@ def unpack(archive: Path, target: Path) -> None:
                 return
             inside = stage / "x"
             inside.mkdir()  # which an archive without members would not make
-            with tarfile.open(archive) as tar:
-                tar.extractall(inside, filter="data")
+            for member in read_members(archive):
+                _make_member(inside, member)
             match list(inside.iterdir()):
                 case [top] if top.is_dir():
                     top.rename(target)
@@ -622,7 +623,27 @@ def unpack(archive: Path, target: Path) -> None:
                     raise MigrateError(
                         f"{archive.name} is not a source archive: it has no single folder"
                     )
-    except (tarfile.TarError, EOFError) as error:
-        raise MigrateError(f"{archive} is damaged ({error}); remove it and try again") from error
+    except ArchiveError as error:
+        raise MigrateError(
+            f"{archive.name} is damaged or no source archive ({error}); fetch it from elsewhere"
+        ) from error
     except OSError as error:
         raise _explain(error, target) from error
+
+
+def _make_member(root: Path, member: Member) -> None:
+    """Make one member of an archive; what is above it is a directory or not there."""
+    place = root / member.path
+    if member.directory:
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if member.link is not None:
+        place.symlink_to(member.link)
+    elif member.same is not None:
+        shutil.copy(root / member.same, place)
+    else:
+        with place.open("wb") as file:
+            for chunk in member.chunks:
+                file.write(chunk)
+        place.chmod(0o755 if member.executable else 0o644)

@@ -450,7 +450,7 @@ def test_unpack_a_damaged_archive(tmp_path: Path) -> None:
 
 def test_unpack_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = archive(tmp_path / "a.tar.gz", {"vllm-1/x": b"x"})
-    fail_at(monkeypatch, tarfile, "open", 1, errno.ENOSPC)
+    fail_at(monkeypatch, Path, "chmod", 1, errno.ENOSPC)
     with pytest.raises(MigrateError, match="is full; nothing was written"):
         writer.unpack(made, tmp_path / "cache/vllm-1")
 
