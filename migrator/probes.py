@@ -116,6 +116,33 @@ def runner_marks_padding(tree: Tree) -> bool:
     return _defined(tree, home, "GPUModelRunner._prepare_padding_mask")
 
 
+_PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
+
+
+def _punica_takes(tree: Tree, method: str, parameter: str) -> bool:
+    return parameter in (tree.parameters(_PUNICA_BASE, f"PunicaWrapperBase.{method}") or ())
+
+
+def punica_takes_bias(tree: Tree) -> bool:
+    """LoRA adapters may have a bias, which products get behind the stacked B."""
+    return _punica_takes(tree, "add_lora_linear", "lora_bias_stacked")
+
+
+def punica_takes_extra_vocab(tree: Tree) -> bool:
+    """LoRA adapters may add tokens to the vocabulary."""
+    return _punica_takes(tree, "update_metadata", "extra_vocab_size")
+
+
+def punica_takes_long_context(tree: Tree) -> bool:
+    """LoRA adapters may scale the rotary embedding (`long_lora_context`)."""
+    return _punica_takes(tree, "update_metadata", "long_lora_context")
+
+
+def punica_has_full_linear(tree: Tree) -> bool:
+    """A LoRA adapter may bring a whole layer, a classification head."""
+    return _defined(tree, (_PUNICA_BASE,), "PunicaWrapperABC.apply_lora_full_linear")
+
+
 PROBES: dict[str, Probe] = {
     probe.__name__: probe
     for probe in (
@@ -132,6 +159,10 @@ PROBES: dict[str, Probe] = {
         config_recomputes_capture_sizes,
         all2all_has_allgather_reducescatter,
         runner_marks_padding,
+        punica_takes_bias,
+        punica_takes_extra_vocab,
+        punica_takes_long_context,
+        punica_has_full_linear,
     )
 }
 """Every probe by the name that templates call it."""

@@ -34,6 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "AttentionMetadataBuilder": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
     "CommonAttentionMetadata": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
     "weak_ref_tensor": ("vllm.utils.torch_utils", "vllm.utils"),
+    "direct_register_custom_op": ("vllm.utils.torch_utils", "vllm.utils"),
     "bind_kv_cache": ("vllm.v1.worker.utils", "vllm.v1.utils"),
 }
 """Modules that define a name in one release or another, the newest first."""

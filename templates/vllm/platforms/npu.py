@@ -183,8 +183,7 @@ class NPUPlatform(Platform):
     # npu-migrate: end
     @classmethod
     def get_punica_wrapper(cls) -> str:
-        # Plain PyTorch; the Triton one is for CUDA and ROCm.
-        return "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
+        return "vllm.lora.punica_wrapper.punica_npu.PunicaWrapperNPU"
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
