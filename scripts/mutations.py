@@ -65,6 +65,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU232": _MOE,
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
+    "NPU308": (("llama", "lora1-eager"),),
     "NPU401": (("vllm", "install"),),
 }
 """Runs that reach what a rule changes, where the general ones do not come to it first."""

@@ -39,6 +39,7 @@ PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
+LORA = tuple(name for name, mode in simulate.MODES.items() if mode.adapters)
 OLD = {
     "0.10.0": ("llama",),
     "0.11.0": (
@@ -50,6 +51,7 @@ OLD = {
         "full-graph",
         "gemma",
         "refusals",
+        *(name for name in LORA if name.endswith("graph")),
     ),
 }
 """Release → modes and models that do not go with the newer environment, on any device."""
@@ -82,6 +84,7 @@ ALSO = (
     ("llama", "ray-tp2"),
     ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
+    *(("llama", name) for name in LORA),
 )
 TIMEOUT = 900.0
 
@@ -139,6 +142,12 @@ decoding) and wants a clear error of each. Where transformers lets the release l
 structured output has to be one of the answers that it was given to choose from. A run in one
 process also asks some functions of vLLM directly: kernels that layers do not go through, the
 current stream, the default backend of process groups, `transfer_to_npu`.
+
+Modes with `lora1` and `lora2` have one and two slots for LoRA adapters. There two adapters (one of
+all linear layers, one of a lower rank also of the embedding and the head) are compared with the
+same model with the adapter merged into its weights: requests without an adapter, with one, with
+both, and batches of these mixed, then again after all adapters were unloaded; `-sharded` shards the
+adapters over both devices.
 
 The device's attention takes float16 and bfloat16 only, so the simulator is told to let float32
 pass, but not in `bfloat16` and `nz` (linear weights in FRACTAL_NZ). There the tokens are near if no

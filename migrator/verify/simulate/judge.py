@@ -28,6 +28,45 @@ MISSES_OF_ONE = 0.5
 """The same of one answer, in which one rounding weighs more."""
 
 
+UNLOADED_BEFORE = "loaded again"
+"""Batch before which all adapters are unloaded."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, the number of its adapter (0: none) and the tokens of the reference."""
+
+    adapter: int
+    prompt: list[int]
+    tokens: list[int]
+
+
+def batches(reference: dict[str, Any]) -> dict[str, list[Request]]:
+    """What runs at once where there are adapters, by the name of the phase."""
+    parts = [reference["fresh"], *reference["adapters"]]
+    base, first, second = (
+        [
+            Request(number, prompt, tokens)
+            for prompt, tokens in zip(part["prompts"], part["tokens"], strict=True)
+        ]
+        for number, part in enumerate(parts)
+    )
+    base = base[-len(first) :]
+
+    def mixed(*groups: list[Request]) -> list[Request]:
+        return [one for together in zip(*groups, strict=True) for one in together]
+
+    return {
+        "without an adapter": base,
+        "one adapter": first,
+        "one adapter and none": mixed(first, base),
+        "two adapters": mixed(first, second),
+        "two adapters and none": mixed(base, second, first),
+        UNLOADED_BEFORE: mixed(second, base, first),
+        "without an adapter again": base,
+    }
+
+
 @dataclass
 class Calls:
     """What the processes of a run called on the NPU."""
@@ -111,14 +150,16 @@ def judge(
     `score` is what the program of that name found, for a run that is not in float32.
     """
     phases = record.get("phases", {})
+    greedy = set(batches(reference)) if mode.adapters else set(GREEDY)
     if mode.dtype == "float32":
-        problems = list(differences(reference, phases))
+        problems = list(differences(reference, phases, adapters=bool(mode.adapters)))
     else:
         problems = list(misses(phases, score))
-    equal = not problems and set(GREEDY) <= set(phases)
+    equal = not problems and greedy <= set(phases)
     problems += sampling(phases)
     paths = count_paths(calls, phases)
-    for name in ("prefill", "decode", "chunked", "cached"):
+    wanted = ("prefill", "decode") if mode.adapters else ("prefill", "decode", "chunked", "cached")
+    for name in wanted:
         if not getattr(paths, name):
             problems.append(f"no attention call was {name}")
     problems += operators(model, mode, calls)
@@ -153,10 +194,18 @@ def structured(answers: Sequence[str]) -> bool:
     return bool(answers) and set(answers) <= {"yes", "no"}
 
 
-def differences(reference: dict[str, Any], phases: dict[str, Any]) -> Iterator[str]:
+def differences(
+    reference: dict[str, Any], phases: dict[str, Any], *, adapters: bool = False
+) -> Iterator[str]:
     """For each greedy prompt whose tokens are not the reference's: where they part."""
-    wanted = {name: reference[part]["tokens"] for name, part in GREEDY.items()}
-    wanted |= dict.fromkeys(FORCED, reference["fresh"]["tokens"])
+    if adapters:
+        wanted = {
+            name: [request.tokens for request in batch]
+            for name, batch in batches(reference).items()
+        }
+    else:
+        wanted = {name: reference[part]["tokens"] for name, part in GREEDY.items()}
+        wanted |= dict.fromkeys(FORCED, reference["fresh"]["tokens"])
     for name, answers in wanted.items():
         if name not in phases:
             yield f"the run did not come to its part '{name}'"
@@ -262,7 +311,9 @@ def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:
     for role in model.roles:
         if not any(calls.operators[name] for name in ROLES[role]):
             yield f"no NPU operator for {role} was called ({' or '.join(ROLES[role])})"
-    for names in (SAMPLER, *mode.operators):
+    # Requests with adapters are greedy.
+    sampler = () if mode.adapters else (SAMPLER,)
+    for names in (*sampler, *mode.operators):
         if not any(calls.operators[name] for name in names):
             yield f"{' or '.join(names)} was not called"
     for name in mode.forbidden:

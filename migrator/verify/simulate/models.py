@@ -108,11 +108,31 @@ _GEMMA = ("gemma norm", "geglu", "rotary", "cache write", "attention")
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: its rank and the layers that it changes, by the last part of their names."""
+
+    name: str
+    rank: int
+    targets: tuple[str, ...]
+
+
+# A rank below the engine's, which pads it; all that can have an adapter.
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_ADAPTERS = (
+    Adapter("first", 8, _LINEAR),
+    Adapter("second", 4, ("embed_tokens", *_LINEAR[:3], *_LINEAR[4:], "lm_head")),
+)
+MAX_RANK = 8
+"""Rank that the engine reserves for each adapter."""
+
+
+@dataclass(frozen=True)
 class Model:
     """One architecture.
 
     `config` goes to the transformers class `config_class`, on top of the common shape where
-    `common` is set; `roles` are the keys of ROLES that it needs.
+    `common` is set; `roles` are the keys of ROLES that it needs; `adapters` are those of the modes
+    with LoRA.
     """
 
     name: str
@@ -121,6 +141,7 @@ class Model:
     config: dict[str, Any] = field(default_factory=dict)
     roles: tuple[str, ...] = _DENSE
     common: bool = True
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -129,7 +150,7 @@ class Model:
 
 
 _ALL = (
-    Model("llama", "LlamaConfig", "LlamaForCausalLM"),
+    Model("llama", "LlamaConfig", "LlamaForCausalLM", adapters=_ADAPTERS),
     # vLLM takes no head size from its configuration: it divides, as all its checkpoints allow.
     Model(
         "qwen2",
@@ -194,6 +215,8 @@ AGAIN = (
     Prompt(0, shared=260, of=4),
     Prompt(9),
 )
+# They run with an adapter: a few tokens, more than a block, more than a step takes.
+ADAPTED = (Prompt(5), Prompt(140), Prompt(170))
 CHATS: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "What does a cat eat?"}],
     [

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH
+from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH, MAX_RANK
 
 DEVICE_MEMORY = "256MiB"
 """Memory of a simulated device: little, so that the cache's size comes from real profiling."""
@@ -30,6 +30,8 @@ class Mode:
 
     `collectives`: of each set, one has to be called, on device tensors over HCCL.
     `operators`: fused operators that this mode has to reach beside those of the model.
+    `adapters`: slots for LoRA adapters; with some, requests with and without adapters take the
+    place of all others.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Mode:
     forbidden: tuple[str, ...] = ()
     ray: bool = False
     """Whether the workers, or the engines of a server, are actors of a Ray cluster."""
+    adapters: int = 0
 
     @property
     def dtype(self) -> str:
@@ -146,7 +149,39 @@ _ALL = (
         ),
     ),
 )
-MODES: dict[str, Mode] = {mode.name: mode for mode in _ALL}
+
+
+def _with_adapters() -> Iterator[Mode]:
+    """The modes with LoRA: eager and both kinds of graphs, on one and two devices."""
+    known = {mode.name: mode for mode in _ALL}
+    full = known["full-graph"]
+    tp2_graph = known["tp2-graph"]
+    known["tp2-full-graph"] = replace(
+        tp2_graph,
+        name="tp2-full-graph",
+        summary="tensor parallel over two devices, decode steps captured as a whole",
+        engine={**tp2_graph.engine, **full.engine},
+    )
+    sharded = {"fully_sharded_loras": True}
+    ways: list[tuple[str, int, dict[str, bool]]] = [
+        (name, slots, {})
+        for name in ("eager", "graph", "full-graph", "tp2", "tp2-graph", "tp2-full-graph")
+        for slots in (1, 2)
+    ]
+    for name, slots, more in (*ways, ("tp2", 2, sharded)):
+        mode = known[name]
+        lora = {"enable_lora": True, "max_loras": slots, "max_lora_rank": MAX_RANK, **more}
+        many = "one slot" if slots == 1 else f"{slots} slots"
+        yield replace(
+            mode,
+            name=f"lora{slots}-{name}{'-sharded' if more else ''}",
+            summary=f"{mode.summary}; {'sharded ' if more else ''}LoRA adapters in {many}",
+            engine={**mode.engine, **lora},
+            adapters=slots,
+        )
+
+
+MODES: dict[str, Mode] = {mode.name: mode for mode in (*_ALL, *_with_adapters())}
 DEFAULT_MODES = ("eager", "graph", "mp", "tp2")
 
 

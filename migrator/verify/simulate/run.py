@@ -76,6 +76,10 @@ def simulate(
     Raises:
         SimulateError: the tree or the environment cannot be run at all.
     """
+    for mode in options.modes:
+        without = [model.name for model in options.models if mode.adapters and not model.adapters]
+        if without:
+            raise SimulateError(f"{without[0]} has no LoRA adapters, which {mode.name} needs")
     runs: list[Run] = []
     with opened(options) as (tree, work):
         over_ray = any(mode.ray for mode in options.modes)
@@ -158,6 +162,8 @@ def reference(model: Model, options: Options, versions: Versions, runner: Runner
         "chats": models.CHATS,
         "penalty": models.PENALTY,
         "penalized": PENALIZED,
+        "adapters": [asdict(adapter) for adapter in model.adapters],
+        "adapted": [asdict(prompt) for prompt in models.ADAPTED],
     }
     program = environment.PROGRAMS / "reference.py"
     made_by = {name: versions.installed[name] for name in ("torch", "transformers", "tokenizers")}
@@ -193,7 +199,16 @@ def engine_job(
     model_folder: Path, mode: Mode, reference: dict[str, Any], out: Path
 ) -> dict[str, Any]:
     """What the engine program is told."""
+    batches = judge.batches(reference) if mode.adapters else {}
     return {
+        "adapters": [
+            str(model_folder / adapter["name"]) for adapter in reference.get("adapters", ())
+        ],
+        "batches": {
+            name: [(request.adapter, request.prompt) for request in batch]
+            for name, batch in batches.items()
+        },
+        "unload_before": judge.UNLOADED_BEFORE,
         "out": str(out),
         "model": str(model_folder),
         "devices": mode.devices,

@@ -40,10 +40,16 @@ class Record:
         self.save()
 
 
-def outputs(llm: Any, prompts: list[list[int]], parameters: Any) -> dict[str, Any]:
-    """Tokens and cached prompt tokens of each prompt, and its log probabilities if asked for."""
+def outputs(
+    llm: Any, prompts: list[list[int]], parameters: Any, adapters: list[Any] | None = None
+) -> dict[str, Any]:
+    """Tokens and cached prompt tokens of each prompt, and its log probabilities if asked for.
+
+    `adapters` has a LoRA request or None for each prompt.
+    """
+    more = {} if adapters is None else {"lora_request": adapters}
     results = llm.generate(
-        [{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False
+        [{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False, **more
     )
     completions = [result.outputs[0] for result in results]
     return {
@@ -71,6 +77,10 @@ def run(job: dict[str, Any], llm: Any, record: Record) -> None:
         "detokenize": False,
     }
 
+    if job["batches"]:
+        run_adapters(job, llm, record, SamplingParams(**base, temperature=0))
+        return
+
     def phase(name: str, prompts: list[list[int]], **settings: Any) -> None:
         start = time.time()
         found = outputs(llm, prompts, SamplingParams(**{**base, **settings}))
@@ -96,6 +106,24 @@ def run(job: dict[str, Any], llm: Any, record: Record) -> None:
         phase(name, job["fresh"], seed=seed, **sampling)
     # Without a seed, so that the batch is drawn by one call and no loop over requests.
     phase("drawn", job["fresh"], temperature=0.9, top_k=5, logprobs=5)
+
+
+def run_adapters(job: dict[str, Any], llm: Any, record: Record, parameters: Any) -> None:
+    """Batches of requests with and without LoRA adapters."""
+    from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+
+    requests = [None] + [
+        LoRARequest(Path(path).name, number, path)
+        for number, path in enumerate(job["adapters"], start=1)
+    ]
+    for name, batch in job["batches"].items():
+        if name == job["unload_before"]:
+            for number in range(1, len(requests)):
+                llm.llm_engine.remove_lora(number)
+        start = time.time()
+        adapters = [requests[number] for number, _ in batch]
+        found = outputs(llm, [prompt for _, prompt in batch], parameters, adapters)
+        record.phase(name, start, **found)
 
 
 CHOICES = ("yes", "no")

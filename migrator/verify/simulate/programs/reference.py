@@ -24,6 +24,7 @@ from typing import Any
 # transformers asks whether torch_npu is there and would then put itself on the NPU.
 sys.modules["torch_npu"] = None  # type: ignore[assignment]
 
+import safetensors.torch  # type: ignore[import-not-found]  # noqa: E402
 import tokenizers  # type: ignore[import-not-found]  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -147,6 +148,42 @@ def greedy(
     return tokens, smallest
 
 
+def save_adapter(model: Any, adapter: dict[str, Any], out: Path) -> None:
+    """Write a random LoRA adapter in the format of PEFT, and merge it into the model's weights."""
+    torch.manual_seed(adapter["rank"])
+    rank, alpha = adapter["rank"], 2 * adapter["rank"]
+    tensors: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name, layer in model.named_modules():
+            if name.rpartition(".")[2] not in adapter["targets"]:
+                continue
+            rows, columns = layer.weight.shape
+            embedding = isinstance(layer, torch.nn.Embedding)
+            outputs, inputs = (columns, rows) if embedding else (rows, columns)
+            down = torch.randn(rank, inputs) * 0.2
+            up = torch.randn(outputs, rank) * 0.2
+            change = alpha / rank * (up @ down)
+            layer.weight += change.t() if embedding else change
+            for letter, tensor in (("A", down), ("B", up)):
+                kind = f"lora_embedding_{letter}" if embedding else f"lora_{letter}.weight"
+                tensors[f"base_model.model.{name}.{kind}"] = tensor.contiguous()
+    out.mkdir()
+    safetensors.torch.save_file(tensors, out / "adapter_model.safetensors")
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": list(adapter["targets"]),
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "modules_to_save": None,
+    }
+    (out / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
 class Draw:
     """Random token ids from a generator of its own: no library promises its stream of numbers."""
 
@@ -260,6 +297,27 @@ def main(job: dict[str, Any]) -> None:
             search.gap = min(search.gap, lead)
             penalties.append(prompt)
             penalized.append(tokens)
+    adapters, merged_searches = [], []
+    for adapter in job["adapters"]:
+        merged = copy.deepcopy(model)
+        save_adapter(merged, adapter, out / adapter["name"])
+        tuned = Search(job, merged)
+        prompts: list[list[int]] = []
+        while len(prompts) < len(job["adapted"]):
+            own = job["adapted"][len(prompts)]["own"]
+            prompt = tuned.find(draw(own) for _ in itertools.count())
+            tokens = tuned.answers[tuple(prompt)]
+            # With the same answer, the prompt would not show that there is an adapter.
+            if greedy(model, prompt, len(tokens), 0.0)[0] != tokens:
+                prompts.append(prompt)
+        adapters.append(
+            {
+                "name": adapter["name"],
+                "prompts": prompts,
+                "tokens": [tuned.answers[tuple(prompt)] for prompt in prompts],
+            }
+        )
+        merged_searches.append(tuned)
     answers = {
         name: [search.answers[tuple(p)] for p in prompts]
         for name, prompts in (("fresh", fresh), ("again", again), ("chats", chats))
@@ -269,8 +327,8 @@ def main(job: dict[str, Any]) -> None:
     adapt_config(out / "config.json")
     record = {
         "model": job["model"],
-        "gap": search.gap,
-        "noise": search.noise(),
+        "gap": min(one.gap for one in (search, *merged_searches)),
+        "noise": max(one.noise() for one in (search, *merged_searches)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "transformers": transformers.__version__,
         "torch": torch.__version__,
@@ -279,6 +337,7 @@ def main(job: dict[str, Any]) -> None:
         "again": {"prompts": again, "tokens": answers["again"]},
         "penalty": job["penalty"],
         "penalties": {"prompts": penalties, "tokens": penalized},
+        "adapters": adapters,
         "chats": [
             {
                 "messages": messages,
