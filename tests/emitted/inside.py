@@ -329,6 +329,9 @@ class Platform(Stub):
     def is_out_of_tree(self) -> bool:
         return self.device_type == "npu"
 
+    def is_pin_memory_available(self) -> bool:
+        return False
+
     def is_cuda(self) -> bool:
         return self.device_type == "cuda"
 
