@@ -294,6 +294,16 @@ def check_an_adapter_without_a_slot_is_an_error() -> None:
             assert "adapter 9 is not in any slot" in said
 
 
+def check_streams_of_cuda_are_refused() -> None:
+    with vllm("0.33.0", switches={"VLLM_LORA_ENABLE_DUAL_STREAM": True}) as load:
+        said = ""
+        try:
+            load(MODULE).PunicaWrapperNPU(16, 8, "cpu", max_loras=1)
+        except ValueError as error:
+            said = str(error)
+        assert said == "NPU: VLLM_LORA_ENABLE_DUAL_STREAM is not supported."
+
+
 def check_bias() -> None:
     for release in WITH_BIAS:
         with wrapper(release) as made:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import vllm.envs as envs
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
@@ -214,6 +215,8 @@ class PunicaWrapperNPU(PunicaWrapperBase):
         device: torch.device | str,
         **kwargs: Any,
     ) -> None:
+        if getattr(envs, "VLLM_LORA_ENABLE_DUAL_STREAM", False):
+            raise ValueError("NPU: VLLM_LORA_ENABLE_DUAL_STREAM is not supported.")
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
         lora_config = kwargs.get("lora_config")
         self.max_loras: int = (
