@@ -58,6 +58,10 @@ def made_reference() -> dict[str, Any]:
         "again": {"prompts": again, "tokens": answers(len(again), 2000)},
         "penalty": models.PENALTY,
         "penalties": {"prompts": [[5, 6]], "tokens": answers(1, 3000)},
+        "adapters": [
+            {"name": name, "prompts": [[n, 1], [n, 2], [n, 3]], "tokens": answers(3, first)}
+            for n, (name, first) in enumerate((("first", 4000), ("second", 5000)), start=20)
+        ],
         "chats": [
             {"messages": m, "prompt": [1] * 7, "tokens": [2] * NEW, "text": f"answer {n}"}
             for n, m in enumerate(models.CHATS)
@@ -488,6 +492,58 @@ def test_graphs_have_to_be_replayed(run: Simulate) -> None:
     report = run(runner, "graph")
     assert report.passed
     assert report.runs[0].paths.replays == 1
+
+
+def adapted() -> FakeRunner:
+    """A runner of a good run with LoRA adapters."""
+    runner = FakeRunner()
+    runner.lines = [line for line in runner.lines if line["op"] != "npu_top_k_top_p"]
+    runner.phases = {
+        name: {
+            "start": float(start),
+            "end": start + 0.9,
+            "tokens": [request.tokens for request in batch],
+        }
+        for start, (name, batch) in enumerate(judge.batches(runner.reference).items())
+    }
+    return runner
+
+
+def test_requests_with_adapters(run: Simulate) -> None:
+    runner = adapted()
+    (outcome,) = run(runner, "lora1-eager").runs
+    assert outcome.passed
+    assert outcome.equal
+    job = runner.jobs[-1]
+    assert [Path(path).name for path in job["adapters"]] == ["first", "second"]
+    assert job["engine"]["max_loras"] == 1
+    # The adapters are in it alone, with each other, and with requests that have none.
+    together = {name: {number for number, _ in batch} for name, batch in job["batches"].items()}
+    kinds = [set(), *together.values()]
+    assert all(kind in kinds for kind in ({0}, {1}, {0, 1}, {1, 2}, {0, 1, 2}))
+    assert job["unload_before"] in job["batches"]
+    assert not run(FakeRunner(), "eager").runs[0].problems
+
+
+def test_an_adapter_that_is_ignored_is_seen(run: Simulate) -> None:
+    runner = adapted()
+    runner.phases["one adapter"]["tokens"][1] = answers(1, 0)[0]
+    (outcome,) = run(runner, "lora2-eager").runs
+    assert not outcome.equal
+    assert outcome.problems == ["one adapter, prompt 1: token 0 is 0, the reference has 4024"]
+
+
+def test_a_part_without_an_answer_is_seen(run: Simulate) -> None:
+    runner = adapted()
+    del runner.phases["loaded again"]
+    (outcome,) = run(runner, "lora2-eager").runs
+    assert not outcome.equal
+    assert outcome.problems == ["the run did not come to its part 'loaded again'"]
+
+
+def test_a_model_without_adapters_does_not_run_with_them(run: Simulate) -> None:
+    with pytest.raises(simulate.SimulateError, match="qwen2 has no LoRA adapters, which lora1-"):
+        run(FakeRunner(), "lora1-eager", model="qwen2")
 
 
 def test_two_devices_talk_over_hccl(run: Simulate) -> None:
@@ -1036,7 +1092,10 @@ def test_the_command_checks_its_options(run_cli: RunCli, emitted: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "known"),
-    [("models", {*models.MODELS, *models.ALIASES}), ("modes", {*simulate.MODES})],
+    [
+        ("models", {*models.MODELS, *models.ALIASES}),
+        ("modes", {name for name, mode in MODES.items() if not mode.adapters}),
+    ],
 )
 def test_help_names_every_model_and_mode(option: str, known: set[str]) -> None:
     """The help spells them out, because what defines them is slow to load."""
@@ -1047,6 +1106,14 @@ def test_help_names_every_model_and_mode(option: str, known: set[str]) -> None:
         r"\(.*?\)", "", (text or "").partition("comma separated: ")[2].partition(".")[0]
     )
     assert {name.strip() for name in listed.split(",")} == known
+    if option == "modes":
+        ways = {way for name in MODES if (way := name.partition("lora1-")[2])}
+        with_adapters = {f"lora{slots}-{way}" for slots in (1, 2) for way in ways}
+        with_adapters.add("lora2-tp2-sharded")
+        assert {name for name, mode in MODES.items() if mode.adapters} == with_adapters
+        sentence = (text or "").partition("With LoRA adapters")[2]
+        assert all(re.search(rf"\b{way}\b", sentence) for way in ways)
+        assert "lora2-tp2-sharded" in sentence
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])
