@@ -28,6 +28,17 @@ SETTINGS = {
     # Two cores are shared by all of it; idle workers of other kinds help nobody.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # Workers have the priority of everything else.
+    "RAY_worker_niceness": "0",
+    # A slow machine is no dead one.
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_gcs_rpc_server_connect_timeout_s": "300",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_timeout_ms": "100000",
+    "RAY_health_check_failure_threshold": "20",
+    "RAY_raylet_client_connect_timeout_milliseconds": "60000",
     # Of the machine's memory others may have taken most: that is no reason to kill our workers.
     "RAY_memory_monitor_refresh_ms": "0",
 }
