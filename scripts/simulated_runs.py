@@ -82,7 +82,6 @@ ALSO = (
     ("llama", "tp2-graph"),
     ("qwen2", "tp2"),
     ("llama", "ray-tp2"),
-    ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
     *(("llama", name) for name in LORA),
 )
@@ -133,7 +132,7 @@ lead of a best logit in the reference. A run also fails if an NPU operator of th
 reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
 answers in one piece, streamed, and several at once; `serve-dp2` has two engines (data parallel),
-over which the experts are spread. `ray-tp2`, `ray-pp2` and `serve-ray-dp2` do the same with workers
+over which the experts are spread. `ray-tp2` and `serve-ray-dp2` do the same with workers
 or engines in actors of a local Ray cluster, which lacks the settings of HCCL and CANN that vLLM
 has: each worker has to have them. `install` builds a wheel with
 `VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a

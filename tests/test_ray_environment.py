@@ -15,6 +15,7 @@ import pytest
 
 from migrator.engine import migrate_file
 from migrator.rules import all_rules
+from migrator.rules.npu213_platform_plugin import PLUGIN
 from migrator.templates import load
 from migrator.tree import Tree
 from tests.test_releases import DEFAULT, OTHERS
@@ -118,6 +119,39 @@ def test_platform_names_them_for_its_workers(monkeypatch: pytest.MonkeyPatch) ->
     # What vLLM sets after it has chosen its platform counts as well.
     monkeypatch.setenv("HCCL_OP_EXPANSION_MODE", "AIV")
     assert "HCCL_OP_EXPANSION_MODE" in found.additional_env_vars
+
+
+@pytest.mark.parametrize(
+    ("mode", "npus", "counted"),
+    [
+        ("worker", ["1"], False),  # vLLM has yet to say which devices it sees
+        ("worker", [], True),
+        ("driver", [], True),
+        (None, [], True),
+    ],
+)
+def test_a_worker_of_ray_does_not_count_devices(
+    mode: str | None, npus: list[str], counted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    npu = SimpleNamespace(is_available=lambda: not asked.append("devices"))  # type: ignore[func-returns-value]
+    context = SimpleNamespace(
+        worker=SimpleNamespace(mode=mode), get_accelerator_ids=lambda: {"GPU": [], "NPU": npus}
+    )
+    ray = ModuleType("ray")
+    vars(ray).update(
+        is_initialized=lambda: mode is not None,
+        get_runtime_context=lambda: context,
+        WORKER_MODE="worker",
+    )
+    torch = ModuleType("torch")
+    vars(torch)["npu"] = npu
+    for name, module in (("torch", torch), ("torch_npu", ModuleType("torch_npu")), ("ray", ray)):
+        monkeypatch.setitem(sys.modules, name, module)
+    names: dict[str, Any] = {"logger": SimpleNamespace(debug=lambda *_: None)}
+    exec(compile(PLUGIN, "platforms.py", "exec"), names)
+    assert names["npu_platform_plugin"]() == "vllm.platforms.npu.NPUPlatform"
+    assert asked == ["devices"] * counted
 
 
 @pytest.mark.releases
