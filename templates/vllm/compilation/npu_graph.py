@@ -9,7 +9,7 @@ captured as a task group, which can be given other numbers before each replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ import torch
 import torch_npu  # noqa: F401
 
 from vllm.forward_context import get_forward_context
+from vllm.utils.torch_utils import weak_ref_tensor
 
 
 @dataclass
@@ -30,8 +31,8 @@ class AttentionTask:
     """The graph waits for it: the task has its new lengths."""
     launch: Callable[[list[int]], None]
     """Runs the operator on the captured tensors with other context lengths."""
-    num_reqs: int
-    """Requests that the graph was captured for, padding included."""
+    block_table: torch.Tensor
+    """[num_reqs, max_blocks] on the device; padding of the batch is included."""
 
 
 class NPUGraph(torch.npu.NPUGraph):
@@ -44,6 +45,8 @@ class NPUGraph(torch.npu.NPUGraph):
     def __init__(self) -> None:
         super().__init__()
         self.tasks: list[AttentionTask] = []
+        self.workspaces: dict[Hashable, torch.Tensor] = {}
+        """Scratch memory of the captured operators, by what asks for the same."""
 
     def capture_begin(self, *args, **kwargs) -> None:
         NPUGraph.recording = self
@@ -52,9 +55,18 @@ class NPUGraph(torch.npu.NPUGraph):
     def capture_end(self) -> None:
         NPUGraph.recording = None
         super().capture_end()
+        # Only captured work uses it from now on, and graphs run one at a time:
+        # the pool that they share may hand the same memory to the next one.
+        self.workspaces = {
+            asked: weak_ref_tensor(memory) for asked, memory in self.workspaces.items()
+        }
 
     def add_attention(
-        self, layer_name: str, seq_lens: list[int], launch: Callable[[list[int]], None]
+        self,
+        layer_name: str,
+        seq_lens: list[int],
+        block_table: torch.Tensor,
+        launch: Callable[[list[int]], None],
     ) -> None:
         """Capture `launch(seq_lens)` as a task whose lengths can change."""
         stream = torch.npu.current_stream()
@@ -64,26 +76,40 @@ class NPUGraph(torch.npu.NPUGraph):
         torch.npu.graph_task_group_begin(stream)
         launch(seq_lens)
         handle = torch.npu.graph_task_group_end(stream)
-        task = AttentionTask(layer_name, handle, ready, launch, len(seq_lens))
+        task = AttentionTask(layer_name, handle, ready, launch, block_table)
         self.tasks.append(task)
 
     def replay(self) -> None:
-        if self.tasks:
-            # The last replay may still be waiting to run with its own lengths.
-            torch.npu.current_stream().synchronize()
-            self._update_tasks()
+        if not self.tasks:
+            super().replay()
+            return
+        metadata = get_forward_context().attn_metadata
+        # The last replay may still be waiting to run with its own lengths.
+        torch.npu.current_stream().synchronize()
+        self._pad(metadata)
+        # It runs up to the first layer's attention while lengths are brought in.
         super().replay()
+        self._update_tasks(metadata)
 
-    def _update_tasks(self) -> None:
+    def _pad(self, metadata: dict) -> None:
+        """Let requests of padding read the null block, which is never given away."""
+        tables: dict[int, AttentionTask] = {
+            task.block_table.data_ptr(): task for task in self.tasks
+        }
+        for task in tables.values():
+            num_reqs = len(metadata[task.layer_name].seq_lens_list)
+            task.block_table[num_reqs:, :1] = 0
+
+    def _update_tasks(self, metadata: dict) -> None:
         if NPUGraph.update_stream is None:
             NPUGraph.update_stream = torch.npu.Stream()
         stream = NPUGraph.update_stream
-        metadata = get_forward_context().attn_metadata
         with torch.npu.stream(stream):
             for task in self.tasks:
                 seq_lens = metadata[task.layer_name].seq_lens_list
-                # Requests of graph padding have no context.
-                padding = [0] * (task.num_reqs - len(seq_lens))
+                # No operator has to take a query without a key: a request of
+                # padding has one.
+                padding = [1] * (task.block_table.shape[0] - len(seq_lens))
                 torch.npu.graph_task_update_begin(stream, task.handle)
                 task.launch(seq_lens + padding)
                 torch.npu.graph_task_update_end(stream)

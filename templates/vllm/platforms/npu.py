@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import TYPE_CHECKING
 
@@ -84,8 +85,25 @@ class NPUPlatform(Platform):
     def get_attn_backend_cls(
         cls, selected_backend, *selector_args, **selector_kwargs
     ) -> str:
-        # There is one backend. What it cannot do is refused by
-        # `check_and_update_config` (MLA) and by its implementation class.
+        """The one backend there is, whichever is selected.
+
+        Raises:
+            ValueError: it does not do what the selector asks for.
+        """
+        from vllm.v1.attention.backends.ascend_attn import AscendAttentionBackend
+
+        # Releases ask by position, by name, or with one tuple of everything.
+        interface = inspect.signature(super().get_attn_backend_cls)
+        bound = interface.bind(selected_backend, *selector_args, **selector_kwargs)
+        asked = dict(bound.arguments)
+        asked.pop("selected_backend")
+        asked.pop("num_heads", None)
+        config = asked.pop("attn_selector_config", None)
+        if config is not None:
+            asked.update(config._asdict())
+        reasons = AscendAttentionBackend.validate_configuration(**asked)
+        if reasons:
+            raise ValueError(f"NPU attention does not support {', '.join(reasons)}.")
         return "vllm.v1.attention.backends.ascend_attn.AscendAttentionBackend"
 
     @classmethod

@@ -11,7 +11,9 @@ Two sets of operators, chosen once per process by `VLLM_NPU_USE_NNAL`:
 * without NNAL: `npu_scatter_pa_kv_cache` writes the cache, and
   `npu_fused_infer_attention_score` computes every state from it.
 
-A sliding window always goes to `npu_fused_infer_attention_score`.
+A sliding window and tokens that see later ones (images of some models, batches
+that are not causal) always go to `npu_fused_infer_attention_score`. What that
+operator takes is said once, by `fused_refusal`.
 
 Keys and values live in separate buffers `[blocks, 128, kv_heads, head_size]`.
 Sequence lengths are host values for all of these operators.
@@ -19,17 +21,19 @@ Sequence lengths are host values for all of these operators.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch_npu
 
 import vllm.envs as envs
 from vllm.compilation.npu_graph import NPUGraph
-from vllm.config import VllmConfig
+from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.utils.torch_utils import weak_ref_tensor
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -53,13 +57,20 @@ from vllm.v1.kv_cache_interface import KVCacheLayout
 # operator of NNAL takes one as wide as the longest sequence: longer prompts
 # than this go to the fused operator instead of a mask that grows with them.
 MASK_SIZE = 2048
+UNMASKED = 0
 CAUSAL = 3
 BAND = 4
+UNLIMITED = 2**31 - 1
+"""`pre_tokens` and `next_tokens` that hide nothing."""
 
 # Head sizes that it takes with sequences packed one after the other (TND), and
 # the largest one that the prefill operators of NNAL take.
 FUSED_HEAD_SIZES = (64, 128, 192)
 MAX_NNAL_HEAD_SIZE = 256
+
+# Query heads that may share a key, and the longest context.
+MAX_GROUP = 64
+MAX_CONTEXT = 262144
 
 # Side of the mask that NNAL's operator for a cached prefix takes.
 PREFIX_MASK_SIZE = 128
@@ -81,6 +92,102 @@ def uses_nnal() -> bool:
     if envs.VLLM_NPU_USE_NNAL is not None:
         return envs.VLLM_NPU_USE_NNAL
     return hasattr(torch.ops.atb, "_npu_reshape_and_cache")
+
+
+@cache
+def cann_version() -> tuple[int, int]:
+    """Major and minor version of CANN; a large one where it does not say."""
+    found = re.match(r"(\d+)\.(\d+)", torch_npu.npu.utils.get_cann_version() or "")
+    return (int(found[1]), int(found[2])) if found else (99, 0)
+
+
+@cache
+def fused_refusal(
+    dtype: torch.dtype, head_size: int, group: int = 1, window: int | None = None
+) -> str | None:
+    """Why the fused operator does not take an attention; None if it does.
+
+    Args:
+        dtype: of queries and cache. float32 passes: whether it may is for the
+            platform to say, no device takes it.
+        head_size: elements of a query's, key's and value's head.
+        group: query heads of a key's head.
+        window: tokens that a token sees with itself, or None for all before it.
+    """
+    version = cann_version()
+    cann = ".".join(map(str, version))
+    if head_size not in FUSED_HEAD_SIZES:
+        sizes = ", ".join(map(str, FUSED_HEAD_SIZES))
+        return f"a head size of {sizes}, not {head_size}"
+    if version < (8, 3):
+        return f"CANN 8.3 or newer, not {cann}"
+    if version < (8, 5) and dtype is torch.float16:
+        return f"bfloat16 on CANN before 8.5 (this is {cann}), not float16"
+    if version < (8, 5) and head_size == 64:
+        return f"CANN 8.5 or newer for heads of 64, not {cann}"
+    if head_size == 192 and group > 1:
+        return "a key's head for each query's with heads of 192"
+    if head_size == 192 and window is not None:
+        return "heads of 64 or 128 for a sliding window, not 192"
+    return None
+
+
+def refusal(
+    dtype: torch.dtype,
+    head_size: int,
+    group: int = 1,
+    window: int | None = None,
+    sees_later: bool = False,
+) -> str | None:
+    """Why no operator here takes an attention, in a few words; None if one does.
+
+    Args:
+        dtype, head_size, group, window: as of `fused_refusal`.
+        sees_later: some tokens see later ones, which only the fused operator does.
+    """
+    if group > MAX_GROUP:
+        return f"at most {MAX_GROUP} query heads of a key's head, not {group}"
+    fused = fused_refusal(dtype, head_size, group, window)
+    if fused is None:
+        return None
+    if window is not None:
+        return f"{fused}, with a sliding window"
+    if sees_later:
+        return f"{fused}, where tokens see later ones"
+    if not uses_nnal():
+        return f"{fused}, without NNAL"
+    if head_size % 16 or head_size > MAX_NNAL_HEAD_SIZE:
+        return (
+            "a head size that is a multiple of 16 and at most "
+            f"{MAX_NNAL_HEAD_SIZE}, not {head_size}"
+        )
+    return None
+
+
+# What a selector may ask for beside dtypes and sizes: its name for it, ours, and
+# how the backend says whether it does it.
+_FEATURES = {
+    "use_mla": ("multi-head latent attention", "is_mla"),
+    "has_sink": ("attention sinks", "supports_sink"),
+    "use_sparse": ("sparse attention", "is_sparse"),
+    "is_blocksparse": ("block-sparse attention", "is_sparse"),
+    "use_mm_prefix": ("attention in both directions", "supports_mm_prefix"),
+    "use_per_head_quant_scales": (
+        "quantization scales of each head",
+        "supports_per_head_quant_scales",
+    ),
+    "has_sliding_window": ("a sliding window", "supports_sliding_window"),
+    "use_rswa": ("a rotating sliding window", "supports_rswa"),
+    "use_non_causal": ("non-causal attention", "supports_non_causal"),
+    "use_batch_invariant": ("batch invariance", "supports_batch_invariance"),
+    "use_kv_connector": ("KV connectors", "supports_kv_connector"),
+    "use_pcp": ("prefill context parallelism", "supports_pcp"),
+    "use_dcp": ("decode context parallelism", "supports_dcp"),
+    "use_adaptive_verification": (
+        "adaptive verification of drafts",
+        "supports_device_cpu_query_lens_mismatch",
+    ),
+}
 
 
 class AscendAttentionBackend(AttentionBackend):
@@ -116,12 +223,137 @@ class AscendAttentionBackend(AttentionBackend):
         return cls.supported_dtypes
 
     @classmethod
+    def supports_dtype(cls, dtype: torch.dtype) -> bool:
+        return dtype in cls.supported_dtypes and (
+            dtype is not torch.float32 or envs.VLLM_NPU_ALLOW_FLOAT32
+        )
+
+    @classmethod
     def validate_head_size(cls, head_size: int) -> None:
-        _check_head_size(head_size, None)
+        if not cls.supports_head_size(head_size):
+            reason = refusal(torch.bfloat16, head_size)
+            raise NotImplementedError(f"NPU attention needs {reason}.")
+
+    @classmethod
+    def supports_head_size(cls, head_size: int) -> bool:
+        return refusal(torch.bfloat16, head_size) is None
+
+    @classmethod
+    def supports_kv_cache_dtype(cls, kv_cache_dtype: str | None) -> bool:
+        return kv_cache_dtype in (None, "auto", "float16", "bfloat16")
+
+    @classmethod
+    def supports_block_size(cls, block_size: int | None) -> bool:
+        return block_size is None or block_size % KERNEL_BLOCK_SIZE == 0
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return getattr(attn_type, "value", attn_type) == "decoder"
+
+    @classmethod
+    def is_mla(cls) -> bool:
+        return False
+
+    @classmethod
+    def is_sparse(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_sink(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_alibi_sqrt(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_mm_prefix(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_per_head_quant_scales(cls) -> bool:
+        return False
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
         return True
+
+    @classmethod
+    def supports_rswa(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_non_causal(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_batch_invariance(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_kv_connector(cls) -> bool:
+        # Connectors expect one tensor a layer, not a key and a value buffer.
+        return False
+
+    @classmethod
+    def supports_pcp(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_dcp(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_device_cpu_query_lens_mismatch(cls) -> bool:
+        # Query lengths go to the operators as numbers.
+        return False
+
+    @classmethod
+    def validate_configuration(cls, **asked: Any) -> list[str]:
+        """What of a selector's questions this backend does not do.
+
+        Releases ask about more and more things. One that is not known here is not
+        supported, unless it is not wanted either.
+
+        Args:
+            asked: what the selector asks for, by vLLM's own names.
+
+        Returns:
+            What is not supported, in words; nothing if everything is.
+        """
+        asked = {name: value for name, value in asked.items() if value is not None}
+        asked.pop("device_capability", None)
+        # The first engine of vLLM has other builders, another runner and no graphs.
+        reasons = [] if asked.pop("use_v1", True) else ["the V0 engine"]
+        dtype = asked.pop("dtype", torch.bfloat16)
+        if not cls.supports_dtype(dtype):
+            reasons.append(str(dtype).removeprefix("torch."))
+        cache_dtype = asked.pop("kv_cache_dtype", "auto")
+        if cache_dtype not in ("auto", str(dtype).removeprefix("torch.")):
+            reasons.append(f"a KV cache of {cache_dtype}")
+        block_size = asked.pop("block_size", None)
+        if not cls.supports_block_size(block_size):
+            reasons.append(
+                f"blocks of {block_size} tokens, which is no multiple of "
+                f"{KERNEL_BLOCK_SIZE}"
+            )
+        kind = asked.pop("attn_type", "decoder")
+        if not cls.supports_attn_type(kind):
+            reasons.append(f"attention of type {getattr(kind, 'value', kind)}")
+        sees_later = asked.get("use_mm_prefix") or asked.get("use_non_causal")
+        window = 1 if asked.get("has_sliding_window") else None
+        head_size = asked.pop("head_size", None)
+        if head_size is not None and not asked.get("use_mla"):
+            missing = refusal(
+                dtype, head_size, window=window, sees_later=bool(sees_later)
+            )
+            if missing is not None:
+                reasons.append(f"its heads (it needs {missing})")
+        for name, value in asked.items():
+            what, supports = _FEATURES.get(name, (name, ""))
+            if value and not (supports and getattr(cls, supports)()):
+                reasons.append(what)
+        return reasons
 
     @staticmethod
     def get_supported_kernel_block_sizes(kv_cache_spec=None) -> list[int]:
@@ -174,9 +406,183 @@ class AscendMetadata:
     block_table: torch.Tensor
     """[num_reqs, max_blocks] int32, on the device."""
     slot_mapping: torch.Tensor
-    """[num_actual_tokens] integers, on the device: block * block_size + offset."""
+    """[num_actual_tokens] int32, on the device: block * block_size + offset."""
     attn_mask: torch.Tensor
     """[2048, 2048] int8, on the device: 1 above the diagonal."""
+    causal: bool | list[bool] = True
+    """Whether tokens see earlier ones only, of the batch or of each request."""
+    mm_prefix_range: dict[int, list[tuple[int, int]]] | None = None
+    """Of some requests: first and last positions of tokens that see each other.
+
+    Some releases set it after the builder is done.
+    """
+    calls: dict[tuple[int | None, bool], list[FusedCall] | None] = field(
+        default_factory=dict
+    )
+    """By window, and whether that bounds `mm_prefix_range` too: see `fused_calls`."""
+
+
+class Mask(NamedTuple):
+    """Which keys the fused operator lets a query see, counted from the last of both."""
+
+    sparse_mode: int
+    pre_tokens: int = UNLIMITED
+    next_tokens: int = UNLIMITED
+
+
+@dataclass
+class Piece:
+    """Tokens of a request that one mask describes."""
+
+    request: int
+    first: int
+    """Row of the batch."""
+    num_rows: int
+    num_keys: int
+    """They see at most the first so many tokens of the request..."""
+    first_key: int = 0
+    """...without so many at the start. Other than 0, they are taken from the cache."""
+
+
+@dataclass
+class FusedCall:
+    """Pieces of a batch that one call of the fused operator attends to."""
+
+    mask: Mask
+    rows: torch.Tensor
+    """[tokens] int64, on the device: rows of the batch."""
+    cum_query_lens: list[int]
+    seq_lens: list[int]
+    """Keys of each piece."""
+    block_table: torch.Tensor
+    """[pieces, max_blocks] int32, on the device."""
+    key_slots: torch.Tensor | None
+    """[keys] int64, on the device: where the keys are, if they are to be gathered."""
+
+
+def split_request(
+    request: int,
+    first: int,
+    num_rows: int,
+    num_keys: int,
+    causal: bool,
+    ranges: list[tuple[int, int]],
+    window: int | None,
+    clamp: bool,
+) -> Iterator[tuple[Mask, Piece]]:
+    """Cut a request's new tokens where what they see changes its shape.
+
+    A token sees itself and what is before it, or the last `window` of these, and
+    what is in the same one of `ranges`, whatever the window.
+
+    Args:
+        first: row of the first new token in the batch.
+        num_rows: new tokens.
+        num_keys: tokens with the new ones, which are the last.
+        causal: False: every token sees every other, or `window` on each side.
+        ranges: first and last positions of tokens that see each other.
+        clamp: the window bounds what is seen of `ranges` towards the start.
+    """
+    base = Mask(CAUSAL) if window is None else Mask(BAND, window - 1, 0)
+    start = num_keys - num_rows
+
+    def piece(begin: int, end: int, keys: int, first_key: int = 0) -> Piece:
+        return Piece(request, first + begin - start, end - begin, keys, first_key)
+
+    if not causal:
+        both = Mask(UNMASKED) if window is None else Mask(BAND, window - 1, window - 1)
+        yield both, piece(start, num_keys, num_keys)
+        return
+    done = start
+    for range_first, range_last in sorted(ranges):
+        begin, end = max(range_first, done), min(range_last + 1, num_keys)
+        if end - begin < 1 or range_first == range_last:
+            continue
+        if done < begin:
+            yield base, piece(done, begin, begin)
+        done = end
+        if window is None:
+            yield Mask(UNMASKED), piece(begin, end, end)
+            continue
+        # Up to here the window begins before the range, so it is a band.
+        banded = end if clamp else max(min(end, range_first + window), begin)
+        if begin < banded:
+            behind = window - 1 + end - banded
+            yield Mask(BAND, behind, UNLIMITED), piece(begin, banded, end)
+        if banded < end:
+            yield Mask(UNMASKED), piece(banded, end, end, range_first)
+    if done < num_keys:
+        yield base, piece(done, num_keys, num_keys)
+
+
+def fused_calls(
+    metadata: AscendMetadata, window: int | None, clamp: bool, block_size: int
+) -> list[FusedCall] | None:
+    """The calls that a batch takes in which tokens see later ones.
+
+    Args:
+        window, clamp: as of `split_request`.
+        block_size: tokens of a block of the cache.
+
+    Returns:
+        None where no token sees a later one.
+    """
+    causal = metadata.causal
+    ranges = metadata.mm_prefix_range or {}
+    if causal is True and not any(ranges.values()):
+        return None
+    groups: dict[tuple[Mask, bool], list[Piece]] = {}
+    first = 0
+    for request, end in enumerate(metadata.cum_query_lens):
+        pieces = split_request(
+            request,
+            first,
+            end - first,
+            metadata.seq_lens_list[request],
+            causal if isinstance(causal, bool) else causal[request],
+            ranges.get(request) or [],
+            window,
+            clamp,
+        )
+        for mask, piece in pieces:
+            groups.setdefault((mask, piece.first_key > 0), []).append(piece)
+        first = end
+    base = Mask(CAUSAL) if window is None else Mask(BAND, window - 1, 0)
+    if set(groups) <= {(base, False)}:
+        return None
+    return [
+        _fused_call(mask, gathered, pieces, metadata.block_table, block_size)
+        for (mask, gathered), pieces in groups.items()
+    ]
+
+
+def _fused_call(
+    mask: Mask,
+    gathered: bool,
+    pieces: list[Piece],
+    block_table: torch.Tensor,
+    block_size: int,
+) -> FusedCall:
+    device = block_table.device
+    rows = [row for p in pieces for row in range(p.first, p.first + p.num_rows)]
+    ends: list[int] = []
+    for p in pieces:
+        ends.append(p.num_rows + (ends[-1] if ends else 0))
+    table = block_table[torch.tensor([p.request for p in pieces], device=device)]
+    key_slots = None
+    lengths = [p.num_keys - p.first_key for p in pieces]
+    if gathered:
+        spots = [(i, k) for i, p in enumerate(pieces) for k in range(p.num_keys)]
+        spots = [(i, k) for i, k in spots if k >= pieces[i].first_key]
+        index, position = torch.tensor(spots, device=device).unbind(1)
+        blocks = table[index, position // block_size].long()
+        key_slots = blocks * block_size + position % block_size
+        # Keys that lie one after the other are counted through, as queries are.
+        for i in range(1, len(lengths)):
+            lengths[i] += lengths[i - 1]
+    return FusedCall(
+        mask, torch.tensor(rows, device=device), ends, lengths, table, key_slots
+    )
 
 
 @cache
@@ -208,10 +614,20 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:
-        if getattr(kv_cache_spec, "head_size", None) not in FUSED_HEAD_SIZES:
-            # Only the fused operator can be given new lengths in a graph.
+        # Only the fused operator can be given new lengths in a graph.
+        head_size = getattr(kv_cache_spec, "head_size", None)
+        if head_size is None:
             return AttentionCGSupport.NEVER
-        return cls._cudagraph_support
+        heads = vllm_config.model_config.get_num_attention_heads(
+            vllm_config.parallel_config
+        )
+        unfit = fused_refusal(
+            kv_cache_spec.dtype,
+            head_size,
+            heads // kv_cache_spec.num_kv_heads,
+            getattr(kv_cache_spec, "sliding_window", None),
+        )
+        return AttentionCGSupport.NEVER if unfit else cls._cudagraph_support
 
     def __init__(
         self,
@@ -221,13 +637,17 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         device: torch.device,
     ):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        self.attn_mask = _causal_mask(device, torch.int8)
+        support = self.get_cudagraph_support(vllm_config, kv_cache_spec)
+        if support is AttentionCGSupport.NEVER:
+            # Earlier releases ask the builder, not its class.
+            self.cudagraph_support = support
+        self._prepare(device, _max_batch_tokens(vllm_config))
 
     # npu-migrate: end
     # npu-migrate: when builders_take_the_config_only
     def __init__(self, kv_cache_spec, vllm_config: VllmConfig, device: torch.device):
         super().__init__(kv_cache_spec, vllm_config, device)
-        self.attn_mask = _causal_mask(device, torch.int8)
+        self._prepare(device, _max_batch_tokens(vllm_config))
 
     # npu-migrate: end
     # npu-migrate: when builders_take_the_runner
@@ -235,9 +655,21 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         # The runner holds what later releases hand over with each batch.
         self.runner = runner
         self.block_table = block_table
-        self.attn_mask = _causal_mask(runner.device, torch.int8)
+        self._prepare(runner.device, _max_batch_tokens(runner.vllm_config))
 
     # npu-migrate: end
+    def _prepare(self, device: torch.device, max_tokens: int) -> None:
+        """Make what batches share: the mask, and the slots that graphs read."""
+        self.attn_mask = _causal_mask(device, torch.int8)
+        # What padding is written to. NNAL skips a slot below 0. The other operators
+        # skip none: there it goes to the null block, which nobody reads, each
+        # token to a slot of its own.
+        unused = torch.full((max_tokens,), -1, dtype=torch.int32, device=device)
+        if not uses_nnal():
+            unused = torch.arange(max_tokens, dtype=torch.int32, device=device)
+            unused %= KERNEL_BLOCK_SIZE
+        self.unused_slots = unused
+        self.slots = unused.clone()
 
     def reorder_batch(self, input_batch, scheduler_output) -> bool:
         return False
@@ -271,6 +703,11 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         seq_lens = self._host_seq_lens(common)[:num_reqs].to(torch.int32)
         num_tokens = int(ends[num_reqs - 1]) if num_reqs else 0
 
+        causal = getattr(common, "causal", True)
+        if isinstance(causal, torch.Tensor):
+            causal = causal[:num_reqs].tolist()
+            causal = True if all(causal) else causal
+
         if common.max_query_len == 1:
             state = AscendAttentionState.DECODE
         elif torch.equal(query_lens, seq_lens):
@@ -286,9 +723,28 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             max_seq_len=int(seq_lens.max()) if num_reqs else 0,
             cum_query_lens=ends[:num_reqs].tolist(),
             block_table=block_table[:num_reqs],
-            slot_mapping=slot_mapping[:num_tokens],
+            slot_mapping=self._slots(slot_mapping)[:num_tokens],
             attn_mask=self.attn_mask,
+            causal=causal,
+            mm_prefix_range=getattr(common, "mm_req_doc_ranges", None),
         )
+
+    def _slots(self, slot_mapping: torch.Tensor) -> torch.Tensor:
+        """Slots as operators take them, where captured graphs look for them.
+
+        Once for all layers, and padding of a graph that is longer than this
+        batch is not left with the slots of an earlier one.
+        """
+        slots, unused = self.slots, self.unused_slots
+        slot_mapping = slot_mapping[: slots.shape[0]]
+        num_slots = slot_mapping.shape[0]
+        if uses_nnal():
+            slots[:num_slots].copy_(slot_mapping)
+        else:
+            kept = slot_mapping.to(torch.int32)
+            torch.where(kept < 0, unused[:num_slots], kept, out=slots[:num_slots])
+        slots[num_slots:].copy_(unused[num_slots:])
+        return slots
 
     def _host_seq_lens(self, common: CommonAttentionMetadata) -> torch.Tensor:
         # npu-migrate: when common_metadata_has_exact_host_lengths
@@ -308,20 +764,70 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         # npu-migrate: end
 
 
-def _check_head_size(head_size: int, sliding_window: int | None) -> None:
-    if head_size in FUSED_HEAD_SIZES:
+def _max_batch_tokens(vllm_config: VllmConfig) -> int:
+    """Tokens of the longest batch, padding to the size of a graph included."""
+    sizes = vllm_config.compilation_config.cudagraph_capture_sizes or [0]
+    return max(vllm_config.scheduler_config.max_num_batched_tokens, *sizes)
+
+
+@cache
+def _no_softmax_lse(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """What the fused operator is given for a result that nobody wants."""
+    return torch.empty(1, dtype=dtype, device=device)
+
+
+def _current_config() -> VllmConfig | None:
+    # Some releases answer None, others assert that there is a configuration.
+    try:
+        return get_current_vllm_config()
+    except AssertionError:
+        return None
+
+
+def _model_refusals() -> Iterator[str]:
+    """What of the model as a whole the operators do not take, in words."""
+    config = _current_config()
+    if config is None or config.model_config is None:
         return
-    if sliding_window is not None or not uses_nnal():
-        what = "without NNAL" if sliding_window is None else "with a sliding window"
-        raise NotImplementedError(
-            f"NPU attention {what} needs a head size of "
-            f"{', '.join(map(str, FUSED_HEAD_SIZES))}, not {head_size}."
+    max_model_len = config.model_config.max_model_len
+    if max_model_len is not None and max_model_len > MAX_CONTEXT:
+        yield (
+            f"contexts of {max_model_len} tokens (at most {MAX_CONTEXT}: set "
+            "--max-model-len)"
         )
-    if head_size % 16 or head_size > MAX_NNAL_HEAD_SIZE:
-        raise NotImplementedError(
-            "NPU attention needs a head size that is a multiple of 16 and at most "
-            f"{MAX_NNAL_HEAD_SIZE}, not {head_size}."
+    # npu-migrate: when model_config_knows_mm_prefix
+    # Which tokens see each other, the runner tells with each batch.
+    # npu-migrate: otherwise
+    model_type = getattr(config.model_config.hf_config, "model_type", None)
+    if (
+        model_type in ("gemma3", "paligemma")
+        and config.model_config.is_multimodal_model
+        and config.model_config.multimodal_config.get_limit_per_prompt("image")
+    ):
+        # Every backend of this release lets them see earlier tokens only.
+        yield (
+            f"images for a {model_type} model, whose tokens see each other (for text "
+            "alone: --limit-mm-per-prompt '{\"image\": 0}')"
         )
+    # npu-migrate: end
+    chunk = getattr(config.model_config, "attention_chunk_size", None)
+    block_size = max(config.cache_config.block_size or 0, KERNEL_BLOCK_SIZE)
+    if chunk and chunk % block_size:
+        yield (
+            f"attention in chunks of {chunk} tokens, which is no multiple of a "
+            f"block's {block_size}"
+        )
+
+
+def _sees_later_tokens() -> bool:
+    """Whether some tokens of this model see later ones."""
+    config = _current_config()
+    if config is None:
+        return False
+    return bool(
+        getattr(config.model_config, "is_mm_prefix_lm", False)
+        or getattr(getattr(config, "attention_config", None), "use_non_causal", False)
+    )
 
 
 class AscendAttentionImpl(AttentionImpl):
@@ -359,11 +865,21 @@ class AscendAttentionImpl(AttentionImpl):
             }.items()
             if used
         ]
+        unsupported += _model_refusals()
         if unsupported:
             raise NotImplementedError(
                 f"NPU attention does not support {', '.join(unsupported)}."
             )
-        _check_head_size(head_size, sliding_window)
+        group = num_heads // (num_kv_heads or num_heads)
+        missing = refusal(
+            torch.get_default_dtype(),
+            head_size,
+            group,
+            sliding_window,
+            _sees_later_tokens(),
+        )
+        if missing is not None:
+            raise NotImplementedError(f"NPU attention needs {missing}.")
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)
@@ -372,7 +888,7 @@ class AscendAttentionImpl(AttentionImpl):
         self.kv_cache_dtype = kv_cache_dtype
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
         self.nnal = uses_nnal()
-        self.takes_fused = head_size in FUSED_HEAD_SIZES
+        self.group = group
 
     def forward(
         self,
@@ -390,8 +906,8 @@ class AscendAttentionImpl(AttentionImpl):
 
         Args:
             query: [num_tokens, num_heads, head_size]
-            key: [num_tokens, num_kv_heads, head_size]; None if the layer reads
-                the cache of another one.
+            key: [num_tokens, num_kv_heads, head_size]; None or of no interest if
+                the layer reads the cache of another one.
             value: as `key`.
             kv_cache: key and value buffer, each
                 [num_blocks, 128, num_kv_heads, head_size].
@@ -408,18 +924,31 @@ class AscendAttentionImpl(AttentionImpl):
             return output.fill_(0)
         query, out = query[:num_tokens].contiguous(), output[:num_tokens]
         key_cache, value_cache = kv_cache
-        if key is not None:
+        shares_cache = self.kv_sharing_target_layer_name is not None
+        if not shares_cache:
             key = key[:num_tokens].contiguous()
             value = value[:num_tokens].contiguous()
-            if self.kv_sharing_target_layer_name is None:
-                self._write_cache(key, value, key_cache, value_cache, attn_metadata)
+            self._write_cache(key, value, key_cache, value_cache, attn_metadata)
 
         state = attn_metadata.state
         graph = NPUGraph.recording
+        unfit = fused_refusal(
+            query.dtype, self.head_size, self.group, self.sliding_window
+        )
+        calls = self._fused_calls(layer, attn_metadata, key_cache.shape[1])
         if graph is not None:
             self._capture(
                 graph, layer, query, key_cache, value_cache, attn_metadata, out
             )
+        elif calls is not None:
+            if unfit is not None:
+                raise NotImplementedError(
+                    f"NPU attention needs {unfit}, where tokens see later ones."
+                )
+            for call in calls:
+                self._fused_pieces(
+                    call, query, key_cache, value_cache, attn_metadata, out
+                )
         elif not self.nnal or self.sliding_window is not None:
             self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
         elif state is AscendAttentionState.DECODE:
@@ -436,7 +965,7 @@ class AscendAttentionImpl(AttentionImpl):
             )
         elif (
             state is AscendAttentionState.PREFILL_NO_CACHE
-            and key is not None
+            and not shares_cache
             and attn_metadata.max_seq_len <= MASK_SIZE
         ):
             torch_npu._npu_flash_attention(
@@ -450,7 +979,7 @@ class AscendAttentionImpl(AttentionImpl):
                 num_kv_heads=self.num_kv_heads,
                 out=out,
             )
-        elif self.takes_fused:
+        elif unfit is None:
             self._fused_infer(query, key_cache, value_cache, attn_metadata, out)
         else:
             # Decodes in the batch are prefills of one token here.
@@ -477,8 +1006,7 @@ class AscendAttentionImpl(AttentionImpl):
         value_cache: torch.Tensor,
         attn_metadata: AscendMetadata,
     ) -> None:
-        # Here, not in the metadata: a captured graph repeats the conversion.
-        slots = attn_metadata.slot_mapping.to(torch.int32)
+        slots = attn_metadata.slot_mapping
         if self.nnal:
             torch_npu._npu_reshape_and_cache(
                 key=key,
@@ -488,10 +1016,6 @@ class AscendAttentionImpl(AttentionImpl):
                 slot_indices=slots,
             )
             return
-        # These operators skip no slot. What NNAL skips, graph padding, goes to the
-        # null block, which nobody reads, each token to a slot of its own.
-        own = torch.arange(slots.shape[0], dtype=torch.int32, device=slots.device)
-        slots = torch.where(slots < 0, own % key_cache.shape[1], slots)
         if _scatter_takes_cache_mode():
             # The default cache mode is a fractal layout, not these buffers'.
             torch_npu.npu_scatter_pa_kv_cache(
@@ -518,22 +1042,69 @@ class AscendAttentionImpl(AttentionImpl):
         # reference would keep the graph's memory from being used again.
         arguments = self._fused_arguments(key_cache, value_cache, attn_metadata)
         seq_lens = arguments.pop("actual_seq_lengths_kv")
-        workspace = torch_npu._npu_fused_infer_attention_score_get_max_workspace(
-            query=query, actual_seq_lengths_kv=seq_lens, **arguments
-        )
-        softmax_lse = torch.empty(1, dtype=query.dtype, device=query.device)
+        # Layers run one after the other: those that ask for the same share it.
+        asked = (query.shape, query.dtype, self.num_kv_heads, self.sliding_window)
+        if asked not in graph.workspaces:
+            graph.workspaces[asked] = (
+                torch_npu._npu_fused_infer_attention_score_get_max_workspace(
+                    query=query, actual_seq_lengths_kv=seq_lens, **arguments
+                )
+            )
+        no_lse = _no_softmax_lse(query.device, query.dtype)
         query, out = weak_ref_tensor(query), weak_ref_tensor(out)
 
         def launch(lengths: list[int]) -> None:
             torch_npu.npu_fused_infer_attention_score.out(
                 query=query,
                 actual_seq_lengths_kv=lengths,
-                workspace=workspace,
-                out=[out, softmax_lse],
+                workspace=graph.workspaces[asked],
+                out=[out, no_lse],
                 **arguments,
             )
 
-        graph.add_attention(layer.layer_name, seq_lens, launch)
+        graph.add_attention(
+            layer.layer_name, seq_lens, arguments["block_table"], launch
+        )
+
+    def _fused_calls(
+        self, layer: torch.nn.Module, attn_metadata: AscendMetadata, block_size: int
+    ) -> list[FusedCall] | None:
+        """The calls of a batch in which tokens see later ones, else None."""
+        clamp = getattr(layer, "mm_prefix_clamp_sliding_window", False)
+        if attn_metadata.state is AscendAttentionState.DECODE and (
+            self.sliding_window is None or clamp
+        ):
+            # A request's only new token is its last.
+            return None
+        key = (self.sliding_window, clamp)
+        if key not in attn_metadata.calls:
+            attn_metadata.calls[key] = fused_calls(attn_metadata, *key, block_size)
+        return attn_metadata.calls[key]
+
+    def _fused_pieces(
+        self,
+        call: FusedCall,
+        query: torch.Tensor,
+        key_cache: torch.Tensor,
+        value_cache: torch.Tensor,
+        attn_metadata: AscendMetadata,
+        out: torch.Tensor,
+    ) -> None:
+        arguments = self._fused_arguments(key_cache, value_cache, attn_metadata)
+        arguments |= call.mask._asdict()
+        arguments["actual_seq_lengths"] = call.cum_query_lens
+        arguments["actual_seq_lengths_kv"] = call.seq_lens
+        arguments["block_table"] = call.block_table
+        if call.mask.sparse_mode == UNMASKED:
+            del arguments["atten_mask"]
+        if call.key_slots is not None:
+            del arguments["block_table"], arguments["block_size"]
+            arguments["key"] = key_cache.flatten(0, 1)[call.key_slots]
+            arguments["value"] = value_cache.flatten(0, 1)[call.key_slots]
+        result, _ = torch_npu.npu_fused_infer_attention_score(
+            query=query[call.rows], **arguments
+        )
+        out[call.rows] = result
 
     def _fused_infer(
         self,
@@ -543,10 +1114,11 @@ class AscendAttentionImpl(AttentionImpl):
         attn_metadata: AscendMetadata,
         out: torch.Tensor,
     ) -> None:
-        result, _ = torch_npu.npu_fused_infer_attention_score(
-            query=query, **self._fused_arguments(key_cache, value_cache, attn_metadata)
+        torch_npu.npu_fused_infer_attention_score.out(
+            query=query,
+            out=[out, _no_softmax_lse(query.device, query.dtype)],
+            **self._fused_arguments(key_cache, value_cache, attn_metadata),
         )
-        out.copy_(result)
 
     def _fused_arguments(
         self,
@@ -557,10 +1129,8 @@ class AscendAttentionImpl(AttentionImpl):
         """All arguments of `npu_fused_infer_attention_score` but the query."""
         num_blocks, block_size = key_cache.shape[:2]
         window = self.sliding_window
-        mask: dict[str, Any] = {"sparse_mode": CAUSAL}
-        if window is not None:
-            # A token sees itself and window - 1 tokens before it.
-            mask = {"sparse_mode": BAND, "pre_tokens": window - 1, "next_tokens": 0}
+        # A token sees itself and window - 1 tokens before it.
+        mask = Mask(CAUSAL) if window is None else Mask(BAND, window - 1, 0)
         return {
             "key": key_cache.view(num_blocks, block_size, -1),
             "value": value_cache.view(num_blocks, block_size, -1),
@@ -573,5 +1143,5 @@ class AscendAttentionImpl(AttentionImpl):
             "num_key_value_heads": self.num_kv_heads,
             "num_heads": self.num_heads,
             "scale": self.scale,
-            **mask,
+            **mask._asdict(),
         }
