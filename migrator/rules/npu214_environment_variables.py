@@ -34,6 +34,10 @@ environment_variables |= {
     ),
     # Keep the weights of linear layers on an NPU in the FRACTAL_NZ format.
     "VLLM_NPU_WEIGHT_NZ": lambda: bool(int(os.getenv("VLLM_NPU_WEIGHT_NZ", "0"))),
+    # Wait for the last step on an NPU before a graph of the next one is replayed.
+    "VLLM_NPU_SYNCHRONIZE_STEPS": lambda: bool(
+        int(os.getenv("VLLM_NPU_SYNCHRONIZE_STEPS", "1"))
+    ),
     # Let float32 models pass to the attention operators of an NPU. No device takes
     # them; a simulated one may.
     "VLLM_NPU_ALLOW_FLOAT32": lambda: bool(
@@ -47,8 +51,8 @@ class EnvironmentVariables(Rule):
     """Declare the NPU's switches with vLLM's environment variables.
 
     ## What it does
-    Adds `VLLM_NPU_USE_NNAL`, `VLLM_NPU_WEIGHT_NZ` and `VLLM_NPU_ALLOW_FLOAT32` to
-    `environment_variables`.
+    Adds `VLLM_NPU_USE_NNAL`, `VLLM_NPU_WEIGHT_NZ`, `VLLM_NPU_SYNCHRONIZE_STEPS` and
+    `VLLM_NPU_ALLOW_FLOAT32` to `environment_variables`.
 
     ## Why
     `vllm.envs` is how vLLM reads switches, tells them to its workers and, in later releases, warns

@@ -9,6 +9,7 @@ captured as a task group, which can be given other numbers before each replay.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,7 @@ from typing import ClassVar
 import torch
 import torch_npu  # noqa: F401
 
+import vllm.envs as envs
 from vllm.forward_context import get_forward_context
 from vllm.utils.torch_utils import weak_ref_tensor
 
@@ -41,6 +43,8 @@ class NPUGraph(torch.npu.NPUGraph):
     recording: ClassVar[NPUGraph | None] = None
     """The graph that is being captured, for the attention layers."""
     update_stream: ClassVar[torch.npu.Stream | None] = None
+    step: ClassVar[weakref.ref | None] = None
+    """The forward context of the last replay: the pieces of a step have the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +75,10 @@ class NPUGraph(torch.npu.NPUGraph):
         """Capture `launch(seq_lens)` as a task whose lengths can change."""
         stream = torch.npu.current_stream()
         ready = torch.npu.ExternalEvent()
+        # The event is made when it is first recorded. Some releases of torch_npu
+        # leave a wait for one that is not made out of the graph, without a word.
+        ready.record(self._update_stream())
+        ready.reset(self._update_stream())
         ready.wait(stream)
         ready.reset(stream)
         torch.npu.graph_task_group_begin(stream)
@@ -79,8 +87,16 @@ class NPUGraph(torch.npu.NPUGraph):
         task = AttentionTask(layer_name, handle, ready, launch, block_table)
         self.tasks.append(task)
 
+    @staticmethod
+    def _update_stream() -> torch.npu.Stream:
+        if NPUGraph.update_stream is None:
+            NPUGraph.update_stream = torch.npu.Stream()
+        return NPUGraph.update_stream
+
     def replay(self) -> None:
         if not self.tasks:
+            if envs.VLLM_NPU_SYNCHRONIZE_STEPS:
+                self._wait_for_last_step()
             super().replay()
             return
         metadata = get_forward_context().attn_metadata
@@ -90,6 +106,18 @@ class NPUGraph(torch.npu.NPUGraph):
         # It runs up to the first layer's attention while lengths are brought in.
         super().replay()
         self._update_tasks(metadata)
+
+    @staticmethod
+    def _wait_for_last_step() -> None:
+        """Let the device finish a step before the first piece of the next begins.
+
+        Asynchronous scheduling prepares a step while the last one runs. Without this,
+        pieces that are replayed then were seen to give wrong tokens on devices.
+        """
+        context = get_forward_context()
+        if NPUGraph.step is None or NPUGraph.step() is not context:
+            NPUGraph.step = weakref.ref(context)
+            torch.npu.current_stream().synchronize()
 
     def _pad(self, metadata: dict) -> None:
         """Let requests of padding read the null block, which is never given away."""
@@ -101,9 +129,7 @@ class NPUGraph(torch.npu.NPUGraph):
             task.block_table[num_reqs:, :1] = 0
 
     def _update_tasks(self, metadata: dict) -> None:
-        if NPUGraph.update_stream is None:
-            NPUGraph.update_stream = torch.npu.Stream()
-        stream = NPUGraph.update_stream
+        stream = self._update_stream()
         with torch.npu.stream(stream):
             for task in self.tasks:
                 seq_lens = metadata[task.layer_name].seq_lens_list

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention backend of emitted releases runs on the simulated NPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from migrator.templates import render, template_root
+from migrator.tree import DiskTree
+from tests.simulator.conftest import INSIDE, Simulator, checks
+
+pytestmark = [pytest.mark.simulator, pytest.mark.releases]
+
+FILE = "checks_attention.py"
+RELEASES = ("0.9.2", "0.11.0", "0.33.0")
+ADDED = (
+    "vllm/compilation/npu_graph.py",
+    "vllm/platforms/npu.py",
+    "vllm/v1/attention/backends/ascend_attn.py",
+)
+PRISTINE = (
+    "vllm/attention/backends/abstract.py",
+    "vllm/platforms/interface.py",
+    "vllm/v1/attention/backend.py",
+)
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    simulator: Simulator, release: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], str | None]:
+    """What came of each check in each release: null or a traceback."""
+    found: dict[tuple[str, str], str | None] = {}
+    for version in RELEASES:
+        source = DiskTree(release(version))
+        files = {path: source.read(path) for path in PRISTINE}
+        for path in ADDED:
+            files[path] = render((template_root() / path).read_bytes(), source)
+        tree = tmp_path_factory.mktemp(version)
+        for path, content in files.items():
+            if content is not None:
+                (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                (tree / path).write_bytes(content)
+        arguments = [str(INSIDE / "driver.py"), str(INSIDE / FILE)]
+        with simulator.start(arguments, env={"EMITTED_TREE": str(tree)}) as process:
+            out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{version}\n{out}\n{err}"
+        found |= {(version, k): v for k, v in json.loads(out.splitlines()[-1]).items()}
+    return found
+
+
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("check", checks(FILE))
+def test_attention(outcomes: dict[tuple[str, str], str | None], version: str, check: str) -> None:
+    trace = outcomes[version, check]
+    if trace is not None:
+        pytest.fail(trace, pytrace=False)
