@@ -16,7 +16,7 @@ from tests.simulator.conftest import INSIDE, Simulator, checks
 pytestmark = [pytest.mark.simulator, pytest.mark.releases]
 
 FILE = "checks_attention.py"
-RELEASES = ("0.9.2", "0.11.0", "0.33.0")
+RELEASES = ("0.11.0", "0.33.0")
 ADDED = (
     "vllm/compilation/npu_graph.py",
     "vllm/platforms/npu.py",

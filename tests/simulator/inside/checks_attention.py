@@ -491,6 +491,35 @@ def check_the_selector_gets_an_answer() -> None:
         assert "unasked" in (answer := ask(**more)) or answer.endswith("AscendAttentionBackend")
 
 
+def check_slots_are_converted_once_where_graphs_read_them() -> None:
+    for nnal, padding in ((True, [-1, -1, -1]), (False, [2, 3, 4])):
+        with machine(nnal):
+            builder = object.__new__(A.AscendMetadataBuilder)
+            builder.vllm_config = Config()
+            builder._prepare(NPU, 8)
+            for slots in ([130, 131, 300, 301, 302], [140, 310]):
+                ends = [0, len(slots) - 1, len(slots), len(slots)]
+                lengths = torch.tensor([12, 50, 0], dtype=torch.int32)
+                common = Config(
+                    num_reqs=3,
+                    num_actual_tokens=len(slots),
+                    max_query_len=len(slots) - 1,
+                    query_start_loc_cpu=torch.tensor(ends, dtype=torch.int32),
+                    seq_lens_cpu=lengths,
+                    seq_lens_cpu_upper_bound=lengths,
+                    block_table_tensor=torch.zeros(3, 1, dtype=torch.int32, device=NPU),
+                    slot_mapping=torch.tensor(slots, device=NPU),
+                    causal=torch.tensor([True, False, True]),
+                )
+                found = builder.build(0, common)
+                assert found.slot_mapping.dtype == torch.int32
+                assert found.slot_mapping.tolist() == slots
+                assert found.slot_mapping.data_ptr() == builder.slots.data_ptr()
+                assert found.seq_lens_list == [12, 50]
+                assert found.causal == [True, False]
+            assert builder.slots[2:5].tolist() == padding, "slots of the longer batch are left"
+
+
 def check_a_full_graph_takes_new_lengths_and_pads() -> None:
     captured = Batch([(1, 5)] * 4)
     caches = captured.caches
