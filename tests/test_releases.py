@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import json
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from migrator import templates
 from migrator.log import make_log
 from migrator.plan import Plan
 from migrator.rules import all_rules
+from migrator.tree import DiskTree
 from tests.conftest import RunCli
 from tests.trees import snapshot
 
@@ -97,6 +100,40 @@ def test_release(
         text=True,
     )
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr
+
+
+def methods(source: str, *, abstract: bool = False) -> dict[str, list[str]]:
+    """Names of methods → names of their parameters, of all classes of a module."""
+    return {
+        function.name: [argument.arg for argument in function.args.args]
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef)
+        for function in node.body
+        if isinstance(function, ast.FunctionDef)
+        and (
+            not abstract
+            or any(
+                isinstance(d, ast.Name) and d.id == "abstractmethod"
+                for d in function.decorator_list
+            )
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    "version", [*DEFAULT, *(pytest.param(v, marks=pytest.mark.slow) for v in OTHERS)]
+)
+def test_lora_takes_what_the_release_hands_over(
+    version: str, release: Callable[[str], Path]
+) -> None:
+    tree = DiskTree(release(version))
+    base = tree.read("vllm/lora/punica_wrapper/punica_base.py")
+    assert base is not None
+    ours = templates.render(templates.load("vllm/lora/punica_wrapper/punica_npu.py"), tree)
+    wanted = methods(base.decode(), abstract=True)
+    assert {"add_shrink", "add_expand", "add_lora_linear", "add_lora_logits"} <= wanted.keys()
+    found = methods(ours.decode())
+    assert {name: found.get(name) for name in wanted} == wanted
 
 
 MOST_LINES = 900
