@@ -52,6 +52,7 @@ OLD = {
         "gemma",
         "refusals",
         *(name for name in LORA if name.endswith("graph")),
+        "features",
     ),
 }
 """Release → modes and models that do not go with the newer environment, on any device."""
@@ -72,6 +73,7 @@ ALSO = (
     ("llama", "serve"),
     ("mixtral", "serve-dp2"),
     ("vllm", "refusals"),
+    ("vllm", "features"),
     ("llama", "bfloat16"),
     ("llama", "nz"),
     ("llama", "no-nnal"),
@@ -137,10 +139,11 @@ or engines in actors of a local Ray cluster, which lacks the settings of HCCL an
 has: each worker has to have them. `install` builds a wheel with
 `VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
 soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode, speculative
-decoding) and wants a clear error of each. Where transformers lets the release load a tokenizer, a
-structured output has to be one of the answers that it was given to choose from. A run in one
-process also asks some functions of vLLM directly: kernels that layers do not go through, the
-current stream, the default backend of process groups, `transfer_to_npu`.
+decoding) and wants a clear error of each. `features` tries what no model here has: poolers, prompts
+as embeddings, a user's processor of logits, classes of rotary embedding. Where transformers lets
+the release load a tokenizer, a structured output has to be one of the answers that it was given to
+choose from. A run in one process also asks some functions of vLLM directly: kernels that layers do
+not go through, the current stream, the default backend of process groups, `transfer_to_npu`.
 
 Modes with `lora1` and `lora2` have one and two slots for LoRA adapters. There two adapters (one of
 all linear layers, one of a lower rank also of the embedding and the head) are compared with the
@@ -239,7 +242,8 @@ def digest(paths: Iterable[Path]) -> str:
 def program_digest() -> str:
     """What the runs are made and judged by, beside the tree."""
     package = ROOT / "migrator"
-    names = ("programs", "models.py", "modes.py", "judge.py", "installation.py", "refusing.py")
+    single = "models modes judge installation refusing trying".split()
+    names = ("programs", *(f"{name}.py" for name in single))
     roots = [package / "simulator"]
     roots += [package / "verify" / "simulate" / name for name in names]
     found = {path for root in roots for path in [root, *root.rglob("*")]}
@@ -295,6 +299,7 @@ def run_one(
         "serve-ray-dp2": simulate.serve,
         "install": simulate.install,
         "refusals": simulate.refusals,
+        "features": simulate.features,
     }
     how = simulate.Options(
         tree=tree,

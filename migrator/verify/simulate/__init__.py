@@ -2,8 +2,9 @@
 """Runs tiny models through an emitted tree on the simulated Ascend and compares their tokens.
 
 `simulate` goes through `LLM.generate`, `serve` through `vllm serve` and the OpenAI client,
-`install` builds a wheel, `refusals` starts what an NPU cannot serve. The programs that run in the
-environment under test are in `programs`; nothing here imports torch.
+`install` builds a wheel, `refusals` starts what an NPU cannot serve, `features` tries what no model
+has. The programs that run in the environment under test are in `programs`; nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from migrator.verify.simulate.refusing import refusals
 from migrator.verify.simulate.report import Report, Run, as_json, merge, write_table
 from migrator.verify.simulate.run import Options, simulate
 from migrator.verify.simulate.server import serve
+from migrator.verify.simulate.trying import features
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -30,6 +32,7 @@ __all__ = [
     "Run",
     "SimulateError",
     "as_json",
+    "features",
     "install",
     "merge",
     "refusals",
