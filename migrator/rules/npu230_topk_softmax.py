@@ -7,25 +7,46 @@ from collections.abc import Iterator
 
 from migrator.matchers import parameter_names
 from migrator.recipes import npu_branch
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
 
 _OPS = "vllm/_custom_ops.py"
-_SITE = "topk_softmax"
-_REQUIRED = ("topk_weights", "topk_ids", "token_expert_indices", "gating_output")
-_OPTIONAL = ("renormalize", "e_score_correction_bias", "is_padding")
+_CHOICE = ("renormalize", "e_score_correction_bias", "is_padding")
+_ROUTERS = {
+    "topk_softmax": (
+        ("topk_weights", "topk_ids", "token_expert_indices", "gating_output"),
+        _CHOICE,
+    ),
+    "topk_sigmoid": (
+        ("topk_weights", "topk_ids", "token_expert_indices", "gating_output"),
+        (*_CHOICE, "routed_scaling_factor"),
+    ),
+    "topk_hash_softplus_sqrt": (
+        ("topk_weights", "topk_indices", "token_expert_indices", "gating_output"),
+        (
+            *_CHOICE,
+            "routed_scaling_factor",
+            "input_tokens",
+            "hash_indices_table",
+            "bias_vl",
+            "image_sentinel_lo",
+        ),
+    ),
+}
+"""Wrapper of a router's operator → what it has to take, and what it takes in some releases."""
 
 
 class TopkSoftmax(Rule):
-    """Choose experts with `npu_moe_gating_top_k_softmax` when the logits are on an NPU.
+    """Choose experts by softmax, sigmoid or softplus when the logits are on an NPU.
 
     ## What it does
-    Puts a branch before the body of `vllm/_custom_ops.py::topk_softmax`, taken for an NPU tensor:
-    the function of the same name in `fused_moe/npu_fused_moe.py`, which the tool adds. It gets what
-    the release passes: renormalisation, a bias for the choice, padding.
+    Puts a branch before the body of `topk_softmax`, `topk_sigmoid` and `topk_hash_softplus_sqrt` of
+    `vllm/_custom_ops.py`, taken for an NPU tensor: the function of the same name in
+    `fused_moe/npu_fused_moe.py`, which the tool adds. It gets what the release passes:
+    renormalisation, a bias for the choice, a scaling factor, a table of experts by token, padding.
 
     ## Why
-    The body calls `torch.ops._moe_C.topk_softmax`, which is not built for NPU. Every router of an
-    unquantised mixture comes by here.
+    The bodies call `torch.ops._moe_C`, which is not built for NPU. Every router of an unquantised
+    mixture comes by here, but grouped ones, which have a way in PyTorch.
 
     ## Example
     ```python
@@ -45,8 +66,20 @@ class TopkSoftmax(Rule):
     code = "NPU230"
     safety = Safety.GUARDED
     paths = (_OPS,)
-    triggers = (r"def topk_softmax\b",)
-    sites = (Site(_SITE, (_OPS,)),)
+    triggers = (r"def topk_\w+\b",)
+    sites = (
+        Site("topk_softmax", (_OPS,)),
+        Site(
+            "topk_sigmoid",
+            (_OPS,),
+            (Absence("<0.16", "experts are chosen by softmax, or in PyTorch"),),
+        ),
+        Site(
+            "topk_hash_softplus_sqrt",
+            (_OPS,),
+            (Absence("<0.20", "no router scores by softplus"),),
+        ),
+    )
     examples = (
         Example(
             path=_OPS,
@@ -128,26 +161,75 @@ def topk_softmax(
     torch.ops._moe_C.topk_softmax(topk_weights, topk_ids, gating_output, renormalize)
 """,
         ),
+        Example(
+            path=_OPS,
+            before="""\
+import torch
+
+
+def topk_sigmoid(
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    token_expert_indices: torch.Tensor,
+    gating_output: torch.Tensor,
+    renormalize: bool = False,
+    e_score_correction_bias: torch.Tensor | None = None,
+    routed_scaling_factor: float = 1.0,
+) -> None:
+    torch.ops._moe_C.topk_sigmoid(topk_weights, topk_ids, gating_output, renormalize)
+""",
+            after="""\
+import torch
+
+
+def topk_sigmoid(
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    token_expert_indices: torch.Tensor,
+    gating_output: torch.Tensor,
+    renormalize: bool = False,
+    e_score_correction_bias: torch.Tensor | None = None,
+    routed_scaling_factor: float = 1.0,
+) -> None:
+    if gating_output.device.type == "npu":
+        from vllm.model_executor.layers.fused_moe.npu_fused_moe import (
+            topk_sigmoid as npu_topk_sigmoid,
+        )
+
+        npu_topk_sigmoid(
+            topk_weights,
+            topk_ids,
+            token_expert_indices,
+            gating_output,
+            renormalize=renormalize,
+            e_score_correction_bias=e_score_correction_bias,
+            routed_scaling_factor=routed_scaling_factor,
+        )
+        return
+    torch.ops._moe_C.topk_sigmoid(topk_weights, topk_ids, gating_output, renormalize)
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
-        """Report the wrapper where it has no branch for NPU tensors."""
-        function = file.function(_SITE)
-        names = parameter_names(function) if function is not None else []
-        arguments = [*_REQUIRED, *(f"{n}={n}" for n in _OPTIONAL if n in names)]
-        listed = "".join(f"    {argument},\n" for argument in arguments)
-        yield from npu_branch(
-            file,
-            _SITE,
-            tensor="gating_output",
-            known=(*_REQUIRED, *_OPTIONAL),
-            optional=_OPTIONAL,
-            body="from vllm.model_executor.layers.fused_moe.npu_fused_moe import (\n"
-            "    topk_softmax as npu_topk_softmax,\n"
-            ")\n\n"
-            f"npu_topk_softmax(\n{listed})\n"
-            "return\n",
-            reason="torch.ops._moe_C.topk_softmax is not built for NPU; "
-            "torch_npu.npu_moe_gating_top_k_softmax takes its place",
-            needs=(),
-        )
+        """Report the wrappers that have no branch for NPU tensors."""
+        for name, (required, optional) in _ROUTERS.items():
+            function = file.function(name)
+            names = parameter_names(function) if function is not None else []
+            arguments = [*required, *(f"{n}={n}" for n in names if n in optional)]
+            listed = "".join(f"    {argument},\n" for argument in arguments)
+            yield from npu_branch(
+                file,
+                name,
+                tensor="gating_output",
+                known=(*required, *optional),
+                optional=optional,
+                body="from vllm.model_executor.layers.fused_moe.npu_fused_moe import (\n"
+                f"    {name} as npu_{name},\n"
+                ")\n\n"
+                f"npu_{name}(\n{listed})\n"
+                "return\n",
+                reason=f"the operator of {name} in torch.ops._moe_C is not built for NPU; "
+                "npu_fused_moe.py has one of the same contract",
+                needs=(),
+            )

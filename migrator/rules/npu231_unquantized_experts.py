@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from migrator.matchers import dotted, first_statement, parameter_names, walk
-from migrator.recipes import has_npu_branch
+from migrator.recipes import has_npu_branch, npu_branch
 from migrator.rule import (
     Absence,
     Example,
@@ -22,12 +22,23 @@ from migrator.rule import (
     manual,
     migrated,
 )
+from migrator.rules._platform_branch import platform_branch
 
 _METHOD = "vllm/model_executor/layers/fused_moe/unquantized_fused_moe_method.py"
 _LAYER = "vllm/model_executor/layers/fused_moe/layer.py"
+_ZERO = "vllm/model_executor/layers/fused_moe/fused_moe.py"
 _CLASS = "UnquantizedFusedMoEMethod"
 _CUDA = f"{_CLASS}.forward_cuda"
 _NATIVE = f"{_CLASS}.forward_native"
+_CREATE = f"{_CLASS}.create_weights"
+_ZERO_EXPERTS = "zero_experts_compute_triton"
+_ZERO_PARAMETERS = (
+    "expert_indices",
+    "expert_scales",
+    "num_experts",
+    "zero_expert_type",
+    "hidden_states",
+)
 
 BRANCH = """\
 if x.device.type == "npu":
@@ -36,6 +47,17 @@ if x.device.type == "npu":
     )
 
     return unquantized_experts(layer, x, topk_weights, topk_ids)
+"""
+CHECK = """\
+from vllm.model_executor.layers.fused_moe.npu_fused_moe import check_experts
+
+check_experts(layer)
+"""
+ZERO = f"""\
+from vllm.model_executor.layers.fused_moe.npu_fused_moe import zero_experts
+
+return zero_experts(
+{"".join(f"    {name},{chr(10)}" for name in _ZERO_PARAMETERS)})
 """
 
 
@@ -49,9 +71,14 @@ class UnquantizedExperts(Rule):
     Where the method gets them as parameters, the branch goes first in `forward_native`; where it
     selects them itself, right behind that in `forward_cuda`, which is its native path too.
 
+    When a layer is made, `create_weights` has `check_experts` refuse what these experts would not
+    honour: an activation, or any setting of the layer or of its configuration that they do not know
+    and that is not at its default. `zero_experts_compute_triton` gets a branch for NPU tensors.
+
     ## Why
     An out-of-tree platform has no experts kernel: `fused_experts` is None there in older releases,
-    and the modular kernel is never built in later ones.
+    and the modular kernel is never built in later ones. A setting that nobody reads gives wrong
+    tokens without a word. Experts without weights are computed in a Triton kernel.
 
     ## Example
     ```python
@@ -64,13 +91,13 @@ class UnquantizedExperts(Rule):
     ```
 
     ## Safety
-    Guarded by the tensor's device.
+    Guarded by the tensor's device, or the platform's.
     """
 
     code = "NPU231"
     safety = Safety.GUARDED
-    paths = (_METHOD, _LAYER)
-    triggers = (rf"class {_CLASS}\b",)
+    paths = (_METHOD, _LAYER, _ZERO)
+    triggers = (rf"class {_CLASS}\b", rf"def {_ZERO_EXPERTS}\b")
     sites = (
         Site(
             _CUDA,
@@ -81,6 +108,12 @@ class UnquantizedExperts(Rule):
             _NATIVE,
             (_METHOD,),
             (Absence("<0.15", "forward_native is another name of forward_cuda there"),),
+        ),
+        Site(_CREATE, (_METHOD, _LAYER)),
+        Site(
+            _ZERO_EXPERTS,
+            (_ZERO,),
+            (Absence("<0.11", "all experts have weights"),),
         ),
     )
     examples = (
@@ -136,10 +169,84 @@ class UnquantizedFusedMoEMethod:
         return self.forward_native(layer, x, topk_weights, topk_ids)
 """,
         ),
+        Example(
+            path=_METHOD,
+            before="""\
+from vllm.platforms import current_platform
+
+
+class UnquantizedFusedMoEMethod:
+    def create_weights(self, layer, num_experts, hidden_size, params_dtype):
+        layer.register_parameter("w13_weight", make(num_experts, hidden_size))
+""",
+            after="""\
+from vllm.platforms import current_platform
+
+
+class UnquantizedFusedMoEMethod:
+    def create_weights(self, layer, num_experts, hidden_size, params_dtype):
+        if current_platform.device_type == "npu":
+            from vllm.model_executor.layers.fused_moe.npu_fused_moe import check_experts
+
+            check_experts(layer)
+        layer.register_parameter("w13_weight", make(num_experts, hidden_size))
+""",
+        ),
+        Example(
+            path=_ZERO,
+            before="""\
+def zero_experts_compute_triton(
+    expert_indices, expert_scales, num_experts, zero_expert_type, hidden_states
+):
+    output = launch(expert_indices, expert_scales, num_experts, hidden_states)
+    return output
+""",
+            after="""\
+def zero_experts_compute_triton(
+    expert_indices, expert_scales, num_experts, zero_expert_type, hidden_states
+):
+    if hidden_states.device.type == "npu":
+        from vllm.model_executor.layers.fused_moe.npu_fused_moe import zero_experts
+
+        return zero_experts(
+            expert_indices,
+            expert_scales,
+            num_experts,
+            zero_expert_type,
+            hidden_states,
+        )
+    output = launch(expert_indices, expert_scales, num_experts, hidden_states)
+    return output
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
-        """Report the method in which the experts of each token become known."""
+        """Report where the experts of each token become known, and where a layer is made."""
+        yield from npu_branch(
+            file,
+            _ZERO_EXPERTS,
+            tensor="hidden_states",
+            known=_ZERO_PARAMETERS,
+            body=ZERO,
+            reason="experts without weights are computed in a Triton kernel",
+            needs=(),
+        )
+        yield from self._check_experts(file)
+        create = file.function(_CREATE)
+        if create is None:
+            return
+        if parameter_names(create)[:2] != ["self", "layer"]:
+            yield manual(_CREATE, create, f"it takes {parameter_names(create)}")
+            return
+        yield from platform_branch(
+            file,
+            _CREATE,
+            body=CHECK,
+            reason="a setting of a layer that its experts do not know would be ignored",
+        )
+
+    def _check_experts(self, file: File) -> Iterator[Finding]:
         native, cuda = file.function(_NATIVE), file.function(_CUDA)
         reason = "an out-of-tree platform has no kernel for unquantised experts"
         if native is not None and "topk_ids" in parameter_names(native):
