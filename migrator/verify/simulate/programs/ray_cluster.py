@@ -16,8 +16,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
+STARTUP = 300.0
+"""Seconds that the cluster has to start in."""
 FOR_VLLM = ("VLLM_", "HCCL_", "ASCEND_GLOBAL_")
 """How the variables begin that the cluster does not have."""
 SETTINGS = {
@@ -44,12 +49,31 @@ SETTINGS = {
 }
 
 
+def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """`get_node` that waits for a node to be there, longer than the 30 s of Ray itself."""
+
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        deadline = time.monotonic() + STARTUP
+        while True:
+            try:
+                return get_node(*args, **kwargs)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    return ask
+
+
 def main(program: list[str]) -> int:
     """Run `program` by this interpreter; gives its exit code, or that of a signal as a shell."""
     variables = dict(os.environ) | SETTINGS
     os.environ.clear()
     os.environ.update({k: v for k, v in variables.items() if not k.startswith(FOR_VLLM)})
     import ray  # type: ignore[import-not-found]
+    from ray._private import services  # type: ignore[import-not-found]
+
+    services.get_node = patient(services.get_node)
 
     # Sockets are below it, and their paths may not be longer than 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
