@@ -8,6 +8,16 @@ from collections.abc import Iterator
 from migrator.recipes import npu_branch, ones_for_missing_weight
 from migrator.rule import Example, File, Finding, Rule, Safety, Site
 
+BODY = """\
+if not torch.compiler.is_compiling() and input.numel() == 0:
+    return
+rows = input.contiguous()
+if weight.dtype != input.dtype:
+    rows, weight = rows.float(), weight.float()
+out.copy_(torch_npu.npu_rms_norm(rows, weight, epsilon)[0])
+return
+"""
+
 
 class CustomOpsRmsNorm(Rule):
     """Normalise with `torch_npu.npu_rms_norm` when the input is on an NPU.
@@ -24,7 +34,12 @@ class CustomOpsRmsNorm(Rule):
     ## Example
     ```python
     if input.device.type == "npu":
-        out.copy_(torch_npu.npu_rms_norm(input, weight, epsilon)[0])
+        if not torch.compiler.is_compiling() and input.numel() == 0:
+            return
+        rows = input.contiguous()
+        if weight.dtype != input.dtype:
+            rows, weight = rows.float(), weight.float()
+        out.copy_(torch_npu.npu_rms_norm(rows, weight, epsilon)[0])
         return
     ```
 
@@ -62,7 +77,12 @@ except ImportError:
 def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor,
              epsilon: float) -> None:
     if input.device.type == "npu":
-        out.copy_(torch_npu.npu_rms_norm(input, weight, epsilon)[0])
+        if not torch.compiler.is_compiling() and input.numel() == 0:
+            return
+        rows = input.contiguous()
+        if weight.dtype != input.dtype:
+            rows, weight = rows.float(), weight.float()
+        out.copy_(torch_npu.npu_rms_norm(rows, weight, epsilon)[0])
         return
     # The kernel wants rows without gaps.
     input_contiguous = input.contiguous()
@@ -79,7 +99,7 @@ def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor,
             tensor="input",
             known=("out", "input", "weight", "epsilon"),
             body=ones_for_missing_weight(file, "rms_norm")
-            + "out.copy_(torch_npu.npu_rms_norm(input, weight, epsilon)[0])\nreturn\n",
+            + BODY,
             reason="torch.ops._C.rms_norm is not built for NPU; torch_npu.npu_rms_norm returns "
             "what is copied to out",
         )

@@ -8,6 +8,18 @@ from collections.abc import Iterator
 from migrator.recipes import npu_branch, ones_for_missing_weight
 from migrator.rule import Example, File, Finding, Rule, Safety, Site
 
+BODY = """\
+if not torch.compiler.is_compiling() and input.numel() == 0:
+    return
+rows, added = input.contiguous(), residual.contiguous()
+if not weight.dtype == residual.dtype == input.dtype:
+    rows, added, weight = rows.float(), added.float(), weight.float()
+normed, _, summed = torch_npu.npu_add_rms_norm(rows, added, weight, epsilon)
+input.copy_(normed)
+residual.copy_(summed)
+return
+"""
+
 
 class CustomOpsFusedAddRmsNorm(Rule):
     """Add and normalise with `torch_npu.npu_add_rms_norm` when the input is on an NPU.
@@ -24,7 +36,8 @@ class CustomOpsFusedAddRmsNorm(Rule):
     ## Example
     ```python
     if input.device.type == "npu":
-        normed, _, summed = torch_npu.npu_add_rms_norm(input, residual, weight, epsilon)
+        ...
+        normed, _, summed = torch_npu.npu_add_rms_norm(rows, added, weight, epsilon)
         input.copy_(normed)
         residual.copy_(summed)
         return
@@ -72,9 +85,12 @@ def fused_add_rms_norm(
     if input.device.type == "npu":
         if weight is None:
             weight = input.new_ones(input.shape[-1])
-        normed, _, summed = torch_npu.npu_add_rms_norm(
-            input, residual, weight, epsilon
-        )
+        if not torch.compiler.is_compiling() and input.numel() == 0:
+            return
+        rows, added = input.contiguous(), residual.contiguous()
+        if not weight.dtype == residual.dtype == input.dtype:
+            rows, added, weight = rows.float(), added.float(), weight.float()
+        normed, _, summed = torch_npu.npu_add_rms_norm(rows, added, weight, epsilon)
         input.copy_(normed)
         residual.copy_(summed)
         return
@@ -91,12 +107,7 @@ def fused_add_rms_norm(
             tensor="input",
             known=("input", "residual", "weight", "epsilon"),
             body=ones_for_missing_weight(file, "fused_add_rms_norm")
-            + "normed, _, summed = torch_npu.npu_add_rms_norm(\n"
-            "    input, residual, weight, epsilon\n"
-            ")\n"
-            "input.copy_(normed)\n"
-            "residual.copy_(summed)\n"
-            "return\n",
+            + BODY,
             reason="torch.ops._C.fused_add_rms_norm is not built for NPU; of "
             "torch_npu.npu_add_rms_norm the norm is copied to input and the sum to residual",
         )

@@ -9,8 +9,8 @@ from migrator.recipes import forward_oot
 from migrator.rule import Example, File, Finding, Rule, Safety, Site
 
 BODY = """\
-if x.device.type == "npu":
-    return torch_npu.npu_fast_gelu(x)
+if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
+    return torch_npu.npu_fast_gelu(x.contiguous())
 return self.forward_native(x)
 """
 
@@ -29,8 +29,8 @@ class QuickGeluForwardOot(Rule):
     ## Example
     ```python
     def forward_oot(self, x):
-        if x.device.type == "npu":
-            return torch_npu.npu_fast_gelu(x)
+        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
+            return torch_npu.npu_fast_gelu(x.contiguous())
         return self.forward_native(x)
     ```
 
@@ -83,8 +83,8 @@ class QuickGELU(CustomOp):
         return out
 
     def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "npu":
-            return torch_npu.npu_fast_gelu(x)
+        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
+            return torch_npu.npu_fast_gelu(x.contiguous())
         return self.forward_native(x)
 """,
         ),

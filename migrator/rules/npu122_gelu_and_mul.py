@@ -9,8 +9,9 @@ from migrator.recipes import forward_oot
 from migrator.rule import Example, File, Finding, Rule, Safety, Site
 
 BODY = """\
-if x.device.type == "npu":
+if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
     approximate = 1 if self.approximate == "tanh" else 0
+    x = x.contiguous()
     return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
 return self.forward_native(x)
 """
@@ -31,8 +32,9 @@ class GeluAndMulForwardOot(Rule):
     ## Example
     ```python
     def forward_oot(self, x):
-        if x.device.type == "npu":
+        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
             approximate = 1 if self.approximate == "tanh" else 0
+            x = x.contiguous()
             return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
         return self.forward_native(x)
     ```
@@ -86,8 +88,9 @@ class GeluAndMul(CustomOp):
         return out
 
     def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "npu":
+        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
             approximate = 1 if self.approximate == "tanh" else 0
+            x = x.contiguous()
             return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
         return self.forward_native(x)
 """,

@@ -9,16 +9,22 @@ from migrator.recipes import forward_oot
 from migrator.rule import Example, File, Finding, Rule, Safety, Site
 
 BODY = """\
+# The operators take rows as long as the weight, all operands of one dtype. vLLM
+# compiles for no empty batch, and sizes are no numbers then.
 if (
     x.device.type != "npu"
     or self.variance_size_override is not None
     or not self.has_weight
+    or self.weight.dtype != x.dtype
+    or self.weight.shape != x.shape[-1:]
+    or (residual is not None and residual.dtype != x.dtype)
+    or (not torch.compiler.is_compiling() and x.numel() == 0)
 ):
     return self.forward_native(x, residual)
-weight = self.weight.data
+x, weight = x.contiguous(), self.weight.data
 if residual is not None:
     x, _, residual = torch_npu.npu_add_rms_norm(
-        x, residual, weight, self.variance_epsilon
+        x, residual.contiguous(), weight, self.variance_epsilon
     )
     return x, residual
 return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
@@ -40,16 +46,22 @@ class RmsNormForwardOot(Rule):
     ## Example
     ```python
     def forward_oot(self, x, residual):
+        # The operators take rows as long as the weight, all operands of one dtype. vLLM
+        # compiles for no empty batch, and sizes are no numbers then.
         if (
             x.device.type != "npu"
             or self.variance_size_override is not None
             or not self.has_weight
+            or self.weight.dtype != x.dtype
+            or self.weight.shape != x.shape[-1:]
+            or (residual is not None and residual.dtype != x.dtype)
+            or (not torch.compiler.is_compiling() and x.numel() == 0)
         ):
             return self.forward_native(x, residual)
-        weight = self.weight.data
+        x, weight = x.contiguous(), self.weight.data
         if residual is not None:
             x, _, residual = torch_npu.npu_add_rms_norm(
-                x, residual, weight, self.variance_epsilon
+                x, residual.contiguous(), weight, self.variance_epsilon
             )
             return x, residual
         return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
@@ -112,16 +124,22 @@ class RMSNorm(CustomOp):
         x: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        # The operators take rows as long as the weight, all operands of one dtype. vLLM
+        # compiles for no empty batch, and sizes are no numbers then.
         if (
             x.device.type != "npu"
             or self.variance_size_override is not None
             or not self.has_weight
+            or self.weight.dtype != x.dtype
+            or self.weight.shape != x.shape[-1:]
+            or (residual is not None and residual.dtype != x.dtype)
+            or (not torch.compiler.is_compiling() and x.numel() == 0)
         ):
             return self.forward_native(x, residual)
-        weight = self.weight.data
+        x, weight = x.contiguous(), self.weight.data
         if residual is not None:
             x, _, residual = torch_npu.npu_add_rms_norm(
-                x, residual, weight, self.variance_epsilon
+                x, residual.contiguous(), weight, self.variance_epsilon
             )
             return x, residual
         return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]

@@ -9,17 +9,25 @@ from migrator.recipes import forward_oot
 from migrator.rule import Example, File, Finding, Rule, Safety, Site
 
 BODY = """\
-if x.device.type != "npu" or (
-    residual is not None and x.dtype == torch.float16
+# The operator takes rows as long as the weight, both of one dtype. The native path
+# keeps float16 sums in float32, which the operator cannot. vLLM compiles for no
+# empty batch, and sizes are no numbers then.
+if (
+    x.device.type != "npu"
+    or self.weight.dtype != x.dtype
+    or self.weight.shape != x.shape[-1:]
+    or (residual is not None and x.dtype == torch.float16)
+    or (residual is not None and residual.dtype != x.dtype)
+    or (not torch.compiler.is_compiling() and x.numel() == 0)
 ):
-    # The native path keeps float16 sums in float32; the operator cannot.
     return self.forward_native(x, residual)
-weight = self.weight.data
-if residual is None:
-    return torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
-residual = x + residual
-x = torch_npu.npu_gemma_rms_norm(residual, weight, self.variance_epsilon)[0]
-return x, residual
+if residual is not None:
+    x = residual = x + residual
+# q_norm and k_norm get heads of a split projection.
+normed = torch_npu.npu_gemma_rms_norm(
+    x.contiguous(), self.weight.data, self.variance_epsilon
+)[0]
+return normed if residual is None else (normed, residual)
 """
 
 
@@ -37,17 +45,25 @@ class GemmaRmsNormForwardOot(Rule):
     ## Example
     ```python
     def forward_oot(self, x, residual):
-        if x.device.type != "npu" or (
-            residual is not None and x.dtype == torch.float16
+        # The operator takes rows as long as the weight, both of one dtype. The native path
+        # keeps float16 sums in float32, which the operator cannot. vLLM compiles for no
+        # empty batch, and sizes are no numbers then.
+        if (
+            x.device.type != "npu"
+            or self.weight.dtype != x.dtype
+            or self.weight.shape != x.shape[-1:]
+            or (residual is not None and x.dtype == torch.float16)
+            or (residual is not None and residual.dtype != x.dtype)
+            or (not torch.compiler.is_compiling() and x.numel() == 0)
         ):
-            # The native path keeps float16 sums in float32; the operator cannot.
             return self.forward_native(x, residual)
-        weight = self.weight.data
-        if residual is None:
-            return torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
-        residual = x + residual
-        x = torch_npu.npu_gemma_rms_norm(residual, weight, self.variance_epsilon)[0]
-        return x, residual
+        if residual is not None:
+            x = residual = x + residual
+        # q_norm and k_norm get heads of a split projection.
+        normed = torch_npu.npu_gemma_rms_norm(
+            x.contiguous(), self.weight.data, self.variance_epsilon
+        )[0]
+        return normed if residual is None else (normed, residual)
     ```
 
     ## Safety
@@ -107,17 +123,25 @@ class GemmaRMSNorm(CustomOp):
         x: torch.Tensor,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        if x.device.type != "npu" or (
-            residual is not None and x.dtype == torch.float16
+        # The operator takes rows as long as the weight, both of one dtype. The native path
+        # keeps float16 sums in float32, which the operator cannot. vLLM compiles for no
+        # empty batch, and sizes are no numbers then.
+        if (
+            x.device.type != "npu"
+            or self.weight.dtype != x.dtype
+            or self.weight.shape != x.shape[-1:]
+            or (residual is not None and x.dtype == torch.float16)
+            or (residual is not None and residual.dtype != x.dtype)
+            or (not torch.compiler.is_compiling() and x.numel() == 0)
         ):
-            # The native path keeps float16 sums in float32; the operator cannot.
             return self.forward_native(x, residual)
-        weight = self.weight.data
-        if residual is None:
-            return torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
-        residual = x + residual
-        x = torch_npu.npu_gemma_rms_norm(residual, weight, self.variance_epsilon)[0]
-        return x, residual
+        if residual is not None:
+            x = residual = x + residual
+        # q_norm and k_norm get heads of a split projection.
+        normed = torch_npu.npu_gemma_rms_norm(
+            x.contiguous(), self.weight.data, self.variance_epsilon
+        )[0]
+        return normed if residual is None else (normed, residual)
 """,
         ),
     )
