@@ -21,6 +21,7 @@ import pytest
 from migrator.plan import make_plan
 from migrator.rule import Rule
 from migrator.rules import all_rules
+from migrator.templates import template_root
 from migrator.tree import DiskTree, Tree
 
 pytestmark = pytest.mark.releases
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.releases
 INSIDE = Path(__file__).parent / "emitted"
 DRIVER = Path(__file__).parent / "simulator" / "inside" / "driver.py"
 FILES = ("checks_custom_ops.py", "checks_kernels.py", "checks_layers.py", "checks_lora.py")
+NNAL = "vllm/platforms/npu_nnal.py"
 LAYERS = "vllm/model_executor/layers"
 MODULES = (
     "vllm/_custom_ops.py",
@@ -89,6 +91,7 @@ def outcomes(
             change.path: change.after for change in plan.files if change.path not in around
         }
         assert emitted != files
+        emitted[NNAL] = (template_root() / NNAL).read_bytes()
         for kind, content in (("pristine", files), ("emitted", emitted)):
             for path, data in content.items():
                 place = trees / version / kind / path

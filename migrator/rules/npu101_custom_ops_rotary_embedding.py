@@ -21,14 +21,15 @@ KNOWN = (
 )
 
 HELPER = '''\
+_npu_rotary_uses_nnal = False
+if torch_npu is not None:
+    from vllm.platforms.npu_nnal import uses_nnal
+
+    _npu_rotary_uses_nnal = uses_nnal()
+
 # torch_npu keeps the cos and sin of the first cache that _npu_rotary_embedding
 # gets in a process, and does not look at a later one.
 _npu_cos_sin_cache = None
-
-_npu_rotary_uses_nnal = (
-    hasattr(torch_npu, "_npu_rotary_embedding")
-    and envs.VLLM_NPU_USE_NNAL is not False
-)
 
 
 def _rotary_embedding_npu(

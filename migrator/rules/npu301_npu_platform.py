@@ -10,7 +10,8 @@ class NpuPlatform(Rule):
     """Add the NPU platform, which tells vLLM what an Ascend device is and can do.
 
     ## What it does
-    Adds `vllm/platforms/npu.py`: names, memory, data types, the `hccl` backend, the attention
+    Adds `vllm/platforms/npu_nnal.py`, which says whether NNAL's operators are used, and
+    `vllm/platforms/npu.py`: names, memory, data types, the `hccl` backend, the attention
     backend, the worker and the communicator, and how a configuration is adjusted (block size 128,
     graph policy, model runner V1, how worker processes start).
 
@@ -33,4 +34,4 @@ class NpuPlatform(Rule):
 
     code = "NPU301"
     safety = Safety.GUARDED
-    templates = ("vllm/platforms/npu.py",)
+    templates = ("vllm/platforms/npu.py", "vllm/platforms/npu_nnal.py")

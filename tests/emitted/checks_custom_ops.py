@@ -152,13 +152,13 @@ def check_a_second_cache_is_not_rotated_by_the_first() -> None:
 
 
 def check_without_nnal() -> None:
-    """torch_npu lacks `_npu_rotary_embedding` without NNAL; a switch turns it off where it is."""
-    cases: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-        (("_npu_rotary_embedding",), {}),
-        ((), {"VLLM_NPU_USE_NNAL": False}),
+    """Without NNAL `_npu_rotary_embedding` is there and raises; a switch turns NNAL off."""
+    cases: tuple[tuple[bool, dict[str, Any]], ...] = (
+        (False, {}),
+        (True, {"VLLM_NPU_USE_NNAL": False}),
     )
-    for without, switches in cases:
-        device = TorchNpu(without=without)
+    for nnal, switches in cases:
+        device = TorchNpu(nnal=nnal)
         layout = Layout("fused", torch.bfloat16)
         want = turned(layout.query, angles_of(SIZE)[layout.positions], False)
         with vllm("0.11.0", torch_npu=device, switches=switches) as load:
@@ -310,6 +310,27 @@ def check_fused_add_rms_norm() -> None:
         assert device.calls[0][1][3] == 0.25
         same(data, norm(total, weight, 0.25))
         same(residual, total)
+
+
+def check_norms_of_what_no_operator_takes() -> None:
+    """No rows, rows with gaps, and a weight or residual of another dtype."""
+    for release in RELEASES:
+        device = TorchNpu()
+        with vllm(release, torch_npu=device) as load:
+            ops = load("vllm._custom_ops")
+            nothing = npu(torch.empty(0, 4))
+            ops.rms_norm(nothing, nothing, npu(torch.randn(4)), 0.25)
+            ops.fused_add_rms_norm(nothing, nothing, npu(torch.randn(4)), 0.25)
+            assert device.calls == []
+            data, weight = torch.randn(6, 3, 8).bfloat16()[..., :4], torch.randn(4)
+            out = torch.empty(6, 3, 4).bfloat16()
+            ops.rms_norm(npu(out), npu(data), npu(weight), 0.25)
+            same(out, norm(data.double(), weight, 0.25).bfloat16())
+            residual = torch.randn(4, 3, 6).bfloat16().transpose(0, 2)
+            total = data.float() + residual.float()
+            ops.fused_add_rms_norm(npu(data), npu(residual), npu(weight), 0.25)
+            same(data, norm(total.double(), weight, 0.25).bfloat16())
+            same(residual, total.bfloat16())
 
 
 def check_missing_weight() -> None:

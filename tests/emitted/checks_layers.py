@@ -44,7 +44,7 @@ def on_npu(layer: Any) -> Any:
 
 
 def check_silu_and_mul() -> None:
-    for release, shape in itertools.product(RELEASES, ((6, 8), (2, 3, 8), (0, 8))):
+    for release, shape in itertools.product(RELEASES, ((6, 8), (2, 3, 8), (2, 3, 2, 8))):
         device = TorchNpu()
         with vllm(release, torch_npu=device) as load:
             layer = load(ACTIVATION).SiluAndMul()
@@ -171,6 +171,74 @@ def check_gemma_rms_norm() -> None:
             half = npu(torch.randn(6, 4).half())
             assert goes_native(layer, half, half)
         assert device.names() == ["npu_gemma_rms_norm", "npu_gemma_rms_norm"]
+
+
+def views(columns: int) -> list[torch.Tensor]:
+    """Inputs as models have them: heads of a split projection, transposed, of more dimensions."""
+    split = torch.randn(5, 3 * columns)[:, : 2 * columns]
+    return [
+        split.unflatten(-1, (2, columns)),
+        split[:, columns:],
+        torch.randn(columns, 6).t(),
+        torch.randn(2, columns, 3).transpose(1, 2),
+        torch.randn(2, 3, 4, columns),
+        torch.randn(4, columns)[::2],
+    ]
+
+
+def check_views() -> None:
+    """Every operator gets what it takes of a strided input, and the values are the native ones."""
+    for release in RELEASES:
+        device = TorchNpu()
+        with vllm(release, torch_npu=device) as load:
+            norms, activations = load(NORM), load(ACTIVATION)
+            layers = [
+                norms.RMSNorm(8),
+                norms.GemmaRMSNorm(8),
+                activations.SiluAndMul(),
+                activations.QuickGELU(),
+                activations.GeluAndMul("none"),
+                activations.GeluAndMul("tanh"),
+            ]
+            for layer, data in itertools.product(layers, views(8)):
+                weight = torch.randn(8)
+                if layer in layers[:2]:
+                    layer._parameters["weight"] = torch.nn.Parameter(npu(weight), False)
+                    scale = weight if layer is layers[0] else 1 + weight
+                    want = norm(data, scale, layer.variance_epsilon)
+                    residual = torch.randn_like(data)
+                    got, total = layer(npu(data), npu(residual.mT.contiguous().mT))
+                    same(got, norm(data + residual, scale, layer.variance_epsilon))
+                    same(total, data + residual)
+                else:
+                    want = layer.forward_native(data.contiguous())
+                before = len(device.calls)
+                same(layer(npu(data)), want)
+                assert len(device.calls) == before + 1
+
+
+def check_operands_that_no_operator_takes() -> None:
+    """No rows, or a weight or residual of another dtype: the native path, and no operator."""
+    for release in RELEASES:
+        device = TorchNpu()
+        with vllm(release, torch_npu=device) as load:
+            norms, activations = load(NORM), load(ACTIVATION)
+            empty, rows = npu(torch.randn(0, 2, 8)), npu(torch.randn(6, 8))
+            half = npu(torch.randn(6, 8).bfloat16())
+            for kind in (norms.RMSNorm, norms.GemmaRMSNorm):
+                layer = on_npu(kind(8))
+                assert goes_native(layer, empty)
+                assert goes_native(layer, empty, empty)
+                assert goes_native(layer, half)
+                assert goes_native(layer, half, half)
+                assert goes_native(layer, rows, half)
+                assert not goes_native(layer, rows, rows)
+                layer._parameters["weight"] = torch.nn.Parameter(npu(torch.ones(1)), False)
+                assert goes_native(layer, rows)
+            layers = [activations.SiluAndMul(), activations.QuickGELU()]
+            for layer in (*layers, activations.GeluAndMul()):
+                assert goes_native(layer, empty)
+        assert device.names() == ["npu_add_rms_norm", "npu_gemma_rms_norm"]
 
 
 def rotary_layer(module: Any, size: int, rotary_dim: int, neox: bool) -> Any:

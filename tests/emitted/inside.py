@@ -148,8 +148,8 @@ class TorchNpu:
     """Stands for torch_npu: its operators compute, insist on their contracts, and are noted."""
 
     calls: list[Call] = field(default_factory=list)
-    without: tuple[str, ...] = ()
-    """Operators that are not installed."""
+    nnal: bool = True
+    """Whether NNAL is installed. Its operators have a name either way, and raise without it."""
     first_cache: torch.Tensor | None = None
     """The cache whose cos and sin `_npu_rotary_embedding` keeps, as the real one does."""
 
@@ -165,8 +165,7 @@ class TorchNpu:
             "npu_fast_gelu",
             "npu_geglu",
         ):
-            if name not in self.without:
-                setattr(made, name, self._noted(name))
+            setattr(made, name, self._noted(name))
         return made
 
     def names(self) -> list[str]:
@@ -193,6 +192,8 @@ class TorchNpu:
         cos_sin_cache: NpuTensor,
         is_neox_style: bool,
     ) -> None:
+        if not self.nnal:
+            raise OSError("Please check that the nnal package is installed.")
         assert positions.dim() == 1
         assert positions.dtype in (torch.int32, torch.int64)
         assert cos_sin_cache.shape[1] == head_size, "the operator turns whole heads"
@@ -231,12 +232,14 @@ class TorchNpu:
     def npu_rms_norm(
         self: NpuTensor, gamma: NpuTensor, epsilon: float = 1e-6
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        _operands(self, gamma)
         return _norm(self.inner, gamma.inner, epsilon)
 
     @staticmethod
     def npu_add_rms_norm(
         x1: NpuTensor, x2: NpuTensor, gamma: NpuTensor, epsilon: float = 1e-6
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        _operands(x1, x2, gamma)
         total = x1.inner + x2.inner
         return (*_norm(total, gamma.inner, epsilon), npu(total))
 
@@ -244,27 +247,39 @@ class TorchNpu:
     def npu_gemma_rms_norm(
         self: NpuTensor, gamma: NpuTensor, epsilon: float = 1e-6
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        _operands(self, gamma)
         return _norm(self.inner, 1 + gamma.inner, epsilon)
 
     @staticmethod
     def npu_swiglu(self: NpuTensor, dim: int = -1) -> torch.Tensor:
+        _operands(self)
         left, right = self.inner.chunk(2, dim)
         return npu(torch.nn.functional.silu(left) * right)
 
     @staticmethod
     def npu_fast_gelu(self: NpuTensor) -> torch.Tensor:
+        _operands(self)
         return npu(self.inner * torch.sigmoid(1.702 * self.inner))
 
     @staticmethod
     def npu_geglu(
         self: NpuTensor, dim: int = -1, approximate: int = 1, activate_left: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        _operands(self)
         left, right = self.inner.chunk(2, dim)
         if not activate_left:
             left, right = right, left
         how = {0: "none", 1: "tanh"}[approximate]
         gelu = torch.nn.functional.gelu(left, approximate=how)
         return npu(gelu * right), npu(gelu)
+
+
+def _operands(*tensors: NpuTensor) -> None:
+    """What every release of CANN takes, whatever a page says of others."""
+    for tensor in tensors:
+        assert tensor.dtype == tensors[0].dtype
+        assert tensor.is_contiguous()
+        assert tensor.numel() > 0
 
 
 def _norm(
@@ -373,7 +388,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             config = _Config()
             module.get_cached_compilation_config = lambda: config  # type: ignore[attr-defined]
         elif spec.name == "vllm.envs":
-            vars(module).update(self.switches)
+            vars(module).update({"VLLM_NPU_USE_NNAL": None, **self.switches})
         return module
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -402,6 +417,8 @@ def vllm(
     """
     finder = _Finder(TREES / release / kind, Platform(device_type), switches or {})
     before = torch.ops.__dict__.get("_C")
+    nnal = torch_npu is not None and torch_npu.nnal
+    torch.ops.__dict__["atb"] = Recorder(*(("_npu_reshape_and_cache",) if nnal else ()))
     sys.meta_path.insert(0, finder)
     torch.ops.__dict__["_C"] = kernels or Recorder()
     sys.modules["torch_npu"] = torch_npu.module() if torch_npu else None  # type: ignore[assignment]
@@ -410,6 +427,7 @@ def vllm(
     finally:
         sys.meta_path.remove(finder)
         torch.ops.__dict__.pop("_C")
+        torch.ops.__dict__.pop("atb")
         if before is not None:
             torch.ops.__dict__["_C"] = before
         for name in [n for n in sys.modules if n.split(".")[0] in ("vllm", "torch_npu")]:

@@ -13,6 +13,7 @@ import vllm.envs as envs
 from vllm.logger import init_logger
 
 from .interface import DeviceCapability, Platform, PlatformEnum
+from .npu_nnal import check_nnal
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -213,6 +214,7 @@ class NPUPlatform(Platform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
+        check_nnal()
         model_config = vllm_config.model_config
         if model_config is not None and model_config.use_mla:
             raise ValueError(

@@ -31,9 +31,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch_npu
 
-import vllm.envs as envs
 from vllm.compilation.npu_graph import NPUGraph
 from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.platforms.npu_nnal import uses_nnal
 from vllm.utils.torch_utils import weak_ref_tensor
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -84,14 +84,6 @@ def _scatter_takes_cache_mode() -> bool:
     # torch_npu 2.8 has no such argument, and no layout but the fractal one.
     schema = torch.ops.npu.npu_scatter_pa_kv_cache.default._schema
     return any(argument.name == "cache_mode" for argument in schema.arguments)
-
-
-@cache
-def uses_nnal() -> bool:
-    """Whether the NNAL operators do attention: by default if they are installed."""
-    if envs.VLLM_NPU_USE_NNAL is not None:
-        return envs.VLLM_NPU_USE_NNAL
-    return hasattr(torch.ops.atb, "_npu_reshape_and_cache")
 
 
 @cache
