@@ -77,6 +77,7 @@ ALSO = (
     ("llama", "bfloat16"),
     ("llama", "nz"),
     ("llama", "no-nnal"),
+    ("llama", "no-nnal-installed"),
     ("llama", "full-graph"),
     ("gemma", "eager"),
     ("gpt2", "eager"),

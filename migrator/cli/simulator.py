@@ -64,6 +64,7 @@ def install(env: Path | None) -> None:
 @click.option("--devices", type=int, metavar="N", help="Number of NPUs [default: 1].")
 @click.option("--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB [default: 4GiB].")
 @click.option("--soc", metavar="NAME", help="Chip, such as Ascend910B4 [default: Ascend910B1].")
+@click.option("--without-nnal", is_flag=True, help="A machine on which NNAL is not installed.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
 @common.command
 def run(
@@ -71,6 +72,7 @@ def run(
     devices: int | None,
     memory: str | None,
     soc: str | None,
+    without_nnal: bool,
     program: tuple[str, ...],
 ) -> None:
     """Run PROGRAM and its child processes on simulated NPUs: run -- python script.py ARGS.
@@ -80,7 +82,8 @@ def run(
     from migrator.simulator import runner
 
     try:
-        machine = runner.Machine(devices, runner.parse_memory(memory) if memory else None, soc)
+        size = runner.parse_memory(memory) if memory else None
+        machine = runner.Machine(devices, size, soc, nnal=not without_nnal)
     except ValueError as error:
         raise common.UserError(str(error)) from error
     if not program:

@@ -90,9 +90,9 @@ from migrator.words import counted
     "--modes",
     metavar="NAMES",
     help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, ray-tp2, "
-    "ray-pp2, tp2-graph, full-graph, bfloat16, nz, no-nnal. With LoRA adapters in one slot or "
-    "two: lora1- or lora2- and eager, graph, full-graph, tp2, tp2-graph or tp2-full-graph; "
-    "lora2-tp2-sharded.  "
+    "ray-pp2, tp2-graph, full-graph, bfloat16, nz, no-nnal, no-nnal-installed. With LoRA "
+    "adapters in one slot or two: lora1- or lora2- and eager, graph, full-graph, tp2, tp2-graph "
+    "or tp2-full-graph; lora2-tp2-sharded.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the simulated Ascend for the torch and torch_npu of one Python environment.
 
-A build is a directory: `lib/` holds the stand-ins for CANN's and NNAL's libraries and the CPU
-kernels, `build.json` says what they were made for. Builds are cached by the versions of torch and
+A build is a directory: `lib/` holds the stand-ins for CANN's libraries and the CPU kernels,
+`nnal/lib/` the one for NNAL's, which a machine may lack, and `build.json` says what they were made for. Builds are cached by the versions of torch and
 torch_npu, the interpreter's ABI and a hash of the sources; each is made in a directory of its own
 and renamed into place, so that two processes may build at once.
 """
@@ -35,6 +35,7 @@ OLDEST_TORCH = (2, 8)
 _SOURCES = HERE / "csrc"
 _KERNELS = "libascend_sim_aten.so"
 _CONFIG = "libascend_sim_torch.so"
+_NNAL = "libatb.so"
 # CANN's operator library, which torch_npu opens by name: some releases while they are imported.
 # It is empty here, so torch_npu names the operator that a program wanted of it.
 _OPENED = ("libopapi.so",)
@@ -91,8 +92,13 @@ class Build:
 
     @property
     def libraries(self) -> Path:
-        """The directory for LD_LIBRARY_PATH."""
+        """The directory of CANN's libraries, for LD_LIBRARY_PATH."""
         return self.directory / "lib"
+
+    @property
+    def nnal(self) -> Path:
+        """The directory of NNAL's library, for LD_LIBRARY_PATH where NNAL is installed."""
+        return self.directory / "nnal" / "lib"
 
     def facts(self) -> dict[str, Any]:
         """What `build.json` records: libraries, symbols with and without an implementation."""
@@ -232,8 +238,9 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
         )
     lib = directory / "lib"
     work = directory / "work"
-    lib.mkdir()
-    work.mkdir()
+    nnal = directory / "nnal" / "lib"
+    for folder in (lib, nnal, work):
+        folder.mkdir(parents=True)
     for part in ("runtime", "compiler", "opp"):
         # What torch_npu looks for in ASCEND_HOME_PATH; there is nothing to find in them.
         (directory / "home" / part).mkdir(parents=True)
@@ -265,7 +272,7 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     for library in (*needs.libraries, *_OPENED):
         if library not in fallbacks:
             # Its symbols are in libascendcl.so; the loader only wants the file.
-            _link(lib / library, [], [lib / "libascendcl.so"])
+            _link((nnal if library == _NNAL else lib) / library, [], [lib / "libascendcl.so"])
     # torch_npu 2.13 and later open it by name and look up HcclGroupStart and HcclGroupEnd there;
     # dlsym finds them through the dependency.
     _link(lib / "libhcomm.so", [], [lib / "libhccl.so"])

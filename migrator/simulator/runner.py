@@ -28,12 +28,13 @@ class Machine:
     """The simulated machine: `devices` of `memory` bytes each, all of chip `soc`.
 
     None leaves what the environment says (ASCEND_SIM_DEVICES and so on) or the default: one
-    device of 4 GiB, Ascend910B1.
+    device of 4 GiB, Ascend910B1. Without `nnal` its library, libatb.so, is not to be found.
     """
 
     devices: int | None = None
     memory: int | None = None
     soc: str | None = None
+    nnal: bool = True
 
 
 def parse_memory(text: str) -> int:
@@ -67,10 +68,16 @@ def variables(
         )
     env = dict(os.environ if base is None else base)
 
-    def prepend(name: str, entry: str) -> None:
-        rest = [part for part in env.get(name, "").split(os.pathsep) if part and part != entry]
-        env[name] = os.pathsep.join([entry, *rest])
+    def without(name: str, entry: str) -> list[str]:
+        return [part for part in env.get(name, "").split(os.pathsep) if part and part != entry]
 
+    def prepend(name: str, entry: str) -> None:
+        env[name] = os.pathsep.join([entry, *without(name, entry)])
+
+    if machine.nnal:
+        prepend("LD_LIBRARY_PATH", str(build.nnal))
+    else:
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(without("LD_LIBRARY_PATH", str(build.nnal)))
     prepend("LD_LIBRARY_PATH", str(build.libraries))
     prepend("PYTHONPATH", str(RUNTIME))
     prepend("PATH", str(build.environment.python.parent))

@@ -83,6 +83,33 @@ def test_ray_counts_devices_by_pyacl(simulator: Simulator) -> None:
     simulator.run("import acl; acl.rt.malloc", code=1)
 
 
+@pytest.mark.simulator
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_machine_without_nnal(simulator: Simulator, installed: bool) -> None:
+    program = """
+import torch, torch_npu
+print(hasattr(torch_npu, "_npu_rotary_embedding"), hasattr(torch.ops.atb, "_npu_rotary_embedding"))
+x = torch.ones(2, 64, dtype=torch.float16, device="npu")
+cache = torch.cat([torch.zeros(8, 32), torch.ones(8, 32)], -1).half().npu()
+try:
+    torch_npu._npu_rotary_embedding(torch.arange(2).npu(), x, x.clone(), 64, cache, True)
+    print(x[0, ::32].tolist())
+except OSError as error:
+    print(error)
+"""
+    options = [] if installed else ["--without-nnal"]
+    code, out, err = run_in(simulator, options, "python", "-c", program)
+    assert code == 0, err
+    there, said = out.splitlines()
+    assert there == f"True {installed}"
+    if installed:
+        assert said == "[-1.0, 1.0]"
+    else:
+        # What follows depends on how torch words that the library does not load.
+        assert said.startswith("[Errno")
+
+
+@pytest.mark.simulator
 def test_children_inherit_the_simulator(simulator: Simulator, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

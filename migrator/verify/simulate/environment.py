@@ -68,9 +68,13 @@ class Launcher:
     command: tuple[str, ...]
     python: Path
 
-    def simulated(self, devices: int, memory: str, program: Sequence[str]) -> list[str]:
+    def simulated(
+        self, devices: int, memory: str, program: Sequence[str], *, nnal: bool = True
+    ) -> list[str]:
         """The command line of a Python program on a machine with such devices."""
         machine = ["--devices", str(devices), "--memory", memory]
+        if not nnal:
+            machine.append("--without-nnal")
         return [*self.command, *machine, "--", str(self.python), *program]
 
 

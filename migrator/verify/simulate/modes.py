@@ -46,6 +46,8 @@ class Mode:
     forbidden: tuple[str, ...] = ()
     ray: bool = False
     """Whether the workers, or the engines of a server, are actors of a Ray cluster."""
+    nnal: bool = True
+    """Whether NNAL is installed on the machine."""
     adapters: int = 0
 
     @property
@@ -57,6 +59,14 @@ class Mode:
 SET_FOR_WORKERS = {"HCCL_CONNECT_TIMEOUT": "601", "ASCEND_GLOBAL_LOG_LEVEL": "3"}
 """What a run over Ray sets for vLLM and not for the cluster: workers get it from vLLM or not."""
 _EAGER = {"enforce_eager": True}
+_FUSED_ATTENTION = (("npu_fused_infer_attention_score", "npu_fused_infer_attention_score_v2"),)
+_NNAL = (
+    "_npu_reshape_and_cache",
+    "_npu_paged_attention",
+    "_npu_flash_attention",
+    "_npu_flash_attention_qlens",
+    "_npu_rotary_embedding",
+)
 _POINT_TO_POINT = (("isend", "send"), ("irecv", "recv"))
 
 _ALL = (
@@ -139,14 +149,17 @@ _ALL = (
         "eager, with no operator of NNAL",
         _EAGER,
         {"VLLM_NPU_USE_NNAL": "0"},
-        operators=(("npu_fused_infer_attention_score", "npu_fused_infer_attention_score_v2"),),
-        forbidden=(
-            "_npu_reshape_and_cache",
-            "_npu_paged_attention",
-            "_npu_flash_attention",
-            "_npu_flash_attention_qlens",
-            "_npu_rotary_embedding",
-        ),
+        operators=_FUSED_ATTENTION,
+        forbidden=_NNAL,
+    ),
+    # In bfloat16, in which alone NNAL would rotate.
+    Mode(
+        "no-nnal-installed",
+        "eager, in bfloat16, on a machine without NNAL",
+        {**_EAGER, "dtype": "bfloat16"},
+        operators=_FUSED_ATTENTION,
+        forbidden=_NNAL,
+        nnal=False,
     ),
 )
 
