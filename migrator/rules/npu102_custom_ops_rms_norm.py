@@ -98,8 +98,7 @@ def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor,
             "rms_norm",
             tensor="input",
             known=("out", "input", "weight", "epsilon"),
-            body=ones_for_missing_weight(file, "rms_norm")
-            + BODY,
+            body=ones_for_missing_weight(file, "rms_norm") + BODY,
             reason="torch.ops._C.rms_norm is not built for NPU; torch_npu.npu_rms_norm returns "
             "what is copied to out",
         )

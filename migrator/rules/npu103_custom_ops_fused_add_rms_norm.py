@@ -106,8 +106,7 @@ def fused_add_rms_norm(
             "fused_add_rms_norm",
             tensor="input",
             known=("input", "residual", "weight", "epsilon"),
-            body=ones_for_missing_weight(file, "fused_add_rms_norm")
-            + BODY,
+            body=ones_for_missing_weight(file, "fused_add_rms_norm") + BODY,
             reason="torch.ops._C.fused_add_rms_norm is not built for NPU; of "
             "torch_npu.npu_add_rms_norm the norm is copied to input and the sum to residual",
         )

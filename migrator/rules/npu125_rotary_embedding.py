@@ -14,11 +14,19 @@ BODY = """\
 # forward_cuda reaches _custom_ops.rotary_embedding, which has a branch for
 # NPU tensors. A subclass that rotates in another way keeps its native path.
 if (
-    positions.device.type == "npu"
-    and type(self).forward_cuda is RotaryEmbedding.forward_cuda
+    positions.device.type != "npu"
+    or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
 ):
-    return self.forward_cuda(positions, *args, **kwargs)
-return self.forward_native(positions, *args, **kwargs)
+    return self.forward_native(positions, *args, **kwargs)
+
+# Heads of a split projection would be copied out, rotated, copied back, and out
+# again by attention. A copy that is rotated in place serves attention as well.
+def contiguous(value):
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
+
+args = tuple(contiguous(value) for value in args)
+kwargs = {name: contiguous(value) for name, value in kwargs.items()}
+return self.forward_cuda(positions, *args, **kwargs)
 """
 
 
@@ -27,8 +35,9 @@ class RotaryEmbeddingForwardOot(Rule):
 
     ## What it does
     Gives `RotaryEmbedding` a `forward_oot` that calls `forward_cuda` for an NPU tensor, where rule
-    NPU101's branch takes over. A subclass with a `forward_cuda` of its own (multimodal, vision and
-    long-context rotations) stays on its native path.
+    NPU101's branch takes over, with query and key contiguous: four copies a layer less, for what
+    comes back is what attention takes. A subclass with a `forward_cuda` of its own (multimodal,
+    vision and long-context rotations) stays on its native path.
 
     ## Why
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path, so
@@ -39,11 +48,13 @@ class RotaryEmbeddingForwardOot(Rule):
     ```python
     def forward_oot(self, positions: torch.Tensor, *args, **kwargs):
         if (
-            positions.device.type == "npu"
-            and type(self).forward_cuda is RotaryEmbedding.forward_cuda
+            positions.device.type != "npu"
+            or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
         ):
-            return self.forward_cuda(positions, *args, **kwargs)
-        return self.forward_native(positions, *args, **kwargs)
+            return self.forward_native(positions, *args, **kwargs)
+        ...
+        args = tuple(contiguous(value) for value in args)
+        return self.forward_cuda(positions, *args, **kwargs)
     ```
 
     ## Safety
@@ -104,11 +115,19 @@ class RotaryEmbedding(CustomOp):
         # forward_cuda reaches _custom_ops.rotary_embedding, which has a branch for
         # NPU tensors. A subclass that rotates in another way keeps its native path.
         if (
-            positions.device.type == "npu"
-            and type(self).forward_cuda is RotaryEmbedding.forward_cuda
+            positions.device.type != "npu"
+            or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
         ):
-            return self.forward_cuda(positions, *args, **kwargs)
-        return self.forward_native(positions, *args, **kwargs)
+            return self.forward_native(positions, *args, **kwargs)
+
+        # Heads of a split projection would be copied out, rotated, copied back, and out
+        # again by attention. A copy that is rotated in place serves attention as well.
+        def contiguous(value):
+            return value.contiguous() if isinstance(value, torch.Tensor) else value
+
+        args = tuple(contiguous(value) for value in args)
+        kwargs = {name: contiguous(value) for name, value in kwargs.items()}
+        return self.forward_cuda(positions, *args, **kwargs)
 
     def extra_repr(self) -> str:
         return ""

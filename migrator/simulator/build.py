@@ -2,9 +2,10 @@
 """Builds the simulated Ascend for the torch and torch_npu of one Python environment.
 
 A build is a directory: `lib/` holds the stand-ins for CANN's libraries and the CPU kernels,
-`nnal/lib/` the one for NNAL's, which a machine may lack, and `build.json` says what they were made for. Builds are cached by the versions of torch and
-torch_npu, the interpreter's ABI and a hash of the sources; each is made in a directory of its own
-and renamed into place, so that two processes may build at once.
+`nnal/lib/` the one for NNAL's, which a machine may lack, and `build.json` says what they were made
+for. Builds are cached by the versions of torch and torch_npu, the interpreter's ABI and a hash of
+the sources; each is made in a directory of its own and renamed into place, so that two processes
+may build at once.
 """
 
 from __future__ import annotations

@@ -174,6 +174,23 @@ def check_without_nnal() -> None:
         same(layout.query, want, **CLOSE[torch.bfloat16])
 
 
+def check_nnal_that_is_asked_for_and_not_there() -> None:
+    for wanted, installed in itertools.product((None, True, False), (True, False)):
+        switches = {"VLLM_NPU_USE_NNAL": wanted}
+        with vllm("0.33.0", torch_npu=TorchNpu(nnal=installed), switches=switches) as load:
+            module = load("vllm.platforms.npu_nnal")
+            assert module.uses_nnal() is (installed if wanted is None else wanted)
+            said = ""
+            try:
+                module.check_nnal()
+            except ValueError as error:
+                said = str(error)
+            assert bool(said) is (wanted is True and not installed)
+            assert "\n" not in said
+            if said:
+                assert "VLLM_NPU_USE_NNAL=1" in said
+
+
 def check_whole_contiguous_heads_are_not_copied() -> None:
     layout = Layout("apart", torch.bfloat16)
     device = TorchNpu()

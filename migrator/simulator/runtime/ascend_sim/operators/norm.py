@@ -88,7 +88,8 @@ def npu_add_rms_norm(
         "2.8.0": "npu_gemma_rms_norm(Tensor input, Tensor gamma, float epsilon=1e-06)"
         " -> (Tensor, Tensor)",
     },
-    checks=_CHECKS + "; both contiguous and not empty",
+    checks=_CHECKS + "; both contiguous and not empty (CANN's page of aclnnGemmaRmsNorm lists "
+    "strided and empty tensors as supported, torch_npu's own page does not: the stricter holds)",
     source="torch_npu.npu_gemma_rms_norm",
 )
 def npu_gemma_rms_norm(
