@@ -12,26 +12,21 @@ _SAMPLER = "vllm/v1/sample/ops/topk_topp_sampler.py"
 _SITE = "apply_top_k_top_p"
 
 _BODY = """\
-if p is None and k is None:
-    return logits
-# The operator takes a k of 1024 at most; a row without top-k has the size of
-# the vocabulary.
-if k is None or int(k.max()) <= 1024:
-    return torch_npu.npu_top_k_top_p(
-        logits,
-        None if p is None else p.to(logits.dtype),
-        None if k is None else k.to(torch.int32),
-    )
+from vllm.v1.worker import npu_kernels
+
+return npu_kernels.apply_top_k_top_p(logits, k, p)
 """
-_REST = "return apply_top_k_top_p_pytorch(logits, k, p)\n"
 
 
 class TopKTopP(Rule):
     """Mask logits with `npu_top_k_top_p` when they are on an NPU.
 
     ## What it does
-    Puts a branch before the body of `apply_top_k_top_p`, taken for an NPU tensor: one operator for
-    top-k, top-p or both. A k over 1024 goes to the implementation in PyTorch.
+    Puts a branch before the body of `apply_top_k_top_p`, taken for an NPU tensor: the function of
+    the same name in `vllm/v1/worker/npu_kernels.py`, which the tool adds. One operator does top-k,
+    top-p or both. It takes a k of 1024 at most, so rows with a greater one are sorted, apart, and
+    rows without top-k, whose k is the size of the vocabulary, are cut by p alone. Which rows those
+    are the host knows: nothing waits for the device.
 
     ## Why
     The implementation in PyTorch sorts the vocabulary of every request and scatters it back; from
@@ -39,12 +34,10 @@ class TopKTopP(Rule):
 
     ## Example
     ```python
-    if k is None or int(k.max()) <= 1024:
-        return torch_npu.npu_top_k_top_p(
-            logits,
-            None if p is None else p.to(logits.dtype),
-            None if k is None else k.to(torch.int32),
-        )
+    if logits.device.type == "npu":
+        from vllm.v1.worker import npu_kernels
+
+        return npu_kernels.apply_top_k_top_p(logits, k, p)
     ```
 
     ## Safety
@@ -77,25 +70,12 @@ def apply_top_k_top_p_pytorch(logits: torch.Tensor, k, p) -> torch.Tensor:
             after="""\
 import torch
 
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
 
 def apply_top_k_top_p(logits: torch.Tensor, k, p) -> torch.Tensor:
     if logits.device.type == "npu":
-        if p is None and k is None:
-            return logits
-        # The operator takes a k of 1024 at most; a row without top-k has the size of
-        # the vocabulary.
-        if k is None or int(k.max()) <= 1024:
-            return torch_npu.npu_top_k_top_p(
-                logits,
-                None if p is None else p.to(logits.dtype),
-                None if k is None else k.to(torch.int32),
-            )
-        return apply_top_k_top_p_pytorch(logits, k, p)
+        from vllm.v1.worker import npu_kernels
+
+        return npu_kernels.apply_top_k_top_p(logits, k, p)
     if p is None and k is None:
         return logits
     if HAS_TRITON and logits.shape[0] >= 8:
@@ -111,15 +91,14 @@ def apply_top_k_top_p_pytorch(logits: torch.Tensor, k, p) -> torch.Tensor:
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function where it has no branch for NPU tensors."""
-        # Without an implementation of its own in PyTorch, the body is that.
-        rest = _REST if file.function("apply_top_k_top_p_pytorch") is not None else ""
         yield from npu_branch(
             file,
             _SITE,
             tensor="logits",
             known=("logits", "k", "p", "has_topp_only_rows"),
             optional=("has_topp_only_rows",),
-            body=_BODY + rest,
+            body=_BODY,
             reason="it sorts the vocabulary, or launches a Triton kernel; "
             "torch_npu.npu_top_k_top_p takes its place",
+            needs=(),
         )

@@ -12,7 +12,7 @@ import torch
 
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-from vllm.v1.worker.npu_kernels import PAD_SLOT_ID
+from vllm.v1.worker.npu_kernels import PAD_SLOT_ID, keep_top_k_on_host
 from vllm.v1.worker.utils import bind_kv_cache
 
 KVBuffers = tuple[torch.Tensor, torch.Tensor]
@@ -39,6 +39,11 @@ class NPUModelRunner(GPUModelRunner):
         return None
 
     # npu-migrate: end
+
+    def _update_states(self, scheduler_output):
+        result = super()._update_states(scheduler_output)
+        keep_top_k_on_host(self.input_batch)
+        return result
 
     def initialize_kv_cache_tensors(
         self,
