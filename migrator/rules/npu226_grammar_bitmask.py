@@ -46,7 +46,7 @@ class GrammarBitmask(Rule):
     ## Why
     For an NPU the xgrammar that older releases ask for compiles its kernel with Inductor, which
     asks Triton for a driver: the first request with a structured output ends the engine. The mask
-    is made on the host anyway; there it is unpacked, and one operator applies it.
+    is made on the host anyway, one bit a token; its words are copied and unpacked on the device.
 
     ## Example
     ```python
