@@ -31,6 +31,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch_npu
 
+import vllm.envs as envs
 from vllm.compilation.npu_graph import NPUGraph
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.platforms.npu_nnal import uses_nnal
