@@ -85,7 +85,7 @@ class Cache:
         self._limit = limit
         self._answers: dict[tuple[Tree, Question], str] = {}
         self._found: dict[tuple[Tree, str], Kept | None] = {}
-        self._ours = _is_ours(directory)
+        self._ours = locations.is_private(directory)
 
     # ---- results of files: migrator.plan.Results -----------------------------------------------
 
@@ -337,17 +337,6 @@ def _files(directory: Path) -> Iterator[_File]:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
                     yield _File(Path(entry.path), entry.stat(follow_symlinks=False))
-
-
-def _is_ours(directory: Path) -> bool:
-    """Can nobody else have put anything into a directory? One that is missing is ours to make."""
-    try:
-        found = os.stat(directory)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _stamps(root: Path, paths: Iterable[bytes]) -> tuple[str, int]:

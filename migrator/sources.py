@@ -7,6 +7,9 @@ user's cache, and unpacked there once. No build is run, and nothing of the archi
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import NamedTuple
 
 from migrator import git
 from migrator.errors import MigrateError
-from migrator.locations import cache_directory
+from migrator.locations import private_cache
 from migrator.tree import LOG_NAME, DiskTree, Entry, release_of
 
 PROJECT = "vllm"
@@ -172,21 +175,84 @@ def _release_of_checkout(root: Path) -> str | None:
 
 
 def fetch(version: str) -> Path:
-    """The unpacked source of a release, fetched unless the cache has it.
+    """The unpacked source of a release, fetched unless the cache has it as it was unpacked.
 
     Raises:
-        MigrateError: there is no such release, it has no source archive, or the index cannot be
-            reached.
+        MigrateError: there is no such release, it has no source archive, the index cannot be
+            reached, or others can write to the cache.
     """
     import tempfile
 
     from migrator import package_index, writer
 
-    cache = cache_directory() / "sources"
+    cache = private_cache("sources")
     root = cache / f"{PROJECT}-{version}"
-    if not root.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
+    record = cache / f"{root.name}.json"
+    if root.is_dir() and _is_as_recorded(root, record):
+        return root
+    with writer.waiting_for(cache):
+        if root.is_dir() and _is_as_recorded(root, record):
+            return root  # another run has fetched it meanwhile
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             archive = package_index.fetch(f"{PROJECT}=={version}", Path(scratch), source_only=True)
+            if root.is_dir():
+                writer.discard(root)
             writer.unpack(archive, root)
+        _write_record(root, record)
     return root
+
+
+def _write_record(root: Path, record: Path) -> None:
+    """Note what was unpacked, so that it is seen when somebody changes it."""
+    import json
+
+    from migrator import writer
+
+    noted = {"stamps": _stamps(root), "contents": _contents(root)}
+    writer.note(record, json.dumps(noted).encode())
+
+
+def _is_as_recorded(root: Path, record: Path) -> bool:
+    """Does a cached source have what was unpacked, by the system's stamps or else byte for byte?"""
+    import json
+
+    try:
+        noted = json.loads(record.read_bytes())
+        if noted["stamps"] == _stamps(root):
+            return True
+        same = noted["contents"] == _contents(root)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if same:
+        _write_record(root, record)  # moved or restored: looked at byte for byte this once
+    return bool(same)
+
+
+def _stamps(root: Path) -> str:
+    """A hash of what the system says of each entry below a directory; a change alters it."""
+    total = hashlib.sha256()
+    for place, directories, files in os.walk(root):
+        directories.sort()
+        for name in sorted([*directories, *files]):
+            s = os.lstat(os.path.join(place, name))
+            line = f"{s.st_ino} {s.st_mode} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} "
+            total.update(line.encode() + os.fsencode(name) + b"\0")
+    return total.hexdigest()
+
+
+def _contents(root: Path) -> str:
+    """A hash of the names, kinds and bytes below a directory."""
+    total = hashlib.sha256()
+    for place, directories, files in os.walk(root):
+        directories.sort()
+        for name in sorted([*directories, *files]):
+            path = os.path.join(place, name)
+            s = os.lstat(path)
+            kind = "link" if stat.S_ISLNK(s.st_mode) else oct(s.st_mode)
+            total.update(kind.encode() + b" " + os.fsencode(os.path.relpath(path, root)) + b"\0")
+            if stat.S_ISLNK(s.st_mode):
+                total.update(os.fsencode(os.readlink(path)))
+            elif stat.S_ISREG(s.st_mode):
+                with open(path, "rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -631,6 +631,41 @@ def unpack(archive: Path, target: Path) -> None:
         raise _explain(error, target) from error
 
 
+@contextlib.contextmanager
+def waiting_for(directory: Path) -> Iterator[None]:
+    """Keep a directory of the cache for this process, once no other one has it."""
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def discard(target: Path) -> None:
+    """Remove an unpacked source archive.
+
+    Raises:
+        MigrateError: it cannot be removed.
+    """
+    try:
+        shutil.rmtree(target)
+    except OSError as error:
+        raise _explain(error, target) from error
+
+
+def note(path: Path, data: bytes) -> None:
+    """Write a file of the cache in one step."""
+    staged = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        _write_through(staged, data)
+        staged.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            staged.unlink()
+        raise _explain(error, path) from error
+
+
 def _make_member(root: Path, member: Member) -> None:
     """Make one member of an archive; what is above it is a directory or not there."""
     place = root / member.path

@@ -23,6 +23,7 @@ from typing import Any
 
 from packaging.version import Version
 
+from migrator import locations
 from migrator.errors import MigrateError
 from migrator.interpreters import interpreter
 from migrator.simulator import symbols
@@ -161,9 +162,7 @@ def cache_directory() -> Path:
     moved = os.environ.get("ASCEND_SIM_CACHE")
     if moved:
         return Path(moved)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("vllm-npu-migrate")) / "simulator"
+    return locations.private_cache("simulator")
 
 
 def source_files() -> list[Path]:
@@ -189,7 +188,15 @@ def build_directory(environment: Environment) -> Path:
 def cached(environment: Environment) -> Build | None:
     """The finished build for an environment, None where there is none."""
     directory = build_directory(environment)
-    return Build(directory, environment) if (directory / "build.json").is_file() else None
+    if not (directory / "build.json").is_file():
+        return None
+    for place in (directory.parent, directory):
+        if not locations.is_private(place):
+            raise SimulatorError(
+                f"{place} is another user's, or others can write to it, so what is compiled in it "
+                "is not run; `chmod go-w` it, or name another directory by ASCEND_SIM_CACHE"
+            )
+    return Build(directory, environment)
 
 
 def build(environment: Environment, report: Callable[[str], None] | None = None) -> Build:

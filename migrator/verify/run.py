@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrator.locations import cache_directory
+from migrator.locations import private_cache
 from migrator.tree import module_name
 from migrator.verify import compiles, imports, wheel
 from migrator.verify.api import NpuApi
@@ -83,7 +83,7 @@ def verify(options: Options, progress: Callable[[str], None] = lambda _: None) -
 
 def open_api(tree: Tree, options: Options) -> tuple[NpuApi, dict[str, str]]:
     """The names of the wheel that is asked for, and a description of it and of the choice."""
-    cache = options.cache or cache_directory() / "wheels"
+    cache = options.cache or private_cache("wheels")
     if options.wheel_file is not None:
         path, reason = options.wheel_file, "the file that was given"
     else:

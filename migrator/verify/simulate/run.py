@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import platformdirs
-
+from migrator.locations import private_cache
 from migrator.verify.simulate import environment, judge, models, process
 from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
 from migrator.verify.simulate.models import Model
@@ -140,7 +139,7 @@ def work_folder(wanted: Path | None) -> Iterator[Path]:
 
 def cache_folder(options: Options) -> Path:
     """Where models are kept."""
-    return options.cache or platformdirs.user_cache_path("vllm-npu-migrate") / "models"
+    return options.cache or private_cache("models")
 
 
 def reference(model: Model, options: Options, versions: Versions, runner: Runner) -> Path:
