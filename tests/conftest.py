@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, settings
 
 from migrator import sources
 from migrator.plan import Plan, make_plan
 from migrator.tree import DiskTree
 from tests import trees
+
+# No test depends on how fast a machine is.
+settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-speed")
 
 
 @dataclass(frozen=True)

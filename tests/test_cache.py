@@ -164,8 +164,7 @@ EDITS: dict[str, Edit] = {
 
 @settings(
     max_examples=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(edits=st.lists(st.sampled_from(sorted(EDITS)), max_size=5), quick=st.booleans())
 def test_a_plan_is_the_same_with_the_cache(

@@ -546,7 +546,7 @@ MODULES = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     source=MODULES,
     path=st.sampled_from(
@@ -585,7 +585,7 @@ def test_any_module(source: str, path: str, newline: str, bom: bool) -> None:
             assert line in kept, f"line {number} was changed and no record says so"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     """Whatever stands in a file, it ends in a failure or comes back unchanged but for its site."""

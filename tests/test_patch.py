@@ -57,13 +57,13 @@ def assert_applies(*changes: FileChange) -> None:
     assert apply(list(changes)) == {change.path: change.after for change in changes}
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(before=st.none() | CONTENT, after=CONTENT)
 def test_any_two_files(before: bytes | None, after: bytes) -> None:
     assert_applies(FileChange("vllm/x.py", before, after))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(edits=st.lists(st.tuples(st.integers(0, 199), LINES), max_size=6))
 def test_edits_far_apart(edits: list[tuple[int, bytes]]) -> None:
     """Several hunks, whose line numbers depend on each other."""
@@ -74,7 +74,7 @@ def test_edits_far_apart(edits: list[tuple[int, bytes]]) -> None:
     assert_applies(FileChange("vllm/x.py", b"".join(lines), b"".join(changed)))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(name=NAME, directory=NAME, new=st.booleans())
 def test_any_name(name: str, directory: str, new: bool) -> None:
     path = f"{directory}/{name}"

@@ -673,14 +673,14 @@ def versions(draw: st.DrawFn) -> tuple[str, str, str]:
     return base, draw(edited(base, "ours")), draw(edited(base, "theirs"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(versions())
 def test_nothing_is_lost_and_everything_parses(three: tuple[str, str, str]) -> None:
     nothing_is_lost(three)
 
 
 @pytest.mark.slow
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=4000)
 @given(versions())
 def test_nothing_is_lost_often(three: tuple[str, str, str]) -> None:
     nothing_is_lost(three)
@@ -709,7 +709,7 @@ def assert_shown(line: str, shown: Counter[str], done: Merge) -> None:
     assert shown[line.strip()], f"{line!r} is lost in\n{done.data.decode()}"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(versions())
 def test_no_more_conflicts_than_git(three: tuple[str, str, str]) -> None:
     base, ours, theirs = three

@@ -186,14 +186,14 @@ def parses(text: str) -> bool:
     return structure.parse(text.encode()) is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(versions())
 def test_nothing_is_lost(three: tuple[Files, Files, Files]) -> None:
     nothing_is_lost(three)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(versions())
 def test_nothing_is_lost_often(three: tuple[Files, Files, Files]) -> None:
     nothing_is_lost(three)
@@ -247,7 +247,7 @@ def test_a_conflict_is_named_where_another_file_was_renamed_to_the_same_place() 
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(versions())
 def test_a_second_update_changes_nothing(three: tuple[Files, Files, Files]) -> None:
     base, ours, theirs = three
@@ -258,7 +258,7 @@ def test_a_second_update_changes_nothing(three: tuple[Files, Files, Files]) -> N
     assert not merged.removals
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(versions())
 def test_without_edits_by_hand_the_next_release_is_taken(
     three: tuple[Files, Files, Files],
@@ -269,7 +269,7 @@ def test_without_edits_by_hand_the_next_release_is_taken(
     assert not merged.conflicts
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(versions())
 def test_without_a_change_upstream_the_tree_stays(three: tuple[Files, Files, Files]) -> None:
     base, ours, _ = three
