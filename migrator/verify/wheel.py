@@ -7,6 +7,7 @@ A wheel is opened as a zip file. Nothing in it is imported, installed or run.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import os
 import re
@@ -168,39 +169,41 @@ def fetch(choice: Choice, cache: Path) -> Path:
     exact = not any(s.version.endswith(".*") for s in requirement.specifier)
     if cached is not None and exact:
         return cached
-    finder = package_index.make_finder("torch_npu", wheels_for_any_platform=True)
-    try:
-        packages = list(finder.find_all_packages("torch_npu"))
-    except Exception as error:  # unearth and its HTTP client raise many kinds
-        if cached is not None:
-            return cached
-        raise WheelError(
-            f"cannot look up torch_npu on the package index ({error}); "
-            "give a wheel file with --torch-npu-wheel"
-        ) from error
-    links = [(package.link.filename, package.link) for package in packages]
-    link = _best(links, requirement) or _best(links, _same_minor(requirement))
-    if link is None:
-        versions = sorted({str(p.version) for p in packages if p.version})
-        wanted = str(requirement.specifier).lstrip("=").removesuffix(".*")
-        near = ", ".join(nearest(wanted, versions, 5)) or ", ".join(versions[-5:])
-        raise WheelError(
-            f"the package index has no torch_npu {wanted}"
-            + (f"; there are {near}" if near else "")
-            + "; choose one with --torch-npu"
-        )
-    target = cache / link.filename
-    if target.is_file():
+    every = package_index.make_finder("torch_npu", wheels_for_any_platform=True)
+    with contextlib.closing(every) as finder:
+        try:
+            packages = list(finder.find_all_packages("torch_npu"))
+        except Exception as error:  # unearth and its HTTP client raise many kinds
+            if cached is not None:
+                return cached
+            raise WheelError(
+                f"cannot look up torch_npu on the package index ({error}); "
+                "give a wheel file with --torch-npu-wheel"
+            ) from error
+        links = [(package.link.filename, package.link) for package in packages]
+        link = _best(links, requirement) or _best(links, _same_minor(requirement))
+        if link is None:
+            versions = sorted({str(p.version) for p in packages if p.version})
+            wanted = str(requirement.specifier).lstrip("=").removesuffix(".*")
+            near = ", ".join(nearest(wanted, versions, 5)) or ", ".join(versions[-5:])
+            raise WheelError(
+                f"the package index has no torch_npu {wanted}"
+                + (f"; there are {near}" if near else "")
+                + "; choose one with --torch-npu"
+            )
+        target = cache / link.filename
+        if target.is_file():
+            return target
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                Path(finder.download(link, folder)).replace(target)
+        except Exception as error:
+            raise WheelError(
+                f"cannot download {link.filename} ({error}); "
+                "give a wheel file with --torch-npu-wheel"
+            ) from error
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            Path(finder.download(link, folder)).replace(target)
-    except Exception as error:
-        raise WheelError(
-            f"cannot download {link.filename} ({error}); give a wheel file with --torch-npu-wheel"
-        ) from error
-    return target
 
 
 def _best(links: list[tuple[str, T]], requirement: Requirement) -> T | None:
