@@ -35,6 +35,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "CommonAttentionMetadata": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
     "weak_ref_tensor": ("vllm.utils.torch_utils", "vllm.utils"),
     "direct_register_custom_op": ("vllm.utils.torch_utils", "vllm.utils"),
+    "file_or_path_exists": (
+        "vllm.transformers_utils.repo_utils",
+        "vllm.transformers_utils.config",
+    ),
     "bind_kv_cache": ("vllm.v1.worker.utils", "vllm.v1.utils"),
 }
 """Modules that define a name in one release or another, the newest first."""

@@ -60,6 +60,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU225": (("mixtral", "serve-dp2"),),
     "NPU226": (("gemma", "eager"),),
     "NPU227": (("mixtral", "serve-ray-dp2"),),
+    "NPU228": (("vllm", "refusals"),),
     "NPU230": _MOE,
     "NPU231": _MOE,
     "NPU232": _MOE,

@@ -13,7 +13,8 @@ class NpuPlatform(Rule):
     Adds `vllm/platforms/npu_nnal.py`, which says whether NNAL's operators are used, and
     `vllm/platforms/npu.py`: names, memory, data types, the `hccl` backend, the attention
     backend, the worker and the communicator, and how a configuration is adjusted (block size 128,
-    graph policy, model runner V1, how worker processes start).
+    graph policy, model runner V1, how worker processes start). Adds `vllm/platforms/npu_config.py`:
+    which options and models an NPU takes; an engine that asks for others is refused at start-up.
 
     ## Why
     Without a platform of its own an NPU is taken for a machine without an accelerator. Its
@@ -34,4 +35,8 @@ class NpuPlatform(Rule):
 
     code = "NPU301"
     safety = Safety.GUARDED
-    templates = ("vllm/platforms/npu.py", "vllm/platforms/npu_nnal.py")
+    templates = (
+        "vllm/platforms/npu.py",
+        "vllm/platforms/npu_config.py",
+        "vllm/platforms/npu_nnal.py",
+    )

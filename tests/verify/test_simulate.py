@@ -32,6 +32,7 @@ from migrator.verify.simulate import (
     models,
     modes,
     process,
+    refusal_cases,
     refusing,
     server,
 )
@@ -1169,7 +1170,8 @@ def refuse(
     ) -> process.Finished:
         seen.update(variables)
         job = json.loads(Path(command[-1]).read_text(encoding="utf-8"))
-        assert [case["name"] for case in job["cases"]] == [case.name for case in refusing.CASES]
+        asked, _ = refusing.possible(emitted)
+        assert [case["name"] for case in job["cases"]] == [case.name for case in asked]
         Path(job["out"]).write_text(json.dumps(errors), encoding="utf-8")
         log.write_text("the end\n")
         return finished
@@ -1186,9 +1188,9 @@ def refuse(
 
 
 def good_errors() -> dict[str, Any]:
-    return {
+    return {"front end": {"error": None, "seconds": 1.0}} | {
         case.name: {"error": f"ValueError: Sl{case.says}.", "seconds": 1.0}
-        for case in refusing.CASES
+        for case in refusal_cases.CASES
     }
 
 
@@ -1204,11 +1206,31 @@ def test_what_is_not_refused_is_said(emitted: Path, installed: None, tmp_path: P
     errors["float32"]["error"] = None
     errors["ALiBi"]["error"] = "RuntimeError: aclnn error 161002\nKeyError: 3"
     del errors["encoder"]
+    errors["front end"]["error"] = "it opens a device"
     run, _ = refuse(emitted, tmp_path, errors, process.Finished(1, 9.0))
     assert run.problems == [
         "exit code 1",
+        "front end: it opens a device",
         "float32: an engine starts",
         "ALiBi: stopped by another error, RuntimeError: aclnn error 161002",
         "encoder: not tried",
     ]
     assert run.log == ["the end"]
+
+
+def test_what_a_release_cannot_have_is_not_asked(emitted: Path) -> None:
+    asked, unasked = refusing.possible(emitted)
+    assert unasked["option: enable_dbo"] == "vllm/config has no enable_dbo"
+    assert "float32" in {case.name for case in asked}
+    (emitted / "vllm" / "config").mkdir()
+    (emitted / "vllm" / "config" / "parallel.py").write_text("enable_dbo: bool = False\n")
+    asked, unasked = refusing.possible(emitted)
+    assert "option: enable_dbo" in {case.name for case in asked}
+    assert "option: enable_dbo" not in unasked
+    method = unasked["--quantization fp8"]
+    assert method == 'vllm/model_executor/layers/quantization/__init__.py has no "fp8"'
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in refusal_cases.CASES]
+    assert len(names) == len(set(names))

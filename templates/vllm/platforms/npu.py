@@ -13,7 +13,18 @@ import vllm.envs as envs
 from vllm.logger import init_logger
 
 from .interface import DeviceCapability, Platform, PlatformEnum
+<<<<<<< HEAD
+=======
+from .npu_config import (
+    chunk_reason,
+    cpu_offload_gb,
+    max_capture_sizes,
+    count_groups,
+    refuse_unsupported,
+    thin_out,
+)
 from .npu_nnal import check_nnal
+>>>>>>> 973dd6a (Refuse at start-up what an NPU does not take, by a list, and count graphs by streams)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -22,10 +33,6 @@ logger = init_logger(__name__)
 
 # The paged attention and cache kernels work on blocks of 128 tokens.
 BLOCK_SIZE = 128
-
-# A captured graph holds a stream of its own for as long as it lives, and a
-# device has 2048 of them. The rest is left to collectives and to eager work.
-MAX_CAPTURED_GRAPHS = 1800
 
 # How the variables begin that CANN, its collectives and torch_npu read.
 ENV_VAR_PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_")
@@ -112,17 +119,26 @@ class NPUPlatform(Platform):
         # CUDA's major.minor: nothing that an NPU could answer.
         return None
 
+    # A front end makes the engine's configuration and asks what the device is like.
+    # It must not open one: that takes 100 MB of it and makes forks impossible.
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
+        if not torch.npu.is_initialized():
+            return "NPU"
         return torch.npu.get_device_name(device_id)
 
     @classmethod
     def get_device_uuid(cls, device_id: int = 0) -> str:
+        if not torch.npu.is_initialized():
+            return f"npu-{device_id}"
         properties = torch.npu.get_device_properties(device_id)
         return str(getattr(properties, "uuid", f"npu-{device_id}"))
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
+        if not torch.npu.is_initialized():
+            # Whoever asks takes the defaults for devices of less than 70 GiB.
+            raise NotImplementedError("NPU: only a process with a device can tell.")
         return torch.npu.get_device_properties(device_id).total_memory
 
     @classmethod
@@ -174,6 +190,20 @@ class NPUPlatform(Platform):
             raise ValueError(f"NPU: dtype {dtype} is not supported.")
 
     @classmethod
+    def verify_quantization(cls, quant: str) -> None:
+        # Not by `supported_quantization`: empty, it is read as "all of them". What
+        # a plugin has registered brings its own kernels.
+        from vllm.model_executor.layers.quantization import (
+            _CUSTOMIZED_METHOD_TO_QUANT_CONFIG,
+        )
+
+        if quant not in _CUSTOMIZED_METHOD_TO_QUANT_CONFIG:
+            raise ValueError(
+                f"NPU: {quant} quantization is not supported, none has kernels for "
+                "NPUs here. Use the model's unquantized weights."
+            )
+
+    @classmethod
     def support_hybrid_kv_cache(cls) -> bool:
         return True
 
@@ -216,11 +246,6 @@ class NPUPlatform(Platform):
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
         check_nnal()
         model_config = vllm_config.model_config
-        if model_config is not None and model_config.use_mla:
-            raise ValueError(
-                "NPU: multi-head latent attention has no backend here. Set "
-                "VLLM_MLA_DISABLE=1 to run the model with plain attention."
-            )
         if (
             model_config is not None
             and model_config.dtype is torch.float32
@@ -230,13 +255,15 @@ class NPUPlatform(Platform):
                 "NPU: attention takes float16 and bfloat16, not float32. Use "
                 "--dtype bfloat16."
             )
-        if vllm_config.speculative_config is not None:
-            raise ValueError(
-                "NPU: speculative decoding accepts drafts in Triton kernels, which no "
-                "NPU runs. Leave --speculative-config out."
-            )
+        refuse_unsupported(vllm_config)
         if vllm_config.cache_config is not None:
             _set_block_size(vllm_config.cache_config)
+            if model_config is not None:
+                _check_chunks(model_config, vllm_config.cache_config)
+        if cpu_offload_gb(vllm_config) > 0:
+            # An NPU does not read host memory by address: weights are copied in
+            # each forward pass.
+            os.environ["VLLM_WEIGHT_OFFLOADING_DISABLE_UVA"] = "1"
         _set_compilation_policy(vllm_config)
         _disable_inductor_passes(vllm_config.compilation_config)
         _limit_capture_sizes(vllm_config)
@@ -264,6 +291,15 @@ def _set_block_size(cache_config) -> None:
         )
 
 
+def _check_chunks(model_config, cache_config) -> None:
+    # Not yet a multiple where the attention backend is asked for its size later.
+    block_size = cache_config.block_size
+    if block_size % BLOCK_SIZE:
+        block_size = BLOCK_SIZE
+    if reason := chunk_reason(model_config, block_size):
+        raise ValueError(f"NPU: {reason}.")
+
+
 def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
     """Eager on request, else graphs captured piece by piece, without Inductor.
 
@@ -284,6 +320,8 @@ def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
     config = vllm_config.compilation_config
     model_config = vllm_config.model_config
     eager = model_config is not None and model_config.enforce_eager
+    # Weights that are fetched in a forward pass are no part of a captured graph.
+    eager = eager or cpu_offload_gb(vllm_config) > 0
     # npu-migrate: when config_has_compilation_mode
     compiled = CompilationMode.VLLM_COMPILE
     if eager or config.mode != CompilationMode.NONE:
@@ -330,23 +368,39 @@ def _disable_inductor_passes(config) -> None:
 def _limit_capture_sizes(vllm_config: "VllmConfig") -> None:
     """Thin out the capture sizes until all graphs fit into the device's streams."""
     config = vllm_config.compilation_config
+    parallel_config = vllm_config.parallel_config
     sizes = config.cudagraph_capture_sizes
     model_config = vllm_config.model_config
     if not sizes or model_config is None:
         return
     # One piece before each layer's attention and one after the last.
-    pieces = model_config.get_num_layers(vllm_config.parallel_config) + 1
-    limit = max(MAX_CAPTURED_GRAPHS // pieces, 1)
+    graphs = model_config.get_num_layers(parallel_config) + 1
+    # npu-migrate: when config_has_cudagraph_mode
+    from vllm.config import CUDAGraphMode
+
+    if config.cudagraph_mode == CUDAGraphMode.NONE:
+        return
+    if config.cudagraph_mode == CUDAGraphMode.FULL_DECODE_ONLY:
+        graphs = 1
+    # npu-migrate: end
+    groups = count_groups(parallel_config)
+    expansion_mode = os.environ.get("HCCL_OP_EXPANSION_MODE", "")
+    limit = max_capture_sizes(graphs, groups, expansion_mode)
     if len(sizes) <= limit:
         return
-    ordered = sorted(sizes)
-    step = (len(ordered) - 1) / max(limit - 1, 1)
-    kept = sorted({ordered[len(ordered) - 1 - round(i * step)] for i in range(limit)})
+    kept = thin_out(sizes, limit)
+    hint = ""
+    if groups and expansion_mode != "AIV":
+        hint = " HCCL_OP_EXPANSION_MODE=AIV leaves room for more."
     logger.warning(
-        "NPU: %d capture sizes reduced to %d, a device holds %d graphs.",
-        len(ordered),
+        "NPU: of %d capture sizes %d are kept (%s): with %d graphs a size and %d "
+        "communicators a device has no streams for more.%s",
+        len(sizes),
         len(kept),
-        MAX_CAPTURED_GRAPHS,
+        ", ".join(map(str, kept)),
+        graphs,
+        groups,
+        hint,
     )
     _set_capture_sizes(config, kept)
 

@@ -3,7 +3,8 @@
 
     python refuse.py JOB.json
 
-Each case of the job has a configuration, of which the weights are made up, and engine arguments.
+Each case of the job has a configuration, of which the weights are made up, engine arguments,
+environment variables and files that lie beside the configuration.
 An error is written with all that it came from; null if there was none.
 """
 
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+FRONT_END = "front end"
 
 
 def chain(error: BaseException | None) -> str:
@@ -26,26 +30,55 @@ def chain(error: BaseException | None) -> str:
     return "\n".join(said)
 
 
-def start(folder: Path, config: dict[str, Any], engine: dict[str, Any]) -> str | None:
+def inspect_here() -> None:
+    """Let vLLM look at a model's class in this process, not in one of its own for each model."""
+    from vllm.model_executor.models import registry  # type: ignore[import-not-found]
+
+    lazy, info = registry._LazyRegisteredModel, registry._ModelInfo
+    lazy.inspect_model_cls = lambda self: info.from_model_cls(self.load_model_cls())
+
+
+def start(folder: Path, case: dict[str, Any], engine: dict[str, Any]) -> str | None:
     """What stops an engine of this configuration, None if nothing does."""
     from vllm import LLM  # type: ignore[import-not-found]
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name, text in {"config.json": json.dumps(case["config"]), **case["files"]}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    kept = dict(os.environ)
+    os.environ.update(case["variables"])
     try:
-        LLM(model=str(folder), **engine)
+        LLM(model=str(folder), **{**engine, **case["engine"]})
     except Exception as error:  # whatever it is, it is what a user would see
         return chain(error)
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
     return None
+
+
+def front_end(folder: Path, job: dict[str, Any]) -> str | None:
+    """What is wrong with a process that makes a configuration and runs no engine."""
+    import torch
+
+    from vllm.engine.arg_utils import EngineArgs  # type: ignore[import-not-found]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(job["model"]), encoding="utf-8")
+    EngineArgs(model=str(folder), **job["engine"]).create_engine_config()
+    return "it opens a device" if torch.npu.is_initialized() else None
 
 
 def main(job: dict[str, Any]) -> None:
     """Write the errors to the file that the job names, after each case."""
     out = Path(job["out"])
-    errors: dict[str, Any] = {}
-    for case in job["cases"]:
+    inspect_here()
+    began = time.time()
+    said = front_end(out.parent / "front-end", job)
+    errors: dict[str, Any] = {FRONT_END: {"error": said, "seconds": time.time() - began}}
+    for number, case in enumerate(job["cases"]):
         began = time.time()
-        said = start(out.parent / case["name"], case["config"], {**job["engine"], **case["engine"]})
+        said = start(out.parent / f"case-{number}", case, job["engine"])
         errors[case["name"]] = {"error": said, "seconds": time.time() - began}
         out.write_text(json.dumps(errors), encoding="utf-8")
         gc.collect()

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that an NPU cannot serve: what each asks for, and what its refusal has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ENGINE: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "load_format": "dummy",
+    "skip_tokenizer_init": True,
+    "max_model_len": 128,
+    "enforce_eager": True,
+    "gpu_memory_utilization": 0.6,
+}
+MODEL: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 256,
+}
+"""A model that is served, of which the cases differ."""
+_REGISTRY = "vllm/model_executor/models/registry.py"
+_METHODS = "vllm/model_executor/layers/quantization/__init__.py"
+_ENVS = "vllm/envs.py"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model or an option that an NPU does not serve. `says` has to be in the error.
+
+    `variables` are set in the environment, and `files` lie beside the model's configuration. A
+    release that does not have `needs`, a text in the file `where` or, if that is empty, anywhere
+    in vLLM's configuration, cannot be asked.
+    """
+
+    name: str
+    says: str
+    config: dict[str, Any] = field(default_factory=lambda: MODEL)
+    engine: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    needs: str = ""
+    where: str = ""
+
+    def absent(self, tree: Path) -> str | None:
+        """Why the release in `tree` cannot have it; None if it can."""
+        if not self.needs:
+            return None
+        places = [tree / self.where] if self.where else list(_configuration(tree))
+        if any(p.is_file() and self.needs in p.read_text(encoding="utf-8") for p in places):
+            return None
+        return f"{self.where or 'vllm/config'} has no {self.needs}"
+
+
+def _configuration(tree: Path) -> Iterator[Path]:
+    """The files in which vLLM's options are defined."""
+    yield tree / "vllm" / "config.py"
+    yield tree / "vllm" / "engine" / "arg_utils.py"
+    yield from sorted((tree / "vllm" / "config").rglob("*.py"))
+
+
+def _state(name: str, model_type: str, **config: Any) -> Case:
+    """A model with layers that keep a state."""
+    return Case(
+        f"state: {name}",
+        f"NPU: {name} has layers of linear attention or of a state space",
+        {**MODEL, "architectures": [name], "model_type": model_type, **config},
+        needs=f'"{name}"',
+        where=_REGISTRY,
+    )
+
+
+def _quantized(method: str, *, needs: str = "", **config: Any) -> Case:
+    """A checkpoint that says in its configuration how it is quantized.
+
+    vLLM may give the method another name, by the kernels that it has for it.
+    """
+    return Case(
+        f"quantized: {method}",
+        "quantization is not supported, none has kernels for NPUs here",
+        {**MODEL, "quantization_config": {"quant_method": method, **config}},
+        needs=needs,
+        where=_METHODS if needs else "",
+    )
+
+
+def _asked(method: str) -> Case:
+    """A quantization that the command line asks for."""
+    return Case(
+        f"--quantization {method}",
+        f"NPU: {method} quantization is not supported",
+        engine={"quantization": method},
+        needs=f'"{method}"',
+        where=_METHODS,
+    )
+
+
+def _option(name: str, value: Any, needs: str = "", says: str = "") -> Case:
+    """An option of the engine that the platform's table refuses."""
+    return Case(
+        f"option: {name}",
+        f"NPU: {says or name}",
+        engine={name: value},
+        needs=needs or name,
+    )
+
+
+def _variable(name: str, value: str) -> Case:
+    return Case(
+        f"variable: {name}",
+        f"NPU: {name}={value} is not supported",
+        variables={name: value},
+        needs=f'"{name}"',
+        where=_ENVS,
+    )
+
+
+CASES = (
+    Case("float32", "takes float16 and bfloat16, not float32", engine={"dtype": "float32"}),
+    Case("block size", "--block-size must be a multiple of 128", engine={"block_size": 64}),
+    Case("sleep mode", "leep mode is not supported", engine={"enable_sleep_mode": True}),
+    Case(
+        "speculative decoding",
+        "NPU: speculative decoding accepts drafts in Triton kernels",
+        engine={
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 2,
+                "prompt_lookup_max": 2,
+            }
+        },
+    ),
+    Case("head size", "needs a head size", {**MODEL, "head_dim": 72}),
+    Case(
+        "ALiBi",
+        "NPU attention does not support ALiBi",
+        {
+            "architectures": ["BloomForCausalLM"],
+            "model_type": "bloom",
+            "vocab_size": 512,
+            "hidden_size": 128,
+            "n_layer": 1,
+            "n_head": 2,
+            "seq_length": 256,
+        },
+    ),
+    Case(
+        "soft cap",
+        "NPU attention does not support a logits soft cap",
+        {
+            **MODEL,
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            "attn_logit_softcapping": 50.0,
+            "query_pre_attn_scalar": 64,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "sliding_window": 64,
+        },
+    ),
+    Case(
+        "encoder",
+        "NPU attention does not support attention of type encoder_only",
+        {
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "vocab_size": 512,
+            "hidden_size": 128,
+            "intermediate_size": 128,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 256,
+        },
+    ),
+    Case(
+        "latent attention",
+        "NPU: multi-head latent attention has no backend here",
+        {
+            "architectures": ["DeepseekV2ForCausalLM"],
+            "model_type": "deepseek_v2",
+            "vocab_size": 512,
+            "hidden_size": 128,
+            "intermediate_size": 128,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "kv_lora_rank": 64,
+            "q_lora_rank": None,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 32,
+            "v_head_dim": 32,
+            "n_routed_experts": 4,
+            "first_k_dense_replace": 1,
+            "max_position_embeddings": 256,
+        },
+    ),
+    _state(
+        "Qwen3NextForCausalLM",
+        "qwen3_next",
+        num_hidden_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=64,
+        linear_value_head_dim=64,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=64,
+        shared_expert_intermediate_size=64,
+    ),
+    _state(
+        "Mamba2ForCausalLM",
+        "mamba2",
+        num_heads=4,
+        head_dim=64,
+        state_size=16,
+        n_groups=1,
+        expand=2,
+    ),
+    _state(
+        "JambaForCausalLM", "jamba", num_hidden_layers=2, attn_layer_period=2, attn_layer_offset=1
+    ),
+    _state("FalconH1ForCausalLM", "falcon_h1", mamba_d_ssm=128, mamba_n_heads=4),
+    Case(
+        "chunked local attention",
+        "NPU: the model attends in chunks of 192 tokens, no multiple of",
+        {
+            "architectures": ["Llama4ForCausalLM"],
+            "model_type": "llama4_text",
+            **{k: v for k, v in MODEL.items() if k not in ("architectures", "model_type")},
+            "attention_chunk_size": 192,
+            "intermediate_size_mlp": 128,
+            "num_local_experts": 1,
+        },
+        needs='"Llama4ForCausalLM"',
+        where=_REGISTRY,
+    ),
+    Case(
+        "long context",
+        "NPU: a context of 300000 tokens is longer than the 262144 that attention takes",
+        {**MODEL, "max_position_embeddings": 300_000},
+        engine={"max_model_len": 300_000},
+    ),
+    _quantized("awq", bits=4, group_size=128, zero_point=True, version="gemm"),
+    _quantized("gptq", bits=4, group_size=128, desc_act=False, sym=True),
+    _quantized("fp8", activation_scheme="dynamic"),
+    _quantized(
+        "compressed-tensors",
+        format="int-quantized",
+        config_groups={
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
+                "input_activations": {
+                    "num_bits": 8,
+                    "type": "int",
+                    "symmetric": True,
+                    "strategy": "token",
+                    "dynamic": True,
+                },
+            }
+        },
+        ignore=["lm_head"],
+    ),
+    _quantized("bitsandbytes", needs='"bitsandbytes"', load_in_4bit=True),
+    _quantized("modelopt", quant_algo="FP8"),
+    _quantized("mxfp4", needs='"mxfp4"'),
+    _quantized("torchao", needs='"torchao"', quant_type={"default": {"_type": "x", "_data": {}}}),
+    _asked("fp8"),
+    _asked("bitsandbytes"),
+    _asked("experts_int8"),
+    _asked("int8_per_channel_weight_only"),
+    _asked("mxfp8"),
+    Case(
+        "quantized: ModelSlim",
+        "NPU: quant_model_description.json says that ModelSlim has quantized the weights",
+        engine={"load_format": "auto"},
+        files={"quant_model_description.json": '{"model_quant_type": "W8A8"}'},
+    ),
+    _option("kv_cache_dtype", "fp8", needs="cache_dtype", says="cache_dtype="),
+    _option("calculate_kv_scales", True),
+    Case(
+        "KV connector",
+        "NPU: the KV connector ",
+        engine={
+            "kv_transfer_config": {"kv_connector": "SharedStorageConnector", "kv_role": "kv_both"}
+        },
+    ),
+    Case(
+        "KV offload",
+        "kv_offloading_size=0.1 is not supported",
+        engine={"kv_offloading_size": 0.1},
+        needs="kv_offloading_size",
+    ),
+    Case(
+        "encoder cache connector",
+        "NPU: the encoder cache's connector ECExampleConnector",
+        engine={"ec_transfer_config": {"ec_connector": "ECExampleConnector", "ec_role": "ec_both"}},
+        needs="ec_both",
+    ),
+    _option("enable_dbo", True),
+    Case(
+        "option: enable_eplb",
+        "load balancing is only supported on CUDA",
+        engine={"enable_eplb": True},
+        needs="enable_eplb",
+    ),
+    Case(
+        "option: decode_context_parallel_size",
+        "NPU: decode_context_parallel_size=2 is not supported",
+        {**MODEL, "num_key_value_heads": 1},
+        engine={
+            "decode_context_parallel_size": 2,
+            "tensor_parallel_size": 2,
+            "distributed_executor_backend": "mp",
+        },
+        needs="decode_context_parallel_size",
+    ),
+    _option("prefill_context_parallel_size", 2),
+    _option("offload_group_size", 2),
+    _option("kv_sharing_fast_prefill", True),
+    _option("moe_backend", "triton"),
+    _option("linear_backend", "triton"),
+    _option("enable_return_routed_experts", True),
+    _option("enable_layerwise_nvtx_tracing", True),
+    _option("all2all_backend", "deepep_low_latency"),
+    _option("profiler_config", {"profiler": "cuda"}, says="profiler='cuda'"),
+    _option("load_format", "fastsafetensors", says="load_format='fastsafetensors'"),
+    _option(
+        "compilation_config",
+        {"cudagraph_mm_encoder": True},
+        needs="cudagraph_mm_encoder",
+        says="cudagraph_mm_encoder=True",
+    ),
+    _option("watermark_config", {"key": 1}),
+    _option("diffusion_config", {"canvas_length": 8}),
+    _option("weight_transfer_config", {"backend": "nccl"}),
+    _option("device", "cpu", needs="device: Device", says="device_type='cpu'"),
+    _variable("VLLM_BATCH_INVARIANT", "1"),
+    _variable("VLLM_USE_BREAKABLE_CUDAGRAPH", "1"),
+    _variable("VLLM_USE_V2_MODEL_RUNNER", "1"),
+    _variable("VLLM_GPU_SYNC_CHECK", "error"),
+    _variable("VLLM_KV_CACHE_LAYOUT", "HND"),
+)

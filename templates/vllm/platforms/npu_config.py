@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: Copyright contributors to the vLLM project
+"""What of vLLM's configuration an Ascend NPU takes.
+
+vLLM's options are written for several accelerators, and most of what has no NPU
+version would show in the middle of a request, or in wrong tokens. So an engine
+whose configuration asks for anything else than what is listed here is refused
+when it starts, before a device is opened and weights are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+
+MAX_CONTEXT = 262_144
+"""Tokens of a context that the fused attention takes, by its documentation."""
+
+CAPTURED_STREAMS = 1800
+"""Of a device's 2048 streams; the rest is for what is not captured."""
+
+EAGER_STREAMS_PER_GROUP = 40
+"""That a communicator takes outside of graphs, unless vector cores expand it."""
+
+MODELSLIM_DESCRIPTION = "quant_model_description.json"
+"""Lies beside weights that Ascend's ModelSlim has quantized; config.json is silent."""
+
+KNOWN_CONFIGS = frozenset(
+    {
+        "additional_config",
+        "attention_config",
+        "aux_output_config",
+        "cache_config",
+        "compilation_config",
+        "decoding_config",
+        "device_config",
+        "ec_manager_config",
+        "instance_id",
+        "kernel_config",
+        "kv_events_config",
+        "load_config",
+        "logging_config",
+        "lora_config",
+        # Of state-space layers, which are refused by the model that has them.
+        "mamba_config",
+        "model_config",
+        "observability_config",
+        "offload_config",
+        "optimization_level",
+        "parallel_config",
+        "performance_mode",
+        "profiler_config",
+        # By name in `verify_quantization`.
+        "quant_config",
+        "reasoning_config",
+        "scheduler_config",
+        "shutdown_timeout",
+        "structured_outputs_config",
+        "watchdog_config",
+    }
+)
+"""Parts of `VllmConfig` that an NPU takes, but for what `TAKEN` says of them.
+
+A part that is not among them, because a later vLLM has it or because nothing of
+it runs on an NPU, has to be as vLLM leaves it by itself.
+"""
+
+_NO_CONTEXT_PARALLEL = "context parallelism splits the KV cache by CUDA kernels"
+_NO_DBO = "two batches overlap on CUDA streams"
+_NO_EPLB = "experts are moved and counted by CUDA and Triton kernels"
+_NO_ROUTED_EXPERTS = "the experts of an NPU do not record where tokens went"
+_NO_POOL = "it needs an allocator that unmaps memory behind a live tensor"
+_NO_ENCODER_GRAPHS = "the graphs of encoders are CUDA graphs"
+_NO_OTHER_KERNELS = "the kernels to choose from are for other accelerators"
+
+TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "aux_output_config.enable_return_routed_experts": ((False,), _NO_ROUTED_EXPERTS),
+    "cache_config.cache_dtype": (("auto",), "a KV cache holds the model's own dtype"),
+    "cache_config.calculate_kv_scales": (
+        (False,),
+        "a KV cache holds the model's own dtype",
+    ),
+    "cache_config.kv_offloading_size": (
+        (None,),
+        "the offloading connector copies one tensor a layer, and an NPU has two",
+    ),
+    "cache_config.kv_sharing_fast_prefill": (
+        (False,),
+        "layers that share a KV cache read it back in the prefill",
+    ),
+    "compilation_config.compile_mm_encoder": ((False,), _NO_ENCODER_GRAPHS),
+    "compilation_config.cudagraph_mm_encoder": ((False,), _NO_ENCODER_GRAPHS),
+    "compilation_config.full_cuda_graph": (
+        (False, None),
+        "full graphs are chosen by cudagraph_mode FULL_DECODE_ONLY",
+    ),
+    "compilation_config.inductor_passes": (({},), "Inductor has no NPU backend here"),
+    "compilation_config.use_inductor_graph_partition": (
+        (False, None),
+        "Inductor has no NPU backend here",
+    ),
+    "device_config.device_type": (("npu",), "this platform drives NPUs"),
+    "kernel_config.linear_backend": (("auto",), _NO_OTHER_KERNELS),
+    "kernel_config.linear_backend_per_quant": ((None, {}), _NO_OTHER_KERNELS),
+    "kernel_config.moe_backend": (("auto",), _NO_OTHER_KERNELS),
+    "kernel_config.monokernel": ((False,), _NO_OTHER_KERNELS),
+    "load_config.load_format": (
+        (
+            "auto",
+            "dummy",
+            "hf",
+            "mistral",
+            "npcache",
+            "pt",
+            "runai_streamer",
+            "runai_streamer_sharded",
+            "safetensors",
+            "sharded_state",
+        ),
+        "it reads quantized weights or goes by CUDA",
+    ),
+    "model_config.enable_cumem_allocator": ((False,), _NO_POOL),
+    "model_config.enable_nccl_comm_suspend": ((False,), "communicators are HCCL's"),
+    "model_config.enable_return_routed_experts": ((False,), _NO_ROUTED_EXPERTS),
+    "model_config.enable_sleep_mode": ((False,), _NO_POOL),
+    "model_config.enable_trace_replay": ((False,), "its sampler is in Triton"),
+    "model_config.multimodal_config.mm_encoder_attn_dtype": (
+        (None,),
+        "encoders attend in the model's own dtype",
+    ),
+    "model_config.quantization_config": (
+        (None, {}),
+        "no quantization has kernels for NPUs here",
+    ),
+    "model_config.return_sampling_mask": ((False,), "its sampler is in Triton"),
+    "model_config.use_fp64_gumbel": ((False,), "an NPU has no float64"),
+    "observability_config.enable_layerwise_nvtx_tracing": (
+        (False,),
+        "NVTX is CUDA's",
+    ),
+    "offload_config.prefetch.offload_group_size": (
+        (0,),
+        "weights are fetched ahead on CUDA streams; --cpu-offload-gb works",
+    ),
+    "parallel_config.all2all_backend": (
+        (None, "allgather_reducescatter", "naive"),
+        "experts exchange tokens by all-gather and reduce-scatter",
+    ),
+    "parallel_config.decode_context_parallel_size": ((1,), _NO_CONTEXT_PARALLEL),
+    "parallel_config.enable_batch_sharded_sampling": (
+        (False, None),
+        "its sampler is in Triton",
+    ),
+    "parallel_config.enable_dbo": ((False,), _NO_DBO),
+    "parallel_config.enable_elastic_ep": ((False,), _NO_EPLB),
+    "parallel_config.enable_eplb": ((False,), _NO_EPLB),
+    "parallel_config.enable_fault_tolerance": (
+        (False,),
+        "it needs collectives that survive a lost rank",
+    ),
+    "parallel_config.enable_hc_sp": ((False,), _NO_CONTEXT_PARALLEL),
+    "parallel_config.enable_microbatching": ((False,), _NO_DBO),
+    "parallel_config.prefill_context_parallel_size": ((1,), _NO_CONTEXT_PARALLEL),
+    "parallel_config.ray_workers_use_nsight": ((False,), "Nsight is CUDA's"),
+    "parallel_config.ubatch_size": ((0,), _NO_DBO),
+    "profiler_config.profiler": (
+        (None, "torch"),
+        "of the profilers only torch's is not CUDA's",
+    ),
+}
+"""Options whose other values are refused: the values that an NPU takes, and why.
+
+An option that a release does not have is passed over.
+"""
+
+TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
+    "VLLM_BATCH_INVARIANT": (
+        ("0",),
+        "its kernels are Triton's, and NPU operators promise no order of summation",
+    ),
+    "VLLM_ALL2ALL_BACKEND": (
+        ("allgather_reducescatter", "naive"),
+        "experts exchange tokens by all-gather and reduce-scatter",
+    ),
+    "VLLM_GPU_SYNC_CHECK": (("0", "off"), "torch.cuda finds the synchronizations"),
+    "VLLM_KV_CACHE_LAYOUT": (("NHD",), "the KV cache holds a token's heads together"),
+    "VLLM_USE_BREAKABLE_CUDAGRAPH": (("0",), "only CUDA graphs can be taken apart"),
+    "VLLM_USE_V1": (("1",), "vLLM's V0 engine has no NPU worker"),
+    "VLLM_USE_V2_MODEL_RUNNER": (("0",), "model runner V2 is made of Triton kernels"),
+}
+"""The same for environment variables; unset or empty is always taken."""
+
+
+def refuse_unsupported(vllm_config: "VllmConfig") -> None:
+    """Refuse a configuration that an NPU cannot serve.
+
+    Raises:
+        ValueError: all the reasons, in one line.
+    """
+    reasons = list(_reasons(vllm_config))
+    if reasons:
+        raise ValueError("NPU: " + "; ".join(reasons) + ".")
+
+
+def _reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+    if vllm_config.model_config is not None:
+        yield from _model_reasons(vllm_config.model_config, vllm_config.load_config)
+    if vllm_config.speculative_config is not None:
+        yield (
+            "speculative decoding accepts drafts in Triton kernels, which no NPU runs. "
+            "Leave --speculative-config out"
+        )
+    yield from _connector_reasons(vllm_config)
+    yield from _offload_reasons(vllm_config)
+    for path, (taken, why) in TAKEN.items():
+        value = _lookup(vllm_config, path)
+        if value is not _ABSENT and value not in taken:
+            yield f"{path.rpartition('.')[2]}={value!r} is not supported, {why}"
+    for name, (taken, why) in TAKEN_VARIABLES.items():
+        value = os.environ.get(name, "")
+        if value and value not in taken:
+            yield f"{name}={value} is not supported, {why}"
+    yield from _unknown_configs(vllm_config)
+
+
+def _model_reasons(model_config: "ModelConfig", load_config: Any) -> Iterator[str]:
+    if model_config.use_mla:
+        yield (
+            "multi-head latent attention has no backend here. Set VLLM_MLA_DISABLE=1 "
+            "to run the model with plain attention"
+        )
+    if (
+        model_config.is_hybrid
+        or model_config.has_inner_state
+        or model_config.is_attention_free
+    ):
+        names = ", ".join(model_config.architectures)
+        yield (
+            f"{names} has layers of linear attention or of a state space, or none of "
+            "attention; their kernels are Triton's, only attention is supported"
+        )
+    if model_config.max_model_len > MAX_CONTEXT:
+        yield (
+            f"a context of {model_config.max_model_len} tokens is longer than the "
+            f"{MAX_CONTEXT} that attention takes. Set --max-model-len"
+        )
+    if load_config.load_format != "dummy" and _is_modelslim(model_config):
+        yield (
+            f"{MODELSLIM_DESCRIPTION} says that ModelSlim has quantized the weights, "
+            "and ascend quantization has no kernels here"
+        )
+
+
+def _is_modelslim(model_config: "ModelConfig") -> bool:
+    from vllm.transformers_utils.repo_utils import file_or_path_exists
+
+    return file_or_path_exists(
+        model_config.model, MODELSLIM_DESCRIPTION, model_config.revision
+    )
+
+
+def chunk_reason(model_config: "ModelConfig", block_size: int) -> str | None:
+    """Why local attention in chunks is not taken; None if it is or there is none."""
+    chunk = getattr(model_config.hf_text_config, "attention_chunk_size", None)
+    if chunk is None or chunk % block_size == 0:
+        return None
+    return (
+        f"the model attends in chunks of {chunk} tokens, no multiple of the KV "
+        f"cache's blocks of {block_size}"
+    )
+
+
+def _connector_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+    config = vllm_config.kv_transfer_config
+    if config is not None and config.kv_connector is not None:
+        yield (
+            f"the KV connector {config.kv_connector} moves one tensor a layer, and the "
+            "KV cache has two. Leave --kv-transfer-config out"
+        )
+    config = getattr(vllm_config, "ec_transfer_config", None)
+    if config is not None and config.ec_connector is not None:
+        yield (
+            f"the encoder cache's connector {config.ec_connector} takes memory of "
+            "CUDA. Leave --ec-transfer-config out"
+        )
+
+
+def max_capture_sizes(
+    graphs_per_size: int, num_groups: int, expansion_mode: str = ""
+) -> int:
+    """How many batch sizes can be captured before a device is out of streams.
+
+    A captured graph holds a stream for as long as it lives, and each communicator
+    that works in it holds others for the parts of a collective that run side by
+    side.
+
+    Args:
+        graphs_per_size: one for a full graph; in pieces, one before each layer's
+            attention and one after the last.
+        num_groups: process groups of more than one member.
+        expansion_mode: HCCL_OP_EXPANSION_MODE. Collectives that vector cores expand
+            ("AIV") take one stream in a graph, others two.
+    """
+    if expansion_mode == "AIV":
+        streams = 1 + num_groups
+        # Collectives outside of graphs take as many as those of one size.
+        reserved = streams * graphs_per_size if num_groups else 0
+    else:
+        streams = 1 + 2 * num_groups
+        reserved = num_groups * EAGER_STREAMS_PER_GROUP
+    return max((CAPTURED_STREAMS - reserved) // (streams * graphs_per_size), 1)
+
+
+def thin_out(sizes: list[int], limit: int) -> list[int]:
+    """At most `limit` of the sizes, ascending and evenly spread; the largest stays."""
+    ordered = sorted(sizes)
+    step = (len(ordered) - 1) / max(limit - 1, 1)
+    return sorted({ordered[len(ordered) - 1 - round(i * step)] for i in range(limit)})
+
+
+def count_groups(parallel_config: Any) -> int:
+    """Process groups of more than one member: each has a communicator of HCCL."""
+    tensor = parallel_config.tensor_parallel_size
+    data = parallel_config.data_parallel_size
+    experts = tensor * data if parallel_config.enable_expert_parallel else 1
+    pipeline = parallel_config.pipeline_parallel_size
+    return sum(size > 1 for size in (tensor, data, experts, pipeline))
+
+
+def cpu_offload_gb(vllm_config: "VllmConfig") -> float:
+    """GiB of weights that stay in host memory."""
+    # In the cache's configuration, before offloading got one of its own.
+    values = (
+        _lookup(vllm_config, "offload_config.uva.cpu_offload_gb"),
+        _lookup(vllm_config, "cache_config.cpu_offload_gb"),
+    )
+    return next((value for value in values if value is not _ABSENT), 0)
+
+
+def _offload_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+    if cpu_offload_gb(vllm_config) == 0:
+        return
+    import vllm.envs as envs
+
+    if "VLLM_WEIGHT_OFFLOADING_DISABLE_UVA" not in envs.environment_variables:
+        yield (
+            "weights stay in host memory by CUDA's unified addresses. Leave "
+            "--cpu-offload-gb out"
+        )
+
+
+def _unknown_configs(vllm_config: "VllmConfig") -> Iterator[str]:
+    told = KNOWN_CONFIGS | {
+        "ec_transfer_config",
+        "kv_transfer_config",
+        "speculative_config",
+    }
+    for field in dataclasses.fields(vllm_config):
+        if field.name in told or not field.init:
+            continue
+        value = getattr(vllm_config, field.name)
+        if value is not None and value != _default(field):
+            yield f"{field.name} is not supported, nothing of it was made for NPUs"
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    # Pydantic leaves its own description of a field in the place of a default.
+    make = getattr(field.default, "get_default", None)
+    return field.default if make is None else make(call_default_factory=True)
+
+
+_ABSENT = object()
+
+
+def _lookup(config: Any, path: str) -> Any:
+    """The value at a dotted path; `_ABSENT` where an attribute is, or is None."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        config = getattr(config, parent, None)
+        if config is None:
+            return _ABSENT
+    return getattr(config, name, _ABSENT)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `npu_config.py` refuses and how many graphs it lets be captured, without vLLM."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+PLACE = Path(__file__).parents[1] / "templates/vllm/platforms/npu_config.py"
+
+
+@pytest.fixture(scope="module")
+def npu_config() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("npu_config", PLACE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("layers", "full", "groups", "expansion", "kept"),
+    [
+        (36, False, 0, "", 48),
+        (36, False, 0, "AIV", 48),
+        (36, False, 1, "", 15),
+        (36, False, 1, "AIV", 23),
+        (36, False, 2, "", 9),
+        (36, False, 2, "AIV", 15),
+        (28, False, 1, "", 20),
+        (94, False, 3, "", 2),
+        (900, False, 3, "", 1),
+        (36, True, 0, "", 1800),
+        (36, True, 1, "", 586),
+        (36, True, 1, "AIV", 899),
+    ],
+)
+def test_sizes_by_layers_mode_groups_and_expansion(
+    npu_config: ModuleType, layers: int, full: bool, groups: int, expansion: str, kept: int
+) -> None:
+    graphs = 1 if full else layers + 1
+    assert npu_config.max_capture_sizes(graphs, groups, expansion) == kept
+    # What the graphs hold, and what collectives outside of them take, is within the device's.
+    streams = 1 + groups * (1 if expansion == "AIV" else 2)
+    assert kept == 1 or kept * graphs * streams <= 1800
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "pipeline", "experts", "groups"),
+    [
+        (1, 1, 1, False, 0),
+        (1, 1, 1, True, 0),
+        (2, 1, 1, False, 1),
+        (2, 1, 1, True, 2),
+        (1, 2, 1, False, 1),
+        (1, 1, 2, False, 1),
+        (2, 2, 2, True, 4),
+    ],
+)
+def test_groups_of_more_than_one_member(
+    npu_config: ModuleType, tensor: int, data: int, pipeline: int, experts: bool, groups: int
+) -> None:
+    config = SimpleNamespace(
+        tensor_parallel_size=tensor,
+        data_parallel_size=data,
+        pipeline_parallel_size=pipeline,
+        enable_expert_parallel=experts,
+    )
+    assert npu_config.count_groups(config) == groups
+
+
+def test_sizes_are_thinned_evenly_and_the_largest_stays(npu_config: ModuleType) -> None:
+    assert npu_config.thin_out([1, 2, 4, 8, 16, 24, 32], 3) == [1, 8, 32]
+    assert npu_config.thin_out([32, 1, 2], 1) == [32]
+
+
+@dataclass
+class Watermark:
+    key: int = 0
+
+
+@dataclass
+class Config:
+    """The least of a VllmConfig."""
+
+    model_config: Any = None
+    parallel_config: Any = None
+    speculative_config: Any = None
+    kv_transfer_config: Any = None
+    offload_config: Any = None
+    watermark: Watermark = field(default_factory=Watermark)
+    later_config: Any = None
+
+
+def said(npu_config: ModuleType, **parts: Any) -> list[str]:
+    return list(npu_config._reasons(Config(**parts)))
+
+
+@pytest.fixture(autouse=True)
+def variables(monkeypatch: pytest.MonkeyPatch, npu_config: ModuleType) -> None:
+    for name in npu_config.TAKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_configuration_as_vllm_leaves_it_is_taken(npu_config: ModuleType) -> None:
+    assert said(npu_config, parallel_config=SimpleNamespace(enable_dbo=False)) == []
+    npu_config.refuse_unsupported(Config())
+
+
+def test_all_reasons_are_in_one_line(
+    npu_config: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    config = Config(parallel_config=SimpleNamespace(enable_dbo=True))
+    with pytest.raises(ValueError, match=r"NPU: enable_dbo=True .*; VLLM_BATCH_INVARIANT=1") as e:
+        npu_config.refuse_unsupported(config)
+    assert "\n" not in str(e.value)
+
+
+def test_a_part_that_a_later_vllm_has_is_refused_by_name(npu_config: ModuleType) -> None:
+    (reason,) = said(npu_config, later_config=object())
+    assert reason.startswith("later_config is not supported")
+    (reason,) = said(npu_config, watermark=Watermark(key=3))
+    assert reason.startswith("watermark is not supported")
+
+
+def test_connectors_are_refused_by_name(npu_config: ModuleType) -> None:
+    (reason,) = said(npu_config, kv_transfer_config=SimpleNamespace(kv_connector="LMCache"))
+    assert reason.startswith("the KV connector LMCache ")
+    assert said(npu_config, kv_transfer_config=SimpleNamespace(kv_connector=None)) == []
+
+
+@pytest.mark.parametrize(("chunk", "taken"), [(None, True), (256, True), (192, False)])
+def test_chunks_of_local_attention_are_whole_blocks(
+    npu_config: ModuleType, chunk: int | None, taken: bool
+) -> None:
+    model = SimpleNamespace(hf_text_config=SimpleNamespace(attention_chunk_size=chunk))
+    assert (npu_config.chunk_reason(model, 128) is None) is taken
