@@ -13,8 +13,6 @@ import vllm.envs as envs
 from vllm.logger import init_logger
 
 from .interface import DeviceCapability, Platform, PlatformEnum
-<<<<<<< HEAD
-=======
 from .npu_config import (
     chunk_reason,
     cpu_offload_gb,
@@ -24,7 +22,6 @@ from .npu_config import (
     thin_out,
 )
 from .npu_nnal import check_nnal
->>>>>>> 973dd6a (Refuse at start-up what an NPU does not take, by a list, and count graphs by streams)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
