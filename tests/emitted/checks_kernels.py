@@ -87,7 +87,7 @@ def check_slots_of_many_batches() -> None:
         assert not {o for o, _ in seen.results} & {"bucketize", "searchsorted", "index"}
 
 
-class Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):  # type: ignore[misc]
     """Notes the operators that are called and the dtypes of what they make."""
 
     def __init__(self) -> None:

@@ -240,8 +240,18 @@ def kernels() -> dict[str, Any]:
         ops.fused_add_rms_norm(ours, total, weight.npu(), 1e-6)
         return [(ours, norm(x + residual)), (total, x + residual)]
 
+    def get_token_bin_counts_and_mask() -> list[tuple[Any, Any]]:
+        utils = import_module("vllm.model_executor.layers.utils")
+        # Token 8 is padding.
+        tokens = torch.tensor([[3, 3, 1, 8], [0, 8, 8, 8]])
+        counts, mask = utils.get_token_bin_counts_and_mask(tokens.npu(), 8, 2)
+        if counts.dtype != torch.int32:
+            raise TypeError(f"counts in {counts.dtype}, which the device's CPU adds up")
+        wanted = torch.tensor([[0, 1, 0, 2, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]])
+        return [(counts, wanted), (mask.int(), wanted.gt(0).int())]
+
     found: dict[str, Any] = {}
-    for call in (rms_norm, fused_add_rms_norm):
+    for call in (rms_norm, fused_add_rms_norm, get_token_bin_counts_and_mask):
         try:
             pairs = call()
         except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
