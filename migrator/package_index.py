@@ -102,7 +102,7 @@ def make_finder(
     settings = pip_settings()
     client = _client(settings)
     finder = PackageFinder(
-        session=client,
+        session=client,  # type: ignore[arg-type] # as unearth's own, which is none to mypy
         trusted_hosts=settings.get("trusted-host", []),
         no_binary=[project] if source_only else [],
         only_binary=[project] if wheels_for_any_platform else [],

@@ -197,7 +197,7 @@ def fetch(choice: Choice, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(dir=cache) as folder:
-                Path(finder.download(link, folder)).replace(target)
+                finder.download(link, Path(folder)).replace(target)
         except Exception as error:
             raise WheelError(
                 f"cannot download {link.filename} ({error}); "
