@@ -72,6 +72,8 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
             "ruleIndex": index[missing.rule],
             "level": "error",
             "message": {"text": missing.describe()},
+            # Code scanning refuses a whole log for one result without a place.
+            "locations": [location(missing.paths[0], None)],
         }
         for missing in plan.missing
     ]

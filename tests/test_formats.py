@@ -104,6 +104,12 @@ def test_sarif_schema(tmp_path: Path, run_cli: RunCli) -> None:
     done = run_cli("check", tree, "--format", "sarif", "-q", "--select", SELECT)
     log = validate(done.out)
     assert {result.level.value for result in log.runs[0].results} == {"note", "warning", "error"}
+    assert all(result.locations for result in log.runs[0].results), "code scanning wants a place"
+    found = json.loads(done.out)["runs"][0]["results"]
+    (missing,) = [r for r in found if "finds no rms_norm" in r["message"]["text"]]
+    (location,) = missing["locations"]
+    place = location["physicalLocation"]["artifactLocation"]["uri"]
+    assert place == "vllm/_custom_ops.py", "where it was looked for"
     damaged = json.loads(done.out)
     damaged["runs"][0]["results"][0]["fixes"][0]["artifactChanges"] = []
     with pytest.raises(ValueError, match="artifactChanges"):
