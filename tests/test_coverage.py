@@ -476,6 +476,8 @@ def test_what_a_rewritten_function_keeps_from_an_npu_is_claimed_and_the_rest_is_
     text = OPS_TEXT.replace("-> None:", '-> None:\n    torch.cuda.nvtx.mark("rms")')
     found = surveyed({"vllm/__init__.py": "", OPS: text})
     assert found.claimed == {Kind.CUSTOM_OP: 1, Kind.TORCH_CUDA: 1}
+    assert {claim.kind for claim in found.claims} == {Kind.CUSTOM_OP, Kind.TORCH_CUDA}
+    assert all(claim.rules and claim.path and claim.source for claim in found.claims)
     assert found.by_rule == {"NPU102": 2}
     by_source = {item.source: item for item in found.items if item.function == "other"}
     assert by_source["torch.ops._C.rms_norm"].effort is Effort.SMALL

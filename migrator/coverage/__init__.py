@@ -59,6 +59,18 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A site that rules claim."""
+
+    kind: Kind
+    path: str
+    line: int
+    function: str
+    source: str
+    rules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """The surface of one tree."""
 
@@ -78,6 +90,8 @@ class Survey:
     """The older tree, if only what is new since it is listed."""
     known: int = 0
     """Sites that are not listed because the older tree had them."""
+    claims: tuple[Claim, ...] = ()
+    """What is counted in `claimed`, by path and line."""
 
     def counts(self) -> dict[Kind, Counter[Grade]]:
         """How many listed sites of each kind have each grade."""
@@ -124,6 +138,7 @@ def survey(
         imported=len(found.modules),
         since=older.name if older is not None else None,
         known=known,
+        claims=tuple(sorted(new.claims, key=lambda c: (c.path, c.line, c.kind.value, c.source))),
     )
 
 
@@ -220,6 +235,7 @@ class _Surface:
         }
         self.claimed: Counter[Kind] = Counter()
         self.by_rule: Counter[str] = Counter()
+        self.claims: list[Claim] = []
         self.ported: set[str] = set()
         self.unclaimed: list[tuple[str, Site]] = []
         records: dict[str, list[Record]] = defaultdict(list)
@@ -245,6 +261,11 @@ class _Surface:
             if rules:
                 self.claimed[site.kind] += 1
                 self.by_rule.update(rules)
+                self.claims.append(
+                    Claim(
+                        site.kind, path, site.line, site.function, site.source, tuple(sorted(rules))
+                    )
+                )
                 match = NAMESPACE.match(site.source)
                 if site.kind is Kind.CUSTOM_OP and match is not None:
                     self.ported.add(site.source[match.end() :].partition(".")[0])
