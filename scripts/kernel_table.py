@@ -31,6 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "docs" / "kernels.json"
 
 REFUSED: tuple[tuple[str, str], ...] = (
+    (
+        r" get_cuda_view_from_cpu_tensor ",
+        "--cpu-offload-gb, where no variable of the release makes it copy weights instead",
+    ),
     (r" selective_scan_fwd ", "state-space layers: only attention has a cache on an NPU"),
     (
         r"fused_moe/fused_moe\.py fused_experts_impl | moe_sum | moe_align_block_size ",
