@@ -117,7 +117,7 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
     except (SyntaxError, cst.ParserSyntaxError, ValueError, RecursionError) as error:
         return FileResult(path, None, failure=f"LibCST cannot parse it: {_first_line(error)}")
     try:
-        findings = _findings(File(path, module, tree), rules)
+        findings = _findings(File(path, module, tree, parsed, data), rules)
         if not findings:
             return FileResult(path, None)
         edits = [edit for _, finding in findings for edit in finding.edits]

@@ -8,6 +8,7 @@ become tests by themselves.
 
 from __future__ import annotations
 
+import ast
 import enum
 import inspect
 import re
@@ -160,6 +161,10 @@ class File:
     path: str
     module: cst.Module
     tree: Tree
+    syntax: ast.Module
+    """What Python's own parser makes of the same source."""
+    data: bytes
+    """The source."""
     needs: frozenset[str] = field(default_factory=frozenset)
     """What the findings of the other rules need here; only import rules look at it."""
 
@@ -182,6 +187,15 @@ class File:
         """The class called `qualified_name`; None where there is none."""
         found = self.definitions.get(qualified_name)
         return found if isinstance(found, cst.ClassDef) else None
+
+    def other_module(self, name: str) -> tuple[ast.Module, bytes] | None:
+        """Syntax tree and source of another module of the tree; None where it has none such."""
+        place = name.replace(".", "/")
+        for path in (f"{place}.py", f"{place}/__init__.py"):
+            module, data = self.tree.parse(path), self.tree.read(path)
+            if module is not None and data is not None:
+                return module, data
+        return None
 
     def code(self, node: cst.CSTNode) -> str:
         """Source text of a node."""

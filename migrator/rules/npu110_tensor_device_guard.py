@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import libcst as cst
 
-from migrator.matchers import Place, cuda_only, places
-from migrator.receivers import evidence
+from migrator.flow import dotted as syntax_name
+from migrator.matchers import Place, cuda_only, dotted, places
+from migrator.receivers import Evidence, receivers
 from migrator.rule import (
     Absence,
     Example,
@@ -30,10 +31,11 @@ class TensorDeviceGuard(Rule):
 
     ## What it does
     Rewrites `tensor.is_cuda` to `tensor.device.type == "cuda"` (`!=` below `not`) wherever the
-    object before the dot is a tensor. That is decided from evidence in the module: annotations,
-    assignments, and what else is asked of the same object. `current_platform.is_cuda()`, other
-    methods, and attributes of other objects stay. Files that only ever run beside a CUDA, ROCm,
-    XPU or TPU device are listed as skipped.
+    object before the dot is a tensor for certain. That is decided from everything that may reach
+    it: annotations, assignments, fields, results of functions that return tensors, and calls that
+    only tensors take. An object of another class, or one way on which it may be one, leaves the
+    site for a person. `current_platform.is_cuda()` and other methods stay. Files that only ever run
+    beside a CUDA, ROCm, XPU or TPU device are listed as skipped.
 
     ## Why
     `is_cuda` is aliased to `is_npu` once a program imports torch_npu's `transfer_to_npu`, as many
@@ -51,8 +53,8 @@ class TensorDeviceGuard(Rule):
 
     code = "NPU110"
     safety = Safety.EQUIVALENT
-    # The literal comes first: a search that starts with a look-behind is ten times slower.
-    triggers = (r"\.is_cuda\b(?<!current_platform\.is_cuda)(?!\s*\()",)
+    # Only a parenthesis right behind it makes it a call for certain: one on the next line does not.
+    triggers = (r"is_cuda\b(?!\()",)
     sites = (
         Site(
             "apply_repetition_penalties",
@@ -102,36 +104,53 @@ def f(x: torch.Tensor):
     def check(self, file: File) -> Iterator[Finding]:
         """Report each `.is_cuda` that is not called."""
         elsewhere = cuda_only(file.path, file.imports)
+        asked = [p for p in places(file.module, cst.Attribute) if p.node.attr.value == _NAME]
+        known = _evidence(file, asked)
         for place in places(file.module, cst.Attribute):
             node = place.node
             parent = place.parent
+            name = place.qualified_name
             if node.attr.value == "type" and _is_rewritten(node, place):
-                yield migrated(place.qualified_name, node)
-            if node.attr.value != "is_cuda" or (
-                isinstance(parent, cst.Call) and parent.func is node
-            ):
+                yield migrated(name, node)
+            if node.attr.value != _NAME or (isinstance(parent, cst.Call) and parent.func is node):
                 continue
-            if isinstance(parent, cst.AssignTarget) or (
-                isinstance(parent, cst.AnnAssign) and parent.target is node
+            if isinstance(parent, (cst.AssignTarget, cst.Del)) or (
+                isinstance(parent, (cst.AnnAssign, cst.AugAssign)) and parent.target is node
             ):
-                yield skipped(place.qualified_name, node, "it is assigned to, not asked for")
+                yield skipped(name, node, "it is assigned to, not asked for")
                 continue
-            known = evidence(place, node.value, file.module, file.imports)
-            if known.tensor is False:
-                yield skipped(place.qualified_name, node, f"not a tensor: {known.why}")
+            found = known[id(node)]
+            if found.tensor is False:
+                yield skipped(name, node, f"not a tensor: {found.why}")
             elif elsewhere is not None:
-                yield skipped(place.qualified_name, node, elsewhere)
-            elif known.tensor is None:
-                yield manual(place.qualified_name, node, known.why)
+                yield skipped(name, node, elsewhere)
+            elif found.tensor is None:
+                yield manual(name, node, found.why)
             elif _quote(place) is None:
-                yield manual(place.qualified_name, node, "f-strings around it use both quotes")
+                yield manual(name, node, "f-strings around it use both quotes")
+            elif _is_printed(place):
+                yield manual(name, node, "an f-string with `=` prints its source")
+            elif (replace := _rewrite(node, place)) is None:
+                yield manual(name, node, "a comment stands within what would be rewritten")
             else:
-                yield changed(
-                    place.qualified_name,
-                    node,
-                    f"a tensor ({known.why}); under transfer_to_npu its is_cuda is true on an NPU",
-                    _rewrite(node, place),
-                )
+                why = f"a tensor ({found.why}); under transfer_to_npu its is_cuda is true on an NPU"
+                yield changed(name, node, why, replace)
+
+
+_NAME = "is_cuda"
+
+
+def _evidence(file: File, asked: Sequence[Place[cst.Attribute]]) -> dict[int, Evidence]:
+    """What is known of the receiver of each place, by the identity of its node."""
+    if not asked:
+        return {}
+    found = receivers(file.syntax, file.data, _NAME, file.other_module)
+    texts = [dotted(place.node) for place in asked]
+    if [syntax_name(node) for node, _ in found] != texts:
+        # Both trees are of one source, in one order.
+        raise AssertionError(f"Python and LibCST see other places of .{_NAME}")
+    pairs = zip(asked, found, strict=True)
+    return {id(place.node): evidence for place, (_, evidence) in pairs}
 
 
 def _is_rewritten(node: cst.Attribute, place: Place[cst.CSTNode]) -> bool:
@@ -147,26 +166,54 @@ def _is_rewritten(node: cst.Attribute, place: Place[cst.CSTNode]) -> bool:
     )
 
 
-def _rewrite(node: cst.Attribute, place: Place[cst.CSTNode]) -> Replace:
-    """Replace the attribute, together with a `not` right before it."""
+def _rewrite(node: cst.Attribute, place: Place[cst.CSTNode]) -> Replace | None:
+    """Replace the attribute, together with a `not` right before it; None where it cannot be.
+
+    No comment in it may be lost.
+    """
     parent = place.parent
     above = place.ancestors[-2] if len(place.ancestors) > 1 else None
     quote = _quote(place) or '"'
     if isinstance(parent, cst.UnaryOperation) and isinstance(parent.operator, cst.Not):
-        negated = parent
 
         def negate(new: cst.CSTNode) -> cst.CSTNode:
             assert isinstance(new, cst.UnaryOperation)
             assert isinstance(new.expression, cst.Attribute)
-            return _comparison(new.expression, cst.NotEqual(), new, _binds_tighter(above), quote)
+            inner = new.expression
+            outer = new if new.lpar or not _comments((*inner.lpar, *inner.rpar)) else inner
+            return _comparison(inner, cst.NotEqual(), outer, _binds_tighter(above), quote)
 
-        return Replace(negated, negate)
+        made: Callable[[cst.CSTNode], cst.CSTNode] = negate
+        replaced: cst.CSTNode = parent
+    else:
 
-    def compare(new: cst.CSTNode) -> cst.CSTNode:
-        assert isinstance(new, cst.Attribute)
-        return _comparison(new, cst.Equal(), new, _binds_tighter(parent), quote)
+        def compare(new: cst.CSTNode) -> cst.CSTNode:
+            assert isinstance(new, cst.Attribute)
+            return _comparison(new, cst.Equal(), new, _binds_tighter(parent), quote)
 
-    return Replace(node, compare)
+        made, replaced = compare, node
+    lost = _comments([replaced]) != _comments([made(replaced)])
+    return None if lost else Replace(replaced, made)
+
+
+def _comments(nodes: Sequence[cst.CSTNode]) -> list[str]:
+    """The comments within some nodes, in order."""
+    found: list[str] = []
+    stack = [*reversed(nodes)]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, cst.Comment):
+            found.append(node.value)
+        stack += reversed(node.children)
+    return found
+
+
+def _is_printed(place: Place[cst.CSTNode]) -> bool:
+    """Is it a part of what an f-string prints with its source: `f"{x.is_cuda=}"`?"""
+    return any(
+        isinstance(above, cst.FormattedStringExpression) and above.equal is not None
+        for above in place.ancestors
+    )
 
 
 def _quote(place: Place[cst.CSTNode]) -> str | None:

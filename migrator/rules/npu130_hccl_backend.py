@@ -78,7 +78,7 @@ class HcclBackend(Rule):
 
     code = "NPU130"
     safety = Safety.BEHAVIOUR
-    triggers = (r"nccl[\"']",)
+    triggers = (r"nccl[\"',]",)
     sites = (
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
         Site("init_worker_distributed_environment", ("vllm/v1/worker/gpu_worker.py",)),
