@@ -20,8 +20,18 @@ from dataclasses import dataclass
 import libcst as cst
 from libcst._nodes.internal import CodegenState
 
-from migrator.matchers import forget, parents_of
-from migrator.rule import Edit, File, Finding, Insert, Replace, Rule, Status, statements
+from migrator.matchers import DoubtfulError, forget, parents_of
+from migrator.rule import (
+    Edit,
+    File,
+    Finding,
+    Insert,
+    Replace,
+    Rule,
+    Status,
+    manual,
+    statements,
+)
 from migrator.statement_lines import Layout, Nodes, Piece
 from migrator.tree import Tree
 
@@ -245,10 +255,27 @@ def _findings(file: File, rules: Sequence[Rule]) -> list[tuple[Rule, Finding]]:
 def _checked(rule: Rule, file: File) -> list[Finding]:
     try:
         return list(rule.check(file))
+    except DoubtfulError as error:
+        return _left(rule, file, error)
     except RecursionError:
         raise
     except Exception as error:
         raise _RuleError(rule.code, error) from error
+
+
+def _left(rule: Rule, file: File, error: DoubtfulError) -> list[Finding]:
+    """Leave a rule's sites in a file for a person, where it is not certain what one of them is.
+
+    All of them: what the rule would do to the others may go with that.
+    """
+    names = {name for name, _ in file.every_definition()}
+    sites = {site.name for site in rule.sites if file.path in site.paths and site.name in names} | {
+        error.name
+    }
+    below = {name for name in sites if name.startswith(f"{error.name}.")}
+    if below:
+        sites.discard(error.name)
+    return [manual(site, error.node, f"{error.name}: {error.why}") for site in sorted(sites)]
 
 
 class _Editor(cst.CSTTransformer):

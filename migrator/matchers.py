@@ -228,41 +228,280 @@ def parents_of(root: cst.CSTNode) -> Parents:
     return _index(root)[0]
 
 
-def definitions(module: cst.Module) -> Definitions:
-    """Functions and classes by qualified name; the first of several with the same name counts.
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One statement of a module or a class body that binds a name."""
 
-    Definitions below `if`, `try` and `with` of a module or a class body are found too; those inside
-    functions are not.
+    node: cst.CSTNode
+    definition: bool
+    """Is it a `def` or `class`, not an assignment, an import or a `del`?"""
+    branch: tuple[int, ...]
+    """Identities of the suites around it that may not be run."""
+    order: int
+    """Place among the statements of the body."""
+    typing: bool
+    """Is it for type checkers only?"""
+
+
+class DoubtfulError(Exception):
+    """Which of several things a name stands for is not certain: a person has to look.
+
+    Args:
+        name: the qualified name.
+        node: the first definition.
+        why: why it is not certain.
     """
-    found: dict[str, cst.FunctionDef | cst.ClassDef] = {}
-    _define(module.body, "", found)
+
+    def __init__(self, name: str, node: cst.CSTNode, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+        self.node = node
+        self.why = why
+
+
+class Namespace:
+    """What the statements of a module or a class body bind, at any level but in other scopes."""
+
+    def __init__(self, body: Iterable[cst.CSTNode]) -> None:
+        self.bound: dict[str, list[Bound]] = {}
+        self._statements: list[cst.CSTNode] = []
+        self._visit(body, (), typing=False)
+
+    def _visit(self, body: Iterable[cst.CSTNode], branch: tuple[int, ...], *, typing: bool) -> None:
+        for statement in body:
+            order = len(self._statements)
+            self._statements.append(statement)
+            if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
+                self._add(statement.name.value, statement, branch, order, typing, definition=True)
+            elif isinstance(statement, cst.SimpleStatementLine):
+                for part in statement.body:
+                    for name in _bound_names(part):
+                        self._add(name, statement, branch, order, typing, definition=False)
+            elif isinstance(statement, cst.With):
+                self._visit(statement.body.body, branch, typing=typing)
+            elif isinstance(statement, cst.Match):
+                for case in statement.cases:
+                    self._visit(case.body.body, (*branch, id(case)), typing=typing)
+            else:
+                for suite, only in _branches(statement):
+                    inside = (*branch, id(suite))
+                    self._visit(getattr(suite, "body", ()), inside, typing=typing or only)
+
+    def _add(
+        self,
+        name: str,
+        node: cst.CSTNode,
+        branch: tuple[int, ...],
+        order: int,
+        typing: bool,
+        *,
+        definition: bool,
+    ) -> None:
+        self.bound.setdefault(name, []).append(Bound(node, definition, branch, order, typing))
+
+    def definitions(self, name: str) -> list[cst.FunctionDef | cst.ClassDef]:
+        """All definitions of a name, without those that only say something of another one."""
+        found = [b.node for b in self.bound.get(name, ()) if b.definition]
+        return [
+            node
+            for node in found
+            if isinstance(node, (cst.FunctionDef, cst.ClassDef))
+            and (len(found) == 1 or not _only_adds(node))
+        ]
+
+    def in_force(self, name: str) -> Bound | None:
+        """What a name stands for once the body was run; None where nothing binds it.
+
+        A later binding takes the place of an earlier one that it is run after in any case.
+
+        Raises:
+            DoubtfulError: there is more than one, or a definition is bound to something else.
+        """
+        found = [b for b in self.bound.get(name, ()) if not (b.definition and _only_adds(b.node))]
+        found = [b for b in found if not b.typing] or found
+        left: list[Bound] = []
+        for each in found:
+            if not each.definition and any(b.definition for b in left) and _wraps(each.node, name):
+                continue  # `f = wrapper(f)` is still f
+            kept = [
+                before
+                for before in left
+                if before.branch[: len(each.branch)] != each.branch
+                or self._used_between(name, before, each)
+            ]
+            left = [*kept, each]
+        if len(left) < 2 and not (left and not left[0].definition and len(found) > 1):
+            return left[0] if left else None
+        first = next((b for b in found if b.definition), found[0])
+        count = sum(b.definition for b in found)
+        if count > 1:
+            why = f"it is defined {count} times"
+        elif count:
+            why = "it is defined, and bound to something else as well"
+        elif len(left) == 1:
+            return left[0]
+        else:
+            why = f"it is assigned {len(left)} times"
+        raise DoubtfulError(name, first.node, f"{why}: which of them an NPU runs is not certain")
+
+    def _used_between(self, name: str, before: Bound, after: Bound) -> bool:
+        """Is a name used, while the body is run, before it is bound again?"""
+        if not before.definition:
+            return False
+        for statement in self._statements[before.order + 1 : after.order + 1]:
+            parts: Iterable[cst.CSTNode] = ()
+            if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
+                parts = statement.decorators
+            elif isinstance(statement, cst.SimpleStatementLine):
+                parts = statement.body if statement is not after.node else ()
+            for part in parts:
+                if any(isinstance(n, cst.Name) and n.value == name for n in walk(part)):
+                    return True
+        return False
+
+
+def _bound_names(statement: cst.CSTNode) -> list[str]:
+    """Names that a simple statement binds; one that is only annotated is not."""
+    if isinstance(statement, (cst.Import, cst.ImportFrom)):
+        return list(bound_by(statement))
+    targets: list[cst.CSTNode] = []
+    if isinstance(statement, cst.Assign):
+        targets = [target.target for target in statement.targets]
+    elif isinstance(statement, cst.Del) or (
+        isinstance(statement, cst.AnnAssign) and statement.value is not None
+    ):
+        targets = [statement.target]
+    names = []
+    for target in targets:
+        if isinstance(target, cst.Name):
+            names.append(target.value)
+        elif isinstance(target, (cst.Tuple, cst.List)):
+            names += [e.value.value for e in target.elements if isinstance(e.value, cst.Name)]
+    return names
+
+
+def _only_adds(node: cst.CSTNode) -> bool:
+    """Is it an `@overload`, or the setter or deleter of a property defined before?"""
+    if not isinstance(node, cst.FunctionDef):
+        return False
+    own = node.name.value
+    kinds = {"overload", *(f"{own}.{kind}" for kind in ("setter", "deleter", "getter"))}
+    kinds |= {"typing.overload", "typing_extensions.overload"}
+    return any(dotted(decorator.decorator) in kinds for decorator in node.decorators)
+
+
+def _wraps(statement: cst.CSTNode, name: str) -> bool:
+    """Does an assignment bind a name to a call that takes what the name stood for before?"""
+    if not isinstance(statement, cst.SimpleStatementLine):
+        return False
+    return any(
+        isinstance(part, cst.Assign)
+        and isinstance(part.value, cst.Call)
+        and any(dotted(argument.value) == name for argument in part.value.args)
+        for part in statement.body
+    )
+
+
+def _branches(statement: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, bool]]:
+    """Each suite of a compound statement, and whether it is for type checkers only."""
+    typing = isinstance(statement, cst.If) and dotted(statement.test) in (
+        *("TYPE_CHECKING", "typing.TYPE_CHECKING"),
+    )
+    for child in children(statement):
+        if isinstance(child, (cst.IndentedBlock, cst.SimpleStatementSuite)):
+            yield child, typing
+        elif isinstance(
+            child, (cst.If, cst.Else, cst.ExceptHandler, cst.ExceptStarHandler, cst.Finally)
+        ):
+            yield from _branches(child)
+
+
+@remembered(maxsize=64)
+def namespace(node: cst.CSTNode) -> Namespace:
+    """What a module or a class binds."""
+    assert isinstance(node, (cst.Module, cst.ClassDef))
+    return Namespace(node.body if isinstance(node, cst.Module) else node.body.body)
+
+
+def definition(module: cst.Module, qualified_name: str) -> cst.FunctionDef | cst.ClassDef | None:
+    """The function or class called `qualified_name` that is in force; None where there is none.
+
+    Definitions below `if`, `try` and the like of a module or a class body are found too; those
+    inside functions are not.
+
+    Raises:
+        DoubtfulError: it is not certain which of several is in force.
+    """
+    found = bound(module, qualified_name)
+    node = found.node if found is not None and found.definition else None
+    return node if isinstance(node, (cst.FunctionDef, cst.ClassDef)) else None
+
+
+def bound(module: cst.Module, qualified_name: str) -> Bound | None:
+    """What binds a qualified name for good: a definition, an assignment or an import.
+
+    Raises:
+        DoubtfulError: it is not certain which of several does.
+    """
+    at: cst.CSTNode = module
+    above: list[str] = []
+    found: Bound | None = None
+    for part in qualified_name.split("."):
+        if not isinstance(at, (cst.Module, cst.ClassDef)):
+            return None
+        try:
+            found = namespace(at).in_force(part)
+        except DoubtfulError as error:
+            raise DoubtfulError(".".join([*above, part]), error.node, error.why) from None
+        if found is None:
+            return None
+        at = found.node
+        above.append(part)
     return found
 
 
-def _define(
-    body: Iterable[cst.CSTNode], prefix: str, found: dict[str, cst.FunctionDef | cst.ClassDef]
-) -> None:
-    # Not a function inside of `definitions`: one that calls itself is a cycle of references, which
-    # would keep the module alive until the collector runs.
-    for statement in body:
-        if isinstance(statement, cst.FunctionDef):
-            found.setdefault(prefix + statement.name.value, statement)
-        elif isinstance(statement, cst.ClassDef):
-            found.setdefault(prefix + statement.name.value, statement)
-            _define(statement.body.body, f"{prefix}{statement.name.value}.", found)
-        elif isinstance(statement, (cst.If, cst.Else, cst.Try, cst.TryStar, cst.With)):
-            _define(_suites(statement), prefix, found)
+def definitions(module: cst.Module) -> Definitions:
+    """Functions and classes by qualified name: the one in force, the first where none is for sure.
+
+    Definitions below `if`, `try` and the like of a module or a class body are found too; those
+    inside functions are not.
+    """
+    found: dict[str, cst.FunctionDef | cst.ClassDef] = {}
+    for name, node in every_definition(module):
+        if name not in found:
+            try:
+                found[name] = definition(module, name) or node
+            except DoubtfulError:
+                found[name] = node
+    return found
+
+
+def every_definition(
+    module: cst.Module,
+) -> Iterator[tuple[str, cst.FunctionDef | cst.ClassDef]]:
+    """Every function and class with its qualified name, in source order, all of one name too."""
+    stack: list[tuple[str, cst.FunctionDef | cst.ClassDef]] = []
+
+    def below(node: cst.Module | cst.ClassDef, prefix: str) -> None:
+        inside = namespace(node)
+        made = [b.node for bounds in inside.bound.values() for b in bounds if b.definition]
+        order = {id(b.node): b.order for bounds in inside.bound.values() for b in bounds}
+        for each in sorted(made, key=lambda each: -order[id(each)]):
+            assert isinstance(each, (cst.FunctionDef, cst.ClassDef))
+            stack.append((prefix + each.name.value, each))
+
+    below(module, "")
+    while stack:
+        name, node = stack.pop()
+        yield name, node
+        if isinstance(node, cst.ClassDef):
+            below(node, f"{name}.")
 
 
 def _suites(statement: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The statements of every suite of a compound statement, `else` and handlers included."""
-    for child in children(statement):
-        if isinstance(child, (cst.IndentedBlock, cst.SimpleStatementSuite)):
-            yield from child.body
-        elif isinstance(
-            child, (cst.If, cst.Else, cst.ExceptHandler, cst.ExceptStarHandler, cst.Finally)
-        ):
-            yield from _suites(child)
+    for suite, _ in _branches(statement):
+        yield from getattr(suite, "body", ())
 
 
 def dotted(node: cst.CSTNode | None) -> str | None:

@@ -142,6 +142,9 @@ def forward_oot(
         else:
             yield manual(site, own, "vLLM gives this class a forward_oot of its own")
         return
+    if file.is_bound(site):
+        yield manual(site, class_, "vLLM gives this class a forward_oot of its own")
+        return
     names = tuple(parameter_names(cuda))
     if names[: len(takes)] != takes or (signature is None and names != takes):
         yield manual(site, cuda, f"its forward_cuda takes {names}, not {takes}")

@@ -20,7 +20,7 @@ from typing import ClassVar
 import libcst as cst
 from packaging.specifiers import SpecifierSet
 
-from migrator.matchers import Definitions, Imports, definitions
+from migrator.matchers import Imports, bound, definition, every_definition
 from migrator.tree import Tree
 
 TORCH_NPU = "torch_npu"
@@ -168,10 +168,9 @@ class File:
     needs: frozenset[str] = field(default_factory=frozenset)
     """What the findings of the other rules need here; only import rules look at it."""
 
-    @cached_property
-    def definitions(self) -> Definitions:
-        """Functions and classes of the module by qualified name."""
-        return definitions(self.module)
+    def every_definition(self) -> Iterator[tuple[str, cst.FunctionDef | cst.ClassDef]]:
+        """Every function and class with its qualified name, all of those that share one too."""
+        return every_definition(self.module)
 
     @cached_property
     def imports(self) -> Imports:
@@ -179,14 +178,41 @@ class File:
         return Imports.of(self.module)
 
     def function(self, qualified_name: str) -> cst.FunctionDef | None:
-        """The function or method called `qualified_name`; None where there is none."""
-        found = self.definitions.get(qualified_name)
+        """The function or method called `qualified_name` that is in force; None where none is.
+
+        Raises:
+            DoubtfulError: several are called so, and which one is in force is not certain. A rule
+                lets it pass: the engine leaves the rule's sites in this file for a person.
+        """
+        found = definition(self.module, qualified_name)
         return found if isinstance(found, cst.FunctionDef) else None
 
     def class_(self, qualified_name: str) -> cst.ClassDef | None:
-        """The class called `qualified_name`; None where there is none."""
-        found = self.definitions.get(qualified_name)
+        """The class called `qualified_name` that is in force; None where there is none.
+
+        Raises:
+            DoubtfulError: as for functions.
+        """
+        found = definition(self.module, qualified_name)
         return found if isinstance(found, cst.ClassDef) else None
+
+    def assignment(self, name: str) -> cst.SimpleStatementLine | None:
+        """The statement that gives a name of the module its value; None where there is none.
+
+        Raises:
+            DoubtfulError: as for functions.
+        """
+        found = bound(self.module, name)
+        node = found.node if found is not None else None
+        return node if isinstance(node, cst.SimpleStatementLine) else None
+
+    def is_bound(self, qualified_name: str) -> bool:
+        """Does anything give this name a value: a definition, an assignment or an import?
+
+        Raises:
+            DoubtfulError: as for functions.
+        """
+        return bound(self.module, qualified_name) is not None
 
     def other_module(self, name: str) -> tuple[ast.Module, bytes] | None:
         """Syntax tree and source of another module of the tree; None where it has none such."""

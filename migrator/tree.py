@@ -96,7 +96,8 @@ class Tree:
     def definition(self, path: str, qualified_name: str) -> Definition | None:
         """The function or class called `qualified_name` (`Class.method`) in the module at `path`.
 
-        Definitions below a module-level `if` or `try` count too.
+        Definitions below a module-level `if` or `try` count too. Of several, it is the last one
+        that is run in any case after those before it, or else the first.
         """
         module = self.parse(path)
         if module is None:
@@ -104,7 +105,7 @@ class Tree:
         body: list[ast.stmt] = module.body
         found: Definition | None = None
         for part in qualified_name.split("."):
-            found = next((d for d in _definitions(body) if d.name == part), None)
+            found = _in_force(body, part)
             if found is None:
                 return None
             body = found.body
@@ -294,18 +295,53 @@ def _listing(entries: Iterable[Entry]) -> str:
     return digest("".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def _definitions(body: list[ast.stmt]) -> Iterator[Definition]:
+def _in_force(body: list[ast.stmt], name: str) -> Definition | None:
+    """The definition of a name that holds once a body was run, as far as that is certain."""
+    found = [pair for pair in _definitions(body) if pair[0].name == name]
+    plain = [(node, branch) for node, branch in found if not _only_adds(node)] or found
+    plain = [(node, branch) for node, branch in plain if _TYPING not in branch] or plain
+    left: list[tuple[Definition, tuple[int, ...]]] = []
+    for node, branch in plain:
+        left = [pair for pair in left if pair[1][: len(branch)] != branch]
+        left.append((node, branch))
+    return left[0][0] if left else None
+
+
+_TYPING = -1
+"""In the place of a suite's identity: it is for type checkers only."""
+
+
+def _only_adds(node: Definition) -> bool:
+    """Is it an `@overload`, or the setter or deleter of a property defined before?"""
+    own = ("overload", "setter", "deleter", "getter")
+    return any(
+        (d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "")) in own
+        for d in node.decorator_list
+    )
+
+
+def _definitions(
+    body: list[ast.stmt], branch: tuple[int, ...] = ()
+) -> Iterator[tuple[Definition, tuple[int, ...]]]:
+    """Definitions of a body, each with the identities of the suites that may not be run."""
     for statement in body:
         if isinstance(statement, Definition):
-            yield statement
-        elif isinstance(statement, ast.If):
-            yield from _definitions(statement.body)
-            yield from _definitions(statement.orelse)
-        elif isinstance(statement, ast.Try):
-            yield from _definitions(statement.body)
-            for handler in statement.handlers:
-                yield from _definitions(handler.body)
-            yield from _definitions(statement.orelse)
+            yield statement, branch
+            continue
+        own = branch if isinstance(statement, ast.With) else (*branch, id(statement))
+        typing = isinstance(statement, ast.If) and ast.unparse(statement.test).endswith(
+            "TYPE_CHECKING"
+        )
+        suites: list[list[ast.stmt]] = [
+            getattr(statement, name, []) for name in ("body", "orelse", "finalbody")
+        ]
+        suites += [part.body for part in getattr(statement, "handlers", ())]
+        suites += [part.body for part in getattr(statement, "cases", ())]
+        for number, suite in enumerate(suites):
+            inside = own if own == branch else (*own, number)
+            if typing and suite is suites[0]:
+                inside = (*inside, _TYPING)
+            yield from _definitions(suite, inside)
 
 
 def release_of(tree: Tree) -> str | None:

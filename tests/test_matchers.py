@@ -223,7 +223,7 @@ def test_definitions() -> None:
         *("plain", "coroutine", "under_if", "under_elif", "under_else", "under_try"),
         *("under_except", "UnderTryElse", "UnderTryElse.method", "under_finally", "under_with"),
         *("Outer", "Outer.conditional", "Outer.Inner", "Outer.Inner.deep", "Outer.method"),
-        "nested",
+        *("nested", "under_for"),
     }
     assert '"first"' in module.code_for_node(found["Outer.method"])
 

@@ -153,7 +153,7 @@ def probe():
         if file.path == _INTERFACE:
             yield from _platform_attribute(file)
         elsewhere = cuda_only(file.path, file.imports)
-        for name, definition in file.definitions.items():
+        for name, definition in file.every_definition():
             if isinstance(definition, cst.FunctionDef) and elsewhere is None:
                 yield from _default(file, name, definition)
         imported: set[int] = set()

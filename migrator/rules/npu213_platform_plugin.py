@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted, walk
+from migrator.matchers import walk
 from migrator.rule import (
     Example,
     File,
@@ -121,33 +121,30 @@ builtin_platform_plugins = {{
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the table of platforms."""
-        for statement in file.module.body:
-            if not isinstance(statement, cst.SimpleStatementLine):
-                continue
-            part = statement.body[0]
-            if not isinstance(part, (cst.Assign, cst.AnnAssign)) or not isinstance(
-                part.value, cst.Dict
-            ):
-                continue
-            target = part.targets[0].target if isinstance(part, cst.Assign) else part.target
-            if dotted(target) != _TABLE:
-                continue
-            table = part.value
-            if any(
-                isinstance(node, cst.Name) and node.value == "npu_platform_plugin"
-                for node in walk(table)
-            ):
-                yield migrated(_TABLE, statement)
-            elif not table.elements or not isinstance(table.elements[0], cst.DictElement):
-                yield manual(_TABLE, statement, "the table has no entry to put another one beside")
-            else:
-                yield changed(
-                    _TABLE,
-                    statement,
-                    "vLLM knows no NPU platform",
-                    Insert(statement, PLUGIN, blank_lines=2),
-                    Replace(table, _with_entry),
-                )
+        statement = file.assignment(_TABLE)
+        part = statement.body[0] if statement is not None else None
+        if (
+            statement is None
+            or not isinstance(part, (cst.Assign, cst.AnnAssign))
+            or not isinstance(part.value, cst.Dict)
+        ):
+            return
+        table = part.value
+        if any(
+            isinstance(node, cst.Name) and node.value == "npu_platform_plugin"
+            for node in walk(table)
+        ):
+            yield migrated(_TABLE, statement)
+        elif not table.elements or not isinstance(table.elements[0], cst.DictElement):
+            yield manual(_TABLE, statement, "the table has no entry to put another one beside")
+        else:
+            yield changed(
+                _TABLE,
+                statement,
+                "vLLM knows no NPU platform",
+                Insert(statement, PLUGIN, blank_lines=2),
+                Replace(table, _with_entry),
+            )
 
 
 def _with_entry(node: cst.CSTNode) -> cst.CSTNode:

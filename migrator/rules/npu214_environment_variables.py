@@ -97,7 +97,6 @@ environment_variables = {{
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the table of variables."""
-        table: cst.CSTNode | None = None
         for statement in file.module.body:
             if not isinstance(statement, cst.SimpleStatementLine):
                 continue
@@ -105,14 +104,7 @@ environment_variables = {{
             if isinstance(part, cst.AugAssign) and dotted(part.target) == _TABLE:
                 yield migrated(_TABLE, statement)
                 return
-            if isinstance(part, cst.Assign):
-                target: cst.CSTNode = part.targets[0].target
-            elif isinstance(part, cst.AnnAssign) and part.value is not None:
-                target = part.target
-            else:
-                continue
-            if dotted(target) == _TABLE:
-                table = statement
+        table = file.assignment(_TABLE)
         if table is not None:
             yield changed(
                 _TABLE,

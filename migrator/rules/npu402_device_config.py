@@ -66,26 +66,24 @@ Device = Literal["auto", "cuda", "cpu", "npu"]
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the assignment of the literal type."""
-        for statement in file.module.body:
-            if not isinstance(statement, cst.SimpleStatementLine):
-                continue
-            part = statement.body[0]
-            if (
-                not isinstance(part, cst.Assign)
-                or dotted(part.targets[0].target) != "Device"
-                or not isinstance(part.value, cst.Subscript)
-                or (dotted(part.value.value) or "").rpartition(".")[2] != "Literal"
-            ):
-                continue
-            if '"npu"' in file.code(part.value).replace("'", '"'):
-                yield migrated("Device", statement)
-            else:
-                yield changed(
-                    "Device",
-                    statement,
-                    "the configuration refuses the device npu",
-                    Replace(part.value, _with_npu),
-                )
+        statement = file.assignment("Device")
+        part = statement.body[0] if statement is not None else None
+        if (
+            statement is None
+            or not isinstance(part, cst.Assign)
+            or not isinstance(part.value, cst.Subscript)
+            or (dotted(part.value.value) or "").rpartition(".")[2] != "Literal"
+        ):
+            return
+        if '"npu"' in file.code(part.value).replace("'", '"'):
+            yield migrated("Device", statement)
+        else:
+            yield changed(
+                "Device",
+                statement,
+                "the configuration refuses the device npu",
+                Replace(part.value, _with_npu),
+            )
 
 
 def _with_npu(node: cst.CSTNode) -> cst.CSTNode:
