@@ -203,7 +203,7 @@ class Flow:
             at = at.value
         if not isinstance(at, ast.Name):
             return None, True
-        found = {self._origin(binding, 0) for binding in self.bindings(at)}
+        found = {self._origin(binding, 0) for binding in self.bindings(at) if not _is_none(binding)}
         names = {name for name in found if name is not None}
         if not names:
             return None, True
@@ -213,16 +213,34 @@ class Flow:
     def _origin(self, binding: Binding, depth: int) -> str | None:
         if binding.kind == "import":
             return binding.name
-        if binding.kind == "value" and not binding.steps and depth < 4:
-            node, parts = binding.node, []
-            while isinstance(node, ast.Attribute):
-                parts.append(node.attr)
-                node = node.value
-            if isinstance(node, ast.Name):
-                found = {self._origin(each, depth + 1) for each in self.bindings(node)}
-                if len(found) == 1 and None not in found:
-                    return ".".join([found.pop() or "", *reversed(parts)])
+        if binding.kind == "value" and not binding.steps and isinstance(binding.node, ast.expr):
+            return self._stands_for(binding.node, depth + 1)
         return None
+
+    def _stands_for(self, node: ast.expr, depth: int) -> str | None:
+        """The qualified name that an expression stands for, where only imports reach it."""
+        if depth > 4:
+            return None
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        base: str | None = None
+        if isinstance(node, ast.Name):
+            found = {self._origin(each, depth) for each in self.bindings(node)}
+            base = found.pop() if len(found) == 1 else None
+        elif isinstance(node, ast.Call) and node.args:
+            last = node.args[-1]
+            text = last.value if isinstance(last, ast.Constant) else None
+            called = dotted(node.func) or ""
+            if not isinstance(text, str):
+                base = None
+            elif called == "getattr" and len(node.args) == 2:
+                of = self._stands_for(node.args[0], depth + 1)
+                base = None if of is None else f"{of}.{text}"
+            elif called.rpartition(".")[2] == "import_module" and len(node.args) == 1:
+                base = text
+        return None if base is None else ".".join([base, *reversed(parts)])
 
     # -- for the walkers -----------------------------------------------------------------------
 
@@ -262,6 +280,17 @@ class Flow:
             return node.module or ""
         parts = [*self._package[: len(self._package) - node.level + 1]]
         return ".".join([*(parts or ["." * node.level]), *([node.module] if node.module else [])])
+
+
+def _is_none(binding: Binding) -> bool:
+    """Is nothing bound, as where an import failed?"""
+    node = binding.node
+    return (
+        binding.kind == "value"
+        and not binding.steps
+        and isinstance(node, ast.Constant)
+        and node.value is None
+    )
 
 
 def lines_of(pattern: bytes, data: bytes) -> list[int]:

@@ -225,7 +225,7 @@ def test_definitions() -> None:
         *("Outer", "Outer.conditional", "Outer.Inner", "Outer.Inner.deep", "Outer.method"),
         *("nested", "under_for"),
     }
-    assert '"first"' in module.code_for_node(found["Outer.method"])
+    assert '"second"' in module.code_for_node(found["Outer.method"])
 
 
 def test_trees_see_the_same_definitions() -> None:

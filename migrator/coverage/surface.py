@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from migrator.coverage.conditions import asks_device, dotted, ends, evaluate, settled
+from migrator.flow import Flow
 from migrator.tree import module_name
 
 MODULE = "<module>"
@@ -59,6 +60,14 @@ _DEVICE_WORDS = frozenset({"device", "device_type", "device_types", "map_locatio
 _DEVICE_TAKERS = frozenset({"device", "to", "Generator", "autocast", "get_device_module"})
 _BY_NAME = frozenset({"getattr", "hasattr", "collective_rpc", "execute_method", "run_method"})
 _IMPORTERS = frozenset({"import_module", "resolve_obj_by_qualname", "__import__"})
+
+
+_OTHER_NAMES = re.compile(
+    rb"\btorch(?:\.cuda)?\s+as\b|\bfrom\s+torch(?:\.cuda)?\s+import\b|=\s*torch(?:\.cuda)?\s*$"
+    rb"|\bgetattr\(\s*torch\b|['\"]torch(?:\.cuda)?['\"]",
+    re.MULTILINE,
+)
+"""Where a module may give another name to `torch`, `torch.cuda` or a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,11 @@ def read(path: str, data: bytes) -> Facts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(data)
-        _Reader(facts).read(tree)
+        flow = None
+        if _OTHER_NAMES.search(data):
+            flow = Flow(tree, data)
+            flow.enter(range(1, data.count(b"\n") + data.count(b"\r") + 2))
+        _Reader(facts, flow).read(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         facts = Facts(path, failure=str(error) or type(error).__name__)
     return facts
@@ -139,8 +152,10 @@ def read(path: str, data: bytes) -> Facts:
 class _Reader:
     """Walks over one module."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, flow: Flow | None) -> None:
         self.facts = facts
+        self.flow = flow
+        """What names stand for, where the module may have other names for `torch.cuda`."""
         self.unit = facts.units.setdefault(MODULE, Unit())
         self.unit_name = MODULE
         self.scope: list[str] = []
@@ -394,6 +409,7 @@ class _Reader:
             node, why = stack.pop()
             kind = node.__class__
             if kind is ast.Name:
+                self.alias(node, why)  # type: ignore[arg-type]
                 if why is None and not self.quiet:
                     self.unit.refs.add(node.id)  # type: ignore[attr-defined]
             elif kind is ast.Attribute:
@@ -412,6 +428,13 @@ class _Reader:
             else:
                 stack.extend((child, why) for child in ast.iter_child_nodes(node))
 
+    def alias(self, node: ast.Name, why: str | None) -> None:
+        """A name that stands for `torch.cuda` or a part of it."""
+        if self.flow is not None and isinstance(node.ctx, ast.Load):
+            name, _ = self.flow.qualified(node)
+            if name is not None and re.match(r"torch\.cuda(\.|$)", name):
+                self.found(Kind.TORCH_CUDA, node, name, why)
+
     def attribute(
         self, node: ast.Attribute, why: str | None, stack: list[tuple[ast.AST, str | None]]
     ) -> None:
@@ -426,6 +449,9 @@ class _Reader:
                     self.unit.attrs.add(node.attr)
             stack.append((node.value, why))
             return
+        if self.flow is not None:
+            meant, _ = self.flow.qualified(node)
+            name = meant if meant is not None and meant.startswith("torch.") else name
         if name.startswith("torch."):
             if name.startswith("torch.cuda.") or name == "torch.cuda":
                 self.found(Kind.TORCH_CUDA, node, name, why)
@@ -494,10 +520,19 @@ class _Reader:
 
     def by_name(self, node: ast.Call, called: str, why: str | None) -> None:
         """What a call names by a string: an attribute, or a module to import."""
+        if called == "getattr" and len(node.args) > 1:
+            of, last = dotted(node.args[0]), node.args[1]
+            if self.flow is not None and isinstance(node.args[0], ast.Name | ast.Attribute):
+                of = self.flow.qualified(node.args[0])[0] or of
+            text = last.value if isinstance(last, ast.Constant) else None
+            if of == "torch" and text == "cuda":
+                self.found(Kind.TORCH_CUDA, node, 'getattr(torch, "cuda")', why)
         for argument in node.args:
             if not isinstance(argument, ast.Constant) or not isinstance(argument.value, str):
                 continue
             text = argument.value
+            if called in _IMPORTERS and re.match(r"torch\.cuda(\.|$)", text):
+                self.found(Kind.TORCH_CUDA, node, f'{called}("{text}")', why)
             if called in _IMPORTERS and is_cuda_package(text):
                 self.found(Kind.CUDA_IMPORT, node, f'{called}("{text}")', why)
             elif called in _IMPORTERS and why is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from migrator.matchers import Place, dotted, places
+from migrator.origins import origins
 from migrator.rule import (
     Absence,
     Example,
@@ -18,6 +19,7 @@ from migrator.rule import (
     Safety,
     Site,
     changed,
+    manual,
     migrated,
 )
 from migrator.rules.npu200_device_module_import import DEVICE_GRAPH, DEVICE_MODULE
@@ -54,6 +56,7 @@ _STATE = "vllm/distributed/parallel_state.py"
 _GRAPH = "vllm/compilation/cuda_graph.py"
 _MEMORY = "vllm/utils/mem_utils.py"
 _UTILS = "vllm/utils/__init__.py"
+_CUDA = "torch.cuda"
 _UTILS_SCOPES = ("MemorySnapshot", "memory_profiling", "DeviceMemoryProfiler")
 """What the NPU's worker uses of `vllm.utils`; the rest there is CUDA's own bookkeeping."""
 
@@ -66,7 +69,10 @@ class DeviceModule(Rule):
     other names that `torch.npu` has as well to `device_module().…`, and `torch.cuda.CUDAGraph()` to
     `device_graph()`. Only in the files that the NPU worker and model runner inherit from or call:
     GPU worker, GPU model runner, process groups, graph capture, memory measurement. Annotations
-    stay.
+    stay. `torch.cuda` is what the imports say: `import torch.cuda as tc`, `from torch import cuda`,
+    `from torch.cuda import Stream` and `import torch as th` are seen through, and a parameter or
+    variable of such a name is not. What is taken by a string, or may be something else, is left
+    for a person.
 
     ## Why
     These calls are unconditional there, and on an NPU they would open a CUDA device. Replacing the
@@ -88,7 +94,7 @@ class DeviceModule(Rule):
     code = "NPU210"
     safety = Safety.EQUIVALENT
     paths = (_RUNNER, _WORKER, _STATE, _GRAPH, _MEMORY, _UTILS)
-    triggers = (r"torch\.cuda\.", r"device_module\(\)")
+    triggers = (r"\bcuda\b", r"device_module\(\)")
     sites = (
         Site("GPUModelRunner", (_RUNNER,)),
         Site("GroupCoordinator.graph_capture", (_STATE,)),
@@ -172,30 +178,46 @@ torch.cuda.set_stream = _patched_set_stream
     )
 
     def check(self, file: File) -> Iterator[Finding]:
-        """Report calls through `torch.cuda` and those that are rewritten already."""
+        """Report calls through `torch.cuda`, by whatever name, and those rewritten already."""
         for place in places(file.module, cst.Attribute):
             node = place.node
-            site = _site(place)
-            if file.path == _UTILS and site.partition(".")[0] not in _UTILS_SCOPES:
+            called = dotted(node.value.func) if isinstance(node.value, cst.Call) else None
+            if called == DEVICE_MODULE and _is_shared(file, place):
+                yield migrated(_site(place), node, [DEVICE_MODULE])
+        for origin in origins(file.module, file.syntax, file.data, "torch"):
+            if _is_annotation(origin.place) or not _is_shared(file, origin.place):
                 continue
-            if isinstance(node.value, cst.Call) and dotted(node.value.func) == DEVICE_MODULE:
-                yield migrated(site, node, [DEVICE_MODULE])
-            elif dotted(node.value) == "torch.cuda" and not _is_annotation(place):
-                yield from _rewrite(site, node, place)
+            before: cst.CSTNode | None = None
+            for name, use in origin.chain():
+                if name.rpartition(".")[0] == _CUDA:
+                    yield from _rewrite(use, before, name.rpartition(".")[2], origin.certain)
+                before = use.node
+        for asked in places(file.module, (cst.Call, cst.Subscript)):
+            text = _by_string(asked.node)
+            if text is not None and _is_shared(file, asked):
+                yield manual(_site(asked), asked.node, f"it names torch.cuda by a string: {text}")
 
 
-def _rewrite(site: str, node: cst.Attribute, place: Place[cst.CSTNode]) -> Iterator[Finding]:
-    name = node.attr.value
-    if name in NAMES:
-        inner = node.value
-        yield changed(
-            site,
-            node,
-            f"torch.cuda.{name} belongs to CUDA; the NPU worker shares this code",
-            Replace(inner, lambda _: cst.parse_expression(f"{DEVICE_MODULE}()")),
-            needs=[DEVICE_MODULE],
-        )
-    elif name == "CUDAGraph" and isinstance(place.parent, cst.Call) and place.parent.func is node:
+def _rewrite(
+    place: Place[cst.CSTNode], before: cst.CSTNode | None, name: str, certain: bool
+) -> Iterator[Finding]:
+    """Report one use of a name of `torch.cuda`.
+
+    Args:
+        place: the attribute, or the name where it was imported by itself.
+        before: what stands for `torch.cuda` before the dot; None for an imported name.
+        name: the name in `torch.cuda`.
+        certain: whether it is that for certain.
+    """
+    node, site = place.node, _site(place)
+    is_graph = name == "CUDAGraph" and (
+        isinstance(place.parent, cst.Call) and place.parent.func is node
+    )
+    if name not in NAMES and not is_graph:
+        return
+    if not certain:
+        yield manual(site, node, f"it may be torch.cuda.{name}, or what else its name is bound to")
+    elif is_graph:
         yield changed(
             site,
             node,
@@ -203,6 +225,39 @@ def _rewrite(site: str, node: cst.Attribute, place: Place[cst.CSTNode]) -> Itera
             Replace(node, lambda _: cst.Name(DEVICE_GRAPH)),
             needs=[DEVICE_MODULE, DEVICE_GRAPH],
         )
+    else:
+        call = cst.parse_expression(f"{DEVICE_MODULE}()")
+        edit = (
+            Replace(node, lambda _: cst.Attribute(call, cst.Name(name)))
+            if before is None
+            else Replace(before, lambda _: call)
+        )
+        why = f"torch.cuda.{name} belongs to CUDA; the NPU worker shares this code"
+        yield changed(site, node, why, edit, needs=[DEVICE_MODULE])
+
+
+def _by_string(node: cst.CSTNode) -> str | None:
+    """The string by which a call or an index takes `torch.cuda`, where it is no plain alias."""
+    if isinstance(node, cst.Subscript):
+        strings = [e.slice.value for e in node.slice if isinstance(e.slice, cst.Index)]
+    elif isinstance(node, cst.Call):
+        strings = [argument.value for argument in node.args]
+    else:
+        return None
+    texts = [s.evaluated_value for s in strings if isinstance(s, cst.SimpleString)]
+    for text in texts:
+        if isinstance(text, str) and (text == _CUDA or text.startswith(f"{_CUDA}.")):
+            return text
+    if isinstance(node, cst.Call) and dotted(node.func) == "getattr" and len(node.args) > 1:
+        of = dotted(node.args[0].value) or ""
+        if (of == "torch" and "cuda" in texts) or (of == _CUDA and NAMES.intersection(texts)):
+            return f"{of}.{texts[0]!s}"
+    return None
+
+
+def _is_shared(file: File, place: Place[cst.CSTNode]) -> bool:
+    """Does the NPU's worker share the code around a place?"""
+    return file.path != _UTILS or _site(place).partition(".")[0] in _UTILS_SCOPES
 
 
 def _site(place: Place[cst.CSTNode]) -> str:
