@@ -250,10 +250,12 @@ class DoubtfulError(Exception):
         name: the qualified name.
         node: the first definition.
         why: why it is not certain.
+        defined: is one of them a definition?
     """
 
-    def __init__(self, name: str, node: cst.CSTNode, why: str) -> None:
+    def __init__(self, name: str, node: cst.CSTNode, why: str, *, defined: bool) -> None:
         super().__init__(f"{name}: {why}")
+        self.defined = defined
         self.name = name
         self.node = node
         self.why = why
@@ -342,7 +344,8 @@ class Namespace:
             return left[0]
         else:
             why = f"it is assigned {len(left)} times"
-        raise DoubtfulError(name, first.node, f"{why}: which of them an NPU runs is not certain")
+        why = f"{why}: which of them an NPU runs is not certain"
+        raise DoubtfulError(name, first.node, why, defined=count > 0)
 
     def _used_between(self, name: str, before: Bound, after: Bound) -> bool:
         """Is a name used, while the body is run, before it is bound again?"""
@@ -432,7 +435,12 @@ def definition(module: cst.Module, qualified_name: str) -> cst.FunctionDef | cst
     Raises:
         DoubtfulError: it is not certain which of several is in force.
     """
-    found = bound(module, qualified_name)
+    try:
+        found = bound(module, qualified_name)
+    except DoubtfulError as error:
+        if error.defined:
+            raise
+        return None  # it is assigned only, in several places
     node = found.node if found is not None and found.definition else None
     return node if isinstance(node, (cst.FunctionDef, cst.ClassDef)) else None
 
@@ -452,7 +460,8 @@ def bound(module: cst.Module, qualified_name: str) -> Bound | None:
         try:
             found = namespace(at).in_force(part)
         except DoubtfulError as error:
-            raise DoubtfulError(".".join([*above, part]), error.node, error.why) from None
+            whole = ".".join([*above, part])
+            raise DoubtfulError(whole, error.node, error.why, defined=error.defined) from None
         if found is None:
             return None
         at = found.node

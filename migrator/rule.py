@@ -20,7 +20,7 @@ from typing import ClassVar
 import libcst as cst
 from packaging.specifiers import SpecifierSet
 
-from migrator.matchers import Imports, bound, definition, every_definition
+from migrator.matchers import DoubtfulError, Imports, bound, definition, every_definition
 from migrator.tree import Tree
 
 TORCH_NPU = "torch_npu"
@@ -207,12 +207,11 @@ class File:
         return node if isinstance(node, cst.SimpleStatementLine) else None
 
     def is_bound(self, qualified_name: str) -> bool:
-        """Does anything give this name a value: a definition, an assignment or an import?
-
-        Raises:
-            DoubtfulError: as for functions.
-        """
-        return bound(self.module, qualified_name) is not None
+        """Does anything give this name a value: a definition, an assignment or an import?"""
+        try:
+            return bound(self.module, qualified_name) is not None
+        except DoubtfulError:
+            return True
 
     def other_module(self, name: str) -> tuple[ast.Module, bytes] | None:
         """Syntax tree and source of another module of the tree; None where it has none such."""

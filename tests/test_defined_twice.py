@@ -174,6 +174,10 @@ def test_what_is_only_assigned_is_no_definition() -> None:
     assert definition(module, "f") is None
     assert bound(module, "f") is not None
     assert bound(module, "g") is None
+    module = cst.parse_module("if a: f = 1\nelse: f = 2\n")
+    assert definition(module, "f") is None
+    with pytest.raises(DoubtfulError):
+        bound(module, "f")
 
 
 def test_trees_prefer_the_definition_in_force() -> None:

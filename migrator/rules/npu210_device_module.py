@@ -245,9 +245,11 @@ def _by_string(node: cst.CSTNode) -> str | None:
     else:
         return None
     texts = [s.evaluated_value for s in strings if isinstance(s, cst.SimpleString)]
-    for text in texts:
-        if isinstance(text, str) and (text == _CUDA or text.startswith(f"{_CUDA}.")):
-            return text
+    called = dotted(node.func if isinstance(node, cst.Call) else node.value) or ""
+    if called.rpartition(".")[2] in ("import_module", "__import__") or called == "sys.modules":
+        for text in texts:
+            if isinstance(text, str) and (text == _CUDA or text.startswith(f"{_CUDA}.")):
+                return text
     if isinstance(node, cst.Call) and dotted(node.func) == "getattr" and len(node.args) > 1:
         of = dotted(node.args[0].value) or ""
         if (of == "torch" and "cuda" in texts) or (of == _CUDA and NAMES.intersection(texts)):
