@@ -275,8 +275,10 @@ class Namespace:
             self._statements.append(statement)
             if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
                 self._add(statement.name.value, statement, branch, order, typing, definition=True)
-            elif isinstance(statement, cst.SimpleStatementLine):
-                for part in statement.body:
+            elif isinstance(statement, (cst.SimpleStatementLine, cst.BaseSmallStatement)):
+                # What stands on the line of an `if` is no line of its own.
+                line = isinstance(statement, cst.SimpleStatementLine)
+                for part in getattr(statement, "body", ()) if line else (statement,):
                     for name in _bound_names(part):
                         self._add(name, statement, branch, order, typing, definition=False)
             elif isinstance(statement, cst.With):
