@@ -57,7 +57,7 @@ def features(
             "out": str(out),
             "model": str(model),
             "checks": list(CHECKS),
-            "engine": {**ENGINE, "enforce_eager": True, "skip_tokenizer_init": True},
+            "engine": {**ENGINE, "enforce_eager": True},
         }
         job.write_text(json.dumps(content), encoding="utf-8")
         settings = {**environment.variables(tree, work), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
