@@ -16,6 +16,7 @@ BODY = """\
 if (
     positions.device.type != "npu"
     or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
+    or type(self).forward_native is not RotaryEmbedding.forward_native
 ):
     return self.forward_native(positions, *args, **kwargs)
 
@@ -37,7 +38,8 @@ class RotaryEmbeddingForwardOot(Rule):
     Gives `RotaryEmbedding` a `forward_oot` that calls `forward_cuda` for an NPU tensor, where rule
     NPU101's branch takes over, with query and key contiguous: four copies a layer less, for what
     comes back is what attention takes. A subclass with a `forward_cuda` of its own (multimodal,
-    vision and long-context rotations) stays on its native path.
+    vision and long-context rotations), or with a `forward_native` of its own and none (Fourier),
+    stays on its native path.
 
     ## Why
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path, so
@@ -50,6 +52,7 @@ class RotaryEmbeddingForwardOot(Rule):
         if (
             positions.device.type != "npu"
             or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
+            or type(self).forward_native is not RotaryEmbedding.forward_native
         ):
             return self.forward_native(positions, *args, **kwargs)
         ...
@@ -117,6 +120,7 @@ class RotaryEmbedding(CustomOp):
         if (
             positions.device.type != "npu"
             or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
+            or type(self).forward_native is not RotaryEmbedding.forward_native
         ):
             return self.forward_native(positions, *args, **kwargs)
 

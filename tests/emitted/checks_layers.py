@@ -294,7 +294,7 @@ def check_rotary_embedding_elsewhere_is_native() -> None:
 
 
 def check_rotary_subclasses() -> None:
-    """One that only scales the cache takes the operator; one with its own kernel stays native."""
+    """One that only scales the cache takes the operator; one with its own rotation stays native."""
     for release in RELEASES:
         device = TorchNpu()
         with vllm(release, torch_npu=device) as load:
@@ -318,6 +318,14 @@ def check_rotary_subclasses() -> None:
                 def forward_cuda(self, *args: Any) -> None:
                     raise AssertionError("the CUDA kernel is called on an NPU")
 
+            class Coefficients(base):  # type: ignore[misc, valid-type]
+                """Learned ones, as Fourier's: rotated natively, on CUDA too."""
+
+                name = "coefficients"
+
+                def forward_native(self, *_: Any) -> str:
+                    return "native"
+
             tensors = [npu(torch.tensor([1])), npu(torch.randn(1, 32)), npu(torch.randn(1, 32))]
             scaled = Scaled(16, 16, 64, 100.0, True, torch.float32)
             scaled.cos_sin_cache = npu(scaled.cos_sin_cache)
@@ -326,4 +334,6 @@ def check_rotary_subclasses() -> None:
             own = Own(16, 16, 64, 100.0, True, torch.float32)
             assert own(*tensors) == ("native", None)
             assert own(*tensors, offsets=7) == ("native", 7)
+            learned = Coefficients(16, 16, 64, 100.0, True, torch.float32)
+            assert learned(*tensors) == "native"
         assert device.names() == ["npu_rotary_mul", "npu_rotary_mul"]

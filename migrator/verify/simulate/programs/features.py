@@ -211,13 +211,12 @@ ARGUMENTS: dict[str, Any] = {
     "high_freq_factor": 4.0,
     "short_factor": [1.0] * (SIZE // 2),
     "long_factor": [2.0] * (SIZE // 2),
-    "mrope_section": [8, 8, 16],
+    "mrope_section": [16, 8, 8],
     "xdrope_section": [8, 8, 8, 8],
     "scaling_beta_fast": 32,
     "init_cache": True,
 }
 SECTIONS = {"mrope_section", "xdrope_section"}
-VARIADIC = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 SECTIONED = {"MRotaryEmbedding": 3, "XDRotaryEmbedding": 4}
 """Positions of a token have as many parts."""
 
@@ -249,9 +248,12 @@ def made(kind: Any, dtype: Any) -> Any | None:
         for p in parameters
         if p.name in ARGUMENTS and (p.default is p.empty or p.name in SECTIONS)
     }
+    if kind.__name__.startswith("Ernie"):
+        # Height and width come first.
+        given["mrope_section"] = [8, 8, 16]
     if "dtype" in {p.name for p in parameters}:
         given["dtype"] = dtype
-    needed = {p.name for p in parameters if p.default is p.empty and p.kind not in VARIADIC}
+    needed = {p.name for p in parameters if p.default is p.empty}
     if needed - given.keys():
         return None
     with set_current_vllm_config(VllmConfig()):
@@ -269,7 +271,9 @@ def compare_rotary(kind: Any, dtype: Any) -> bool:
     positions = torch.randint(0, LENGTH // 2, (*parts, TOKENS))
     query = torch.randn(TOKENS, HEADS * SIZE, dtype=dtype)
     key = torch.randn(TOKENS, SIZE, dtype=dtype)
-    wanted = layer.forward_native(positions, query.clone(), key.clone())
+    # What a class does that dispatches to nothing, it does on the CPU too.
+    native = layer.forward_native if "forward" not in vars(kind) else layer
+    wanted = native(positions, query.clone(), key.clone())
     found = layer.npu()(positions.npu(), query.npu(), key.npu())
     for part, right in zip(found, wanted, strict=True):
         near(kind.__name__, part, right, 2e-2 if dtype is torch.bfloat16 else 4e-3)
