@@ -498,6 +498,14 @@ def reference(text: str, release: str) -> str:
     return f"“{name}”" if kind == "case" else f"`{name.rpartition('::')[2]}`"
 
 
+def said(answer: Answer) -> str:
+    """An answer and its words, which may begin with it."""
+    word = SAID[answer.says]
+    if answer.why.startswith(word):
+        return f"**{word}**{answer.why.removeprefix(word)}"
+    return f"**{word}**: {answer.why}"
+
+
 def page(release: str, found: list[Found]) -> str:
     """The page of a release in Markdown."""
     counts = {says: sum(any(a.says == says for a in f.answers) for f in found) for says in SAID}
@@ -521,7 +529,7 @@ def page(release: str, found: list[Found]) -> str:
         if rows:
             lines += ["", f"## {title}", "", "| | answer | by |", "| --- | --- | --- |"]
         for answers, names in rows.items():
-            says = "; ".join(f"**{SAID[a.says]}**: {a.why}" for a in answers)
+            says = "; ".join(said(a) for a in answers)
             by = list(dict.fromkeys(reference(b, release) for a in answers for b in a.by))
             lines.append(
                 f"| {', '.join(f'`{name}`' for name in names)} | {says or '**none**'} "

@@ -30,6 +30,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "options": ("enable_prompt_embeds", "logprobs_mode", "scheduling_policy"),
     "logits processor": ("logits_processors",),
     "pooling": (),
+    "model of transformers": ("model_impl",),
     "weights in host memory": (),
 }
 """Check of the program → what it has to try at least."""

@@ -91,12 +91,29 @@ def check_weights_in_host_memory(job: Job) -> list[str]:
     parameters = SamplingParams(max_tokens=4, temperature=0, detokenize=False, ignore_eos=True)
     found = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], parameters, use_tqdm=False)
     close(llm)
+    compare_tokens(job, found, 4)
+    return ["cpu_offload_gb"]
+
+
+def check_model_of_transformers(job: Job) -> list[str]:
+    """The model as transformers has it, with vLLM's attention: its own greedy tokens."""
+    from vllm import SamplingParams
+
+    llm = engine(job, model_impl="transformers")
+    parameters = SamplingParams(max_tokens=4, temperature=0, detokenize=False, ignore_eos=True)
+    found = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], parameters, use_tqdm=False)
+    close(llm)
+    compare_tokens(job, found, 4)
+    return ["model_impl"]
+
+
+def compare_tokens(job: Job, found: Any, count: int) -> None:
+    """Raise where the first answers to PROMPTS are not the best tokens by transformers."""
     model = transformer(job)
     for prompt, result in zip(PROMPTS, found, strict=True):
         tokens = list(result.outputs[0].token_ids)
-        if tokens != greedy(model, prompt, 4):
-            raise AssertionError(f"{tokens}, not {greedy(model, prompt, 4)}")
-    return ["cpu_offload_gb"]
+        if tokens != (wanted := greedy(model, prompt, count)):
+            raise AssertionError(f"{tokens}, not {wanted}")
 
 
 FAVOURITE = 7
@@ -303,6 +320,7 @@ CHECKS: dict[str, Callable[[Job], list[str]]] = {
     "options": check_options,
     "logits processor": check_logits_processor,
     "pooling": check_pooling,
+    "model of transformers": check_model_of_transformers,
     "weights in host memory": check_weights_in_host_memory,
 }
 
