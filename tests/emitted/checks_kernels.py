@@ -79,9 +79,9 @@ def check_slots_of_many_batches() -> None:
         want = rows[owners, positions // 128] * 128 + positions % 128
         table = block_table(rows.tolist(), capacity=num_tokens + 3)
         starts = torch.tensor([0, *ends, *[ends[-1]] * 2], dtype=torch.int32)
-        seen = Operators()
-        with seen:
-            kernels().compute_slot_mapping(table, num_reqs, starts, torch.from_numpy(positions))
+        given, module = torch.from_numpy(positions), kernels()
+        with Operators() as seen:
+            module.compute_slot_mapping(table, num_reqs, starts, given)
         assert table.slot_mapping.gpu.tolist() == [*want.tolist(), -1, -1, -1]
         assert {o for o, dtype in seen.results if dtype == torch.int64} == {"slice"}
         assert not {o for o, _ in seen.results} & {"bucketize", "searchsorted", "index"}
