@@ -806,6 +806,10 @@ class _Judge:
                 return self._own_method(owner.node, name, ())
             case "plain":
                 return _PLAIN_TYPE
+            case "unknown" if name in _METHODS and isinstance(node.func, ast.Attribute):
+                why = self._asked_as_tensor(node.func.value)
+                if why is not None:
+                    return Type("tensor", f"{name} of a tensor: {why}")
         return UNKNOWN
 
     def _of_map(self, owner: Type, name: str, node: ast.Call) -> Type:
