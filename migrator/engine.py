@@ -21,6 +21,7 @@ import libcst as cst
 from libcst._nodes.internal import CodegenState
 
 from migrator.matchers import DoubtfulError, forget, parents_of
+from migrator.outline import Lines, Outline, outline
 from migrator.rule import (
     Edit,
     File,
@@ -29,6 +30,7 @@ from migrator.rule import (
     Replace,
     Rule,
     Status,
+    WantedError,
     manual,
     statements,
 )
@@ -122,12 +124,98 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
     parsed = _parsed(path, data)
     if isinstance(parsed, str):
         return FileResult(path, None, failure=parsed)
+    names = _names(rules)
+    while True:
+        short = outline(data, parsed, _wanted(rules, names))
+        try:
+            if short is not None:
+                result = _migrate_outline(path, data, parsed, short, names, rules, tree)
+                if result is not None:
+                    return result
+            break
+        except WantedError as error:
+            if not error.names:
+                break
+            names |= error.names
+    return _migrate_module(path, data, data, parsed, parsed, rules, tree, None)
+
+
+def _names(rules: Sequence[Rule]) -> frozenset[str]:
+    """The names of the sites of some rules, and of what goes with them."""
+    parts = (part for rule in rules for site in rule.sites for part in site.name.split("."))
+    return frozenset(parts) | {"forward_cuda", "forward_oot"}
+
+
+def _wanted(rules: Sequence[Rule], names: Iterable[str]) -> bytes:
+    """What stands in each statement that the rules look at."""
+    expressions = [text for rule in rules for text in (*rule.triggers, *rule.reads)]
+    words = "|".join(sorted(re.escape(name) for name in names))
+    return "|".join(f"(?:{text})" for text in [*expressions, rf"\b(?:{words})\b"]).encode()
+
+
+def _migrate_outline(
+    path: str,
+    data: bytes,
+    parsed: ast.Module,
+    short: Outline,
+    names: frozenset[str],
+    rules: Sequence[Rule],
+    tree: Tree,
+) -> FileResult | None:
+    """Run rules over a file's outline; None where the whole of it has to be looked at."""
+    inner = _parsed(path, short.data)
+    before = short.expand(short.data)
+    if isinstance(inner, str) or before is None or before[0] != data:
+        return None
+    result = _migrate_module(path, short.data, data, inner, parsed, rules, tree, names)
+    if result.failure is not None:
+        return None  # the whole file says what is wrong with it
+    expanded = short.expand(result.after) if result.after is not None else before
+    if expanded is None:
+        return None
+    records = tuple(
+        dataclasses.replace(
+            record,
+            before=_whole(record.before, before[1]),
+            after=_whole(record.after, expanded[1]),
+        )
+        for record in result.records
+    )
+    return FileResult(path, None if result.after is None else expanded[0], records)
+
+
+def _whole(span: Span | None, lines: Lines) -> Span | None:
+    return span and Span(lines.whole(span.line), lines.whole(span.end_line))
+
+
+def _migrate_module(
+    path: str,
+    data: bytes,
+    whole: bytes,
+    parsed: ast.Module,
+    syntax: ast.Module,
+    rules: Sequence[Rule],
+    tree: Tree,
+    names: frozenset[str] | None,
+) -> FileResult:
+    """Run rules over a module or its outline.
+
+    Args:
+        path: the file's path in the tree.
+        data: what is parsed of the file.
+        whole: all of it.
+        parsed: what Python's parser makes of `data`.
+        syntax: what it makes of `whole`.
+        rules: in the order of their codes.
+        tree: for rules that probe other files.
+        names: the names that an outline has all of; None for the whole module.
+    """
     try:
         module = cst.parse_module(data)
     except (SyntaxError, cst.ParserSyntaxError, ValueError, RecursionError) as error:
         return FileResult(path, None, failure=f"LibCST cannot parse it: {_first_line(error)}")
     try:
-        findings = _findings(File(path, module, tree, parsed, data), rules)
+        findings = _findings(File(path, module, tree, syntax, whole, names), rules)
         if not findings:
             return FileResult(path, None)
         edits = [edit for _, finding in findings for edit in finding.edits]
@@ -255,6 +343,8 @@ def _findings(file: File, rules: Sequence[Rule]) -> list[tuple[Rule, Finding]]:
 def _checked(rule: Rule, file: File) -> list[Finding]:
     try:
         return list(rule.check(file))
+    except WantedError:
+        raise
     except DoubtfulError as error:
         return _left(rule, file, error)
     except RecursionError:

@@ -131,7 +131,7 @@ def forward_oot(
         signature: the method's own first line; that of `forward_cuda` when left out.
     """
     site = f"{class_name}.forward_oot"
-    class_ = file.class_(class_name)
+    class_ = file.head(class_name)
     cuda = file.function(f"{class_name}.forward_cuda")
     if class_ is None or cuda is None:
         return

@@ -154,28 +154,64 @@ def manual(site: str, node: cst.CSTNode, reason: str) -> Finding:
     return Finding(Status.MANUAL, site, node, reason)
 
 
+class WantedError(Exception):
+    """A rule looks at what was left out when its file was parsed.
+
+    Args:
+        names: what it looks for; none for the whole module.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        super().__init__("wanted")
+        self.names = frozenset(names)
+
+
 @dataclass
 class File:
     """One parsed module of the tree, as rules see it."""
 
     path: str
-    module: cst.Module
+    kept: cst.Module
+    """The module without what no rule of this file looks for, or all of it."""
     tree: Tree
     syntax: ast.Module
     """What Python's own parser makes of the same source."""
     data: bytes
     """The source."""
+    names: frozenset[str] | None = None
+    """The names that `kept` has all of; None where it is the whole module."""
     needs: frozenset[str] = field(default_factory=frozenset)
     """What the findings of the other rules need here; only import rules look at it."""
 
+    @property
+    def module(self) -> cst.Module:
+        """The whole module.
+
+        Raises:
+            WantedError: it was not parsed as a whole; the engine does that then, and asks again.
+        """
+        if self.names is not None:
+            raise WantedError
+        return self.kept
+
+    def want(self, qualified_name: str) -> None:
+        """Make sure that whatever says a name is in `kept`.
+
+        Raises:
+            WantedError: it may not be; the engine parses that, too, and asks again.
+        """
+        lacking = {*qualified_name.split(".")} - (self.names or frozenset())
+        if self.names is not None and lacking:
+            raise WantedError(lacking)
+
     def every_definition(self) -> Iterator[tuple[str, cst.FunctionDef | cst.ClassDef]]:
         """Every function and class with its qualified name, all of those that share one too."""
-        return every_definition(self.module)
+        return every_definition(self.kept)
 
     @cached_property
     def imports(self) -> Imports:
         """Names that the module's imports bind."""
-        return Imports.of(self.module)
+        return Imports.of(self.kept)
 
     def function(self, qualified_name: str) -> cst.FunctionDef | None:
         """The function or method called `qualified_name` that is in force; None where none is.
@@ -184,7 +220,8 @@ class File:
             DoubtfulError: several are called so, and which one is in force is not certain. A rule
                 lets it pass: the engine leaves the rule's sites in this file for a person.
         """
-        found = definition(self.module, qualified_name)
+        self.want(qualified_name)
+        found = definition(self.kept, qualified_name)
         return found if isinstance(found, cst.FunctionDef) else None
 
     def class_(self, qualified_name: str) -> cst.ClassDef | None:
@@ -196,20 +233,32 @@ class File:
         found = definition(self.module, qualified_name)
         return found if isinstance(found, cst.ClassDef) else None
 
+    def head(self, class_name: str) -> cst.ClassDef | None:
+        """A class as `class_` gives it, with the heads of its methods and maybe no more of them.
+
+        Raises:
+            DoubtfulError: as for functions.
+        """
+        self.want(class_name)
+        found = definition(self.kept, class_name)
+        return found if isinstance(found, cst.ClassDef) else None
+
     def assignment(self, name: str) -> cst.SimpleStatementLine | None:
         """The statement that gives a name of the module its value; None where there is none.
 
         Raises:
             DoubtfulError: as for functions.
         """
-        found = bound(self.module, name)
+        self.want(name)
+        found = bound(self.kept, name)
         node = found.node if found is not None else None
         return node if isinstance(node, cst.SimpleStatementLine) else None
 
     def is_bound(self, qualified_name: str) -> bool:
         """Does anything give this name a value: a definition, an assignment or an import?"""
+        self.want(qualified_name)
         try:
-            return bound(self.module, qualified_name) is not None
+            return bound(self.kept, qualified_name) is not None
         except DoubtfulError:
             return True
 
@@ -224,7 +273,7 @@ class File:
 
     def code(self, node: cst.CSTNode) -> str:
         """Source text of a node."""
-        return self.module.code_for_node(node)
+        return self.kept.code_for_node(node)
 
 
 class Rule:
@@ -241,6 +290,9 @@ class Rule:
     """Git wild-match patterns of the files that the rule looks at."""
     triggers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions over a file's bytes; a file in which none matches is not parsed."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions over a statement's bytes: beside the triggers and the names of the sites,
+    what stands in every statement of `File.kept` that the rule looks at."""
     sites: ClassVar[tuple[Site, ...]] = ()
     examples: ClassVar[tuple[Example, ...]] = ()
     templates: ClassVar[tuple[str, ...]] = ()

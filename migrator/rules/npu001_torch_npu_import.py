@@ -51,6 +51,7 @@ class TorchNpuImport(Rule):
     code = "NPU001"
     safety = Safety.GUARDED
     triggers = ()
+    reads = (r"torch_npu",)
     provides = TORCH_NPU
     examples = (
         Example(
@@ -92,13 +93,13 @@ except (ImportError, OSError):
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the import that is there, or the statement after which it has to go."""
-        body = file.module.body
+        body = file.kept.body
         if "torch_npu" in file.imports.module_level:
             yield migrated("<module>", _binding(body))
             return
         last = _last_leading_import(body)
         if last is None:
-            yield manual("<module>", file.module, "there is no import to put torch_npu's after")
+            yield manual("<module>", file.kept, "there is no import to put torch_npu's after")
             return
         yield changed(
             "<module>",

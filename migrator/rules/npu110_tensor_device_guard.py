@@ -55,6 +55,7 @@ class TensorDeviceGuard(Rule):
     safety = Safety.EQUIVALENT
     # Only a parenthesis right behind it makes it a call for certain: one on the next line does not.
     triggers = (r"is_cuda\b(?!\()",)
+    reads = (r"is_cuda\b", r"\btype\b(?!\()")
     sites = (
         Site(
             "apply_repetition_penalties",
@@ -104,9 +105,9 @@ def f(x: torch.Tensor):
     def check(self, file: File) -> Iterator[Finding]:
         """Report each `.is_cuda` that is not called."""
         elsewhere = cuda_only(file.path, file.imports)
-        asked = [p for p in places(file.module, cst.Attribute) if p.node.attr.value == _NAME]
+        asked = [p for p in places(file.kept, cst.Attribute) if p.node.attr.value == _NAME]
         known = _evidence(file, asked)
-        for place in places(file.module, cst.Attribute):
+        for place in places(file.kept, cst.Attribute):
             node = place.node
             parent = place.parent
             name = place.qualified_name

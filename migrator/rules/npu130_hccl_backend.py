@@ -78,6 +78,7 @@ class HcclBackend(Rule):
 
     code = "NPU130"
     safety = Safety.BEHAVIOUR
+    reads = (r"nccl", r"dist_backend")
     triggers = (r"nccl[\"',]",)
     sites = (
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
@@ -157,7 +158,7 @@ def probe():
             if isinstance(definition, cst.FunctionDef) and elsewhere is None:
                 yield from _default(file, name, definition)
         imported: set[int] = set()
-        for place in places(file.module, cst.SimpleString):
+        for place in places(file.kept, cst.SimpleString):
             yield from _string(file, place, elsewhere, imported)
 
 

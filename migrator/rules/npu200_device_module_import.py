@@ -95,7 +95,7 @@ def f():
         if DEVICE_GRAPH in file.needs:
             names.insert(0, DEVICE_GRAPH)
         own, first, last = None, None, None
-        for statement in file.module.body:
+        for statement in file.kept.body:
             if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
                 break
             if not isinstance(statement, cst.SimpleStatementLine):
@@ -129,4 +129,4 @@ def f():
             edit = Insert(last, code, where="after", blank_lines=1)
             yield changed("<module>", last, reason, edit)
         else:
-            yield manual("<module>", file.module, "there is no import to put another one beside")
+            yield manual("<module>", file.kept, "there is no import to put another one beside")
