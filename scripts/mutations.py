@@ -64,6 +64,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU230": _MOE,
     "NPU231": _MOE,
     "NPU232": _MOE,
+    "NPU233": (("vllm", "refusals"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU308": (("llama", "lora1-eager"),),

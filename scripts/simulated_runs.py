@@ -243,7 +243,7 @@ def digest(paths: Iterable[Path]) -> str:
 def program_digest() -> str:
     """What the runs are made and judged by, beside the tree."""
     package = ROOT / "migrator"
-    single = "models modes judge installation refusing trying".split()
+    single = "models modes judge installation refusing refusal_cases trying".split()
     names = ("programs", *(f"{name}.py" for name in single))
     roots = [package / "simulator"]
     roots += [package / "verify" / "simulate" / name for name in names]

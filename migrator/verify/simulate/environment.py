@@ -69,10 +69,18 @@ class Launcher:
     python: Path
 
     def simulated(
-        self, devices: int, memory: str, program: Sequence[str], *, nnal: bool = True
+        self,
+        devices: int,
+        memory: str,
+        program: Sequence[str],
+        *,
+        nnal: bool = True,
+        soc: str = "",
     ) -> list[str]:
         """The command line of a Python program on a machine with such devices."""
         machine = ["--devices", str(devices), "--memory", memory]
+        if soc:
+            machine += ["--soc", soc]
         if not nnal:
             machine.append("--without-nnal")
         return [*self.command, *machine, "--", str(self.python), *program]

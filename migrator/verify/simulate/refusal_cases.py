@@ -38,9 +38,10 @@ _ENVS = "vllm/envs.py"
 class Case:
     """A model or an option that an NPU does not serve. `says` has to be in the error.
 
-    `variables` are set in the environment, and `files` lie beside the model's configuration. A
-    release that does not have `needs`, a text in the file `where` or, if that is empty, anywhere
-    in vLLM's configuration, cannot be asked.
+    `variables` are set in the environment, `files` lie beside the model's configuration, and the
+    devices of the machine are of the chip `soc`, a usual one if that is empty. A release that does
+    not have `needs`, a text in the file `where` or, if that is empty, anywhere in vLLM's
+    configuration, cannot be asked.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     engine: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    soc: str = ""
     needs: str = ""
     where: str = ""
 
@@ -286,6 +288,34 @@ CASES = (
         engine={"load_format": "auto"},
         files={"quant_model_description.json": '{"model_quant_type": "W8A8"}'},
     ),
+    Case(
+        "LoRA of experts",
+        "NPU: LoRA adapters of a mixture's experts are not supported",
+        {
+            **MODEL,
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+        engine={"enable_lora": True},
+        needs="class FusedMoEWithLoRA(",
+        where="vllm/lora/layers/fused_moe.py",
+    ),
+    # vLLM's own words, of every platform without CUDA's streams.
+    Case(
+        "variable: VLLM_LORA_ENABLE_DUAL_STREAM",
+        "Dual CUDA streams are only supported on CUDA platforms",
+        engine={"enable_lora": True},
+        variables={"VLLM_LORA_ENABLE_DUAL_STREAM": "1"},
+        needs='"VLLM_LORA_ENABLE_DUAL_STREAM"',
+        where=_ENVS,
+    ),
+    Case("chip: 310P", "NPU: Ascend310P3 is not supported", soc="Ascend310P3"),
     _option("kv_cache_dtype", "fp8", needs="cache_dtype", says="cache_dtype="),
     _option("calculate_kv_scales", True),
     Case(

@@ -39,33 +39,46 @@ def refusals(
     """
     with opened(options) as (tree, work):
         versions = environment.check(options.launcher.python, tree, serve=False)
-        progress("refusals")
-        folder = work / MODE
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        job, out, log = folder / "job.json", folder / "out.json", folder / "log"
         asked, unasked = possible(tree.root)
         for name, why in unasked.items():
             progress(f"refusals: {name} is left out, {why}")
-        cases = [{k: v for k, v in asdict(c).items() if k in _TOLD} for c in asked]
-        job.write_text(
-            json.dumps({"out": str(out), "engine": ENGINE, "model": MODEL, "cases": cases})
-        )
-        settings = {**environment.variables(tree, work), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        for name in environment.FLOAT32:
-            settings.pop(name)
-        program = [str(environment.PROGRAMS / "refuse.py"), str(job)]
-        command = options.launcher.simulated(1, DEVICE_MEMORY, program)
-        finished = runner(command, settings, folder, log, options.timeout)
-        found = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-        broken = ended(finished)
+        folder = work / MODE
+        shutil.rmtree(folder, ignore_errors=True)
+        found: dict[str, Any] = {}
+        problems: list[str] = []
+        tail: list[str] = []
+        seconds = 0.0
+        # A process has one kind of device.
+        for soc in dict.fromkeys(case.soc for case in asked):
+            progress(f"refusals{soc and ' on '}{soc}")
+            place = folder / (soc or "usual")
+            place.mkdir(parents=True)
+            job, out, log = place / "job.json", place / "out.json", place / "log"
+            cases = [
+                {k: v for k, v in asdict(c).items() if k in _TOLD} for c in asked if c.soc == soc
+            ]
+            job.write_text(
+                json.dumps({"out": str(out), "engine": ENGINE, "model": MODEL, "cases": cases})
+            )
+            settings = {**environment.variables(tree, work), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+            for name in environment.FLOAT32:
+                settings.pop(name)
+            program = [str(environment.PROGRAMS / "refuse.py"), str(job)]
+            command = options.launcher.simulated(1, DEVICE_MEMORY, program, soc=soc)
+            finished = runner(command, settings, place, log, options.timeout)
+            seconds += finished.seconds
+            if broken := list(ended(finished)):
+                problems += broken
+                tail += process.tail(log)
+            if out.is_file():
+                found = {**json.loads(out.read_text(encoding="utf-8")), **found}
         run = Run(
             model="vllm",
             mode=MODE,
             equal=None,
-            problems=[*broken, *faults(found, asked)],
-            seconds=round(finished.seconds, 1),
-            log=process.tail(log) if broken else [],
+            problems=[*problems, *faults(found, asked)],
+            seconds=round(seconds, 1),
+            log=tail,
         )
         return report(tree, options, versions, [run])
 
