@@ -365,7 +365,12 @@ class _Judge:
         while isinstance(base, ast.Attribute | ast.Subscript):
             base = base.value
         used = self._used_in(self.flow.scope_of(base))
-        return next((why for key in self._keys(node) if (why := used.get(key))), None)
+        for text, bindings in self._keys(node):
+            # What is said of all the values that reach a later use is said of each of them.
+            for (other, reaching), why in used.items():
+                if other == text and bindings <= reaching:
+                    return why
+        return None
 
     # -- expressions ---------------------------------------------------------------------------
 
@@ -806,10 +811,6 @@ class _Judge:
                 return self._own_method(owner.node, name, ())
             case "plain":
                 return _PLAIN_TYPE
-            case "unknown" if name in _METHODS and isinstance(node.func, ast.Attribute):
-                why = self._asked_as_tensor(node.func.value)
-                if why is not None:
-                    return Type("tensor", f"{name} of a tensor: {why}")
         return UNKNOWN
 
     def _of_map(self, owner: Type, name: str, node: ast.Call) -> Type:

@@ -57,8 +57,9 @@ TENSOR = [
     "def f(y: torch.Tensor):\n    x = y.contiguous()\n    x.is_cuda",
     "def f(y):\n    if (x := torch.ones(1)) is not None: x.is_cuda",
     "def f(): torch.ones(1).is_cuda",
-    # what a method of a tensor gives where only its use says that it is of one
-    "def f(y):\n    for x in y:\n        x = x.detach()\n        if not x.is_cuda: x = x.cuda()",
+    # a use after the value may have been replaced by another says it of both
+    "def f(y):\n    for x in y:\n        x = x.half()\n        if x.is_cuda: x = x.cpu()\n"
+    "        x.untyped_storage()",
     "def f(y: Tensor): y.view(1, 2).is_cuda",
     "def f(y: Tensor): (y * 2).is_cuda",
     "def f(y: Tensor): y[0, 1:].is_cuda",
