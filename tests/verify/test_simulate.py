@@ -1207,6 +1207,17 @@ def test_refusals_in_plain_words_pass(emitted: Path, installed: None, tmp_path: 
     assert not set(environment.FLOAT32) & set(variables)
 
 
+def test_bytecode_is_made_once(emitted: Path, tmp_path: Path) -> None:
+    tree = environment.open_tree(emitted)
+    base = {"PYTHONDONTWRITEBYTECODE": "1", "VLLM_USE_V1": "0", "HOME": "/home/somebody"}
+    variables = environment.variables(tree, tmp_path, base)
+    # A prefix without bytecode in it means that all is compiled in each process.
+    assert variables["PYTHONPYCACHEPREFIX"] == str(tmp_path / "bytecode")
+    assert "PYTHONDONTWRITEBYTECODE" not in variables
+    assert "VLLM_USE_V1" not in variables
+    assert variables["HOME"] == "/home/somebody"
+
+
 def test_what_is_not_refused_is_said(emitted: Path, installed: None, tmp_path: Path) -> None:
     errors = good_errors()
     errors["float32"]["error"] = None

@@ -225,6 +225,8 @@ def variables(
     """
     foreign = ("VLLM_", "ASCEND_", "HCCL_", "TORCH_NPU", "CUDA_", "TRANSFORMERS_", "HF_", "RAY_")
     names = dict(os.environ if base is None else base)
+    # With it each process would compile all of torch, transformers and vLLM again.
+    names.pop("PYTHONDONTWRITEBYTECODE", None)
     kept = {name: value for name, value in names.items() if not name.startswith(foreign)}
     metadata = metadata_folder(tree, folder / "metadata")
     paths = [*tree.beside, metadata, tree.root, PROGRAMS / "recorder"]
