@@ -237,15 +237,21 @@ def layer_class(**parameters: Any) -> Any:
 
 
 def check_settings_that_are_not_known() -> None:
-    FusedMoE = layer_class(renormalize=True, swiglu_limit=None, output_scale=1.0)
+    FusedMoE = layer_class(
+        renormalize=True, swiglu_limit=None, output_scale=1.0, other_library=False
+    )
     for accepted in (
         FusedMoE(),
         FusedMoE(renormalize=False, swiglu_limit=LIMIT),
+        # vLLM has asked for a library of another device, which is not there.
+        FusedMoE(other_library=None),
         SimpleNamespace(activation="silu", moe_config=Config(8, swiglu_limit=LIMIT)),
     ):
         moe.check_experts(accepted)
     for refused, name in (
         (FusedMoE(output_scale=2.0), "output_scale=2.0"),
+        (FusedMoE(output_scale=None), "output_scale"),
+        (FusedMoE(other_library=True), "other_library=True"),
         (SimpleNamespace(activation="silu", moe_config=Config(8, extra=0.5)), "extra=0.5"),
         (SimpleNamespace(activation="silu", moe_config=Config(8, extras=[1])), "extras"),
         (

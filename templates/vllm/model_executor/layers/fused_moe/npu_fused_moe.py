@@ -221,6 +221,10 @@ def _settings(layer: torch.nn.Module) -> Iterator[tuple[str, Any, Any]]:
 def _alike(value: Any, default: Any) -> bool:
     if value is default:
         return True
+    # What is off by itself asks a library of another device, and if that is not
+    # there the answer is None.
+    if value is None and default is False:
+        return True
     if isinstance(value, torch.Tensor) or isinstance(default, torch.Tensor):
         return False
     return bool(value == default)
