@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from migrator.errors import MigrateError
-from migrator.tree import DEPTH
+from migrator.tree import DEPTH, LARGEST
 
 TOTAL = 2 << 30
 """Bytes that an archive may unpack to: a release of vLLM takes a tenth of that."""
-LARGEST = 256 << 20
-"""Bytes of one file."""
 MEMBERS = 200_000
 NAME, PATH = 255, 1024
 """Bytes of a part of a path and of the whole of it."""

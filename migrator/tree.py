@@ -27,6 +27,8 @@ LOG_NAME = "migration-log.json"
 SUMMARY_NAME = "MIGRATION.md"
 """What a migration leaves in a tree to say what it did: for programs and for people."""
 
+LARGEST = 256 << 20
+"""Bytes that a file may have which is read: a source file of vLLM has a thousandth of that."""
 DEPTH = 200
 """Directories within each other that a tree may have; removing more takes Python's whole stack."""
 
@@ -210,12 +212,23 @@ class DiskTree(Tree):
         return False
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of the regular file at `path`; None where there is none or it is unreadable."""
+        """The bytes of the regular file at `path`; None where there is none or it is unreadable.
+
+        Raises:
+            MigrateError: it has more than LARGEST.
+        """
         place = self._inside(path)
         if place is None or not place.is_file():
             return None
         try:
-            return place.read_bytes()
+            with place.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > LARGEST:
+                    raise MigrateError(
+                        f"{place} has {size >> 20} MiB, and what is read may have "
+                        f"{LARGEST >> 20}; move it out of the tree"
+                    )
+                return file.read()
         except OSError:
             return None
 

@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from migrator.archive import ArchiveError, Member, read_members
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, UnfinishedError
 from migrator.tree import DiskTree
 
 if TYPE_CHECKING:
@@ -292,6 +292,7 @@ def _copy(
     root.mkdir()
     if source is not None:
         shutil.copymode(source.root, root)
+        root.chmod(root.stat().st_mode | 0o700)
     made: set[str] = {""}
 
     def parent_of(path: str) -> None:
@@ -422,12 +423,25 @@ def recover(root: Path) -> bool:
             raise MigrateError(
                 f"{journal} was not written by this tool; remove {stage} if you do not know it"
             )
-        with deferred_signals():
-            _carry_out(root, stage, steps)
-            shutil.rmtree(stage)
+        try:
+            with deferred_signals():
+                _carry_out(root, stage, steps)
+                shutil.rmtree(stage)
+        except OSError as error:
+            raise _half_written(error, root) from error
     else:
-        shutil.rmtree(stage)
+        try:
+            shutil.rmtree(stage)
+        except OSError as error:
+            raise _explain(error, stage) from error
     return decided
+
+
+def _half_written(error: OSError, root: Path) -> UnfinishedError:
+    return UnfinishedError(
+        f"cannot put {error.filename or root} in place: {error.strerror or error}; part of "
+        "the files are; when that is mended, run it again to put the others in place"
+    )
 
 
 def _is_staged(name: str) -> bool:
@@ -525,10 +539,11 @@ def change_in_place(root: Path, changes: Sequence[Change]) -> None:
 
     Raises:
         MigrateError: a file cannot be staged; the tree is as it was then.
+        UnfinishedError: one cannot be put in place; the journal stays, for a run that can.
     """
     stage = root / JOURNAL
     journal = stage / "journal.json"
-    made = False
+    made = decided = False
     try:
         with deferred_signals():
             try:
@@ -544,17 +559,15 @@ def change_in_place(root: Path, changes: Sequence[Change]) -> None:
             draft = stage / "journal.draft"
             _write_through(draft, msgspec.json.encode(Journal(steps)))
             os.replace(draft, journal)
+            decided = True
             _carry_out(root, stage, steps)
             shutil.rmtree(stage)
     except OSError as error:
-        if journal.exists():
-            raise MigrateError(
-                f"cannot put {error.filename or root} in place: {error.strerror or error}; part of "
-                "the files are; when that is mended, run it again to put the others in place"
-            ) from error
+        if decided:
+            raise _half_written(error, root) from error
         raise _explain(error, root) from error
     finally:
-        if made and not journal.exists():
+        if made and not decided:
             shutil.rmtree(stage, ignore_errors=True)
 
 

@@ -307,7 +307,7 @@ def test_no_space_while_putting_in_place(
     with monkeypatch.context() as patch:
         fail_at(patch, os, "replace", call, errno.ENOSPC)
         done = run_cli("apply", mini_tree, "--in-place", "--force", "-q", "--select", SELECT)
-    assert done.code == 2
+    assert done.code == 3
     assert "run it again to put the others in place" in done.err
     assert f"cannot put {mini_tree / writer.JOURNAL}/" in done.err
     assert ".new in place: No space left on device; part of" in done.err

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
+from typing import Any
 
 import click
 
@@ -27,6 +30,19 @@ COMMANDS = {
 
 class LazyGroup(click.Group):
     """A click group that imports a subcommand only when it runs, so that `--help` stays quick."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; what the system refuses of `--help` is no traceback either."""
+        from migrator.cli import common
+
+        common.open_standard_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            told = common.system_error(error)
+            with contextlib.suppress(OSError):  # where stderr is what cannot be written
+                told.show()
+            sys.exit(told.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order in which a user meets them."""

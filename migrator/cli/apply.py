@@ -10,7 +10,8 @@ import click
 
 from migrator.cli import common, targets
 from migrator.cli.diff import print_patch
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, after_writing
+from migrator.escaping import terminal
 
 if TYPE_CHECKING:
     from migrator.plan import Plan
@@ -61,7 +62,8 @@ def command(
     migration-log.json in it. With --layout plugin, a package to install beside an untouched vLLM
     is written instead.
 
-    Exit code 0: done; 1: sites are left for a person, or --dry-run and there are changes; 2: error.
+    Exit code 0: done; 1: sites are left for a person, or --dry-run and there are changes; 2: error,
+    and nothing was written; 3: an error after something was: the message says what to do.
     """
     from migrator.cli.plugin import what_was_written, write_plugin
     from migrator.log import emitted_files
@@ -97,11 +99,13 @@ def command(
     else:
         target = output if output is not None else source.default_output
         said = _write(source.tree, plan, target, src, force=force)
-    text = render(plan, output_format, tense)
-    if text is not None:
-        click.echo(text, nl=False)
-    if not planning.quiet:
-        click.echo(said, err=True)
+    with after_writing("the tree is written"):
+        text = render(plan, output_format, tense)
+        if text is not None:
+            click.echo(text, nl=False)
+        if not planning.quiet:
+            for line in said:
+                click.echo(terminal(line), err=True)
     common.finish(plan, pending_counts=False)
 
 
@@ -116,14 +120,14 @@ def _begin_in_place(root: Path, *, force: bool, forcible: bool) -> None:
         targets.refuse_unclean(root, forcible=forcible)
 
 
-def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> str:
-    """Change a tree in place; what is to be said of it."""
+def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> list[str]:
+    """Change a tree in place; the lines to be said of it."""
     from migrator import writer
     from migrator.log import emitted_files
 
     changes = emitted_files(plan)
     if not changes:
-        return f"Nothing to do: {tree.root} is migrated."
+        return [f"Nothing to do: {tree.root} is migrated."]
     from migrator.update.git import Repository
     from migrator.update.run import Disk, commit_migration
 
@@ -132,24 +136,24 @@ def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> str:
         writer.change_in_place(tree.root, on_disk)
         return _places(tree.root)
     branch = commit_migration(Repository(tree.root), tree.root, tree, plan, changes)
-    return f"{_places(tree.root)}\nBranch: {branch}"
+    return [*_places(tree.root), f"Branch: {branch}"]
 
 
-def _write(tree: DiskTree, plan: Plan, target: Path, src: str, *, force: bool) -> str:
-    """Write the adapted tree; what is to be said of it."""
+def _write(tree: DiskTree, plan: Plan, target: Path, src: str, *, force: bool) -> list[str]:
+    """Write the adapted tree; the lines to be said of it."""
     from migrator import writer
     from migrator.log import emitted_files
 
     changes = emitted_files(plan)
     _refuse_target(tree, target, force=force)
     writer.write_tree(tree, changes, target, replace=target.exists())
-    return _places(target) if changes else f"Nothing to change: {target} is a copy of {src}."
+    return _places(target) if changes else [f"Nothing to change: {target} is a copy of {src}."]
 
 
-def _places(target: Path) -> str:
+def _places(target: Path) -> list[str]:
     from migrator.tree import LOG_NAME
 
-    return f"Adapted tree: {target}\nLog: {target / LOG_NAME}"
+    return [f"Adapted tree: {target}", f"Log: {target / LOG_NAME}"]
 
 
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:

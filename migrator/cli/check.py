@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common
+from migrator.escaping import terminal
 
 if TYPE_CHECKING:
     from migrator.liveness import Column
@@ -64,7 +65,7 @@ def command(
             from migrator.log import with_earlier
 
             if not planning.quiet:
-                click.echo(f"planning {name}", err=True)
+                click.echo(terminal(f"planning {name}"), err=True)
             plan = common.plan_for(one.tree, known, Tense.PENDING, replace(planning, quiet=True))
             return Column(name, one.tree, with_earlier(plan, one.tree))
 
@@ -112,6 +113,7 @@ def _compare(columns: Sequence[Column], output_format: str, *, quiet: bool, verb
     if quiet and worst is Level.ERROR:
         for finding in liveness.findings:
             if finding.level is Level.ERROR:
-                click.echo(f"Error: {place(finding)}: {finding.describe()}", err=True)
+                said = terminal(f"Error: {place(finding)}: {finding.describe()}")
+                click.echo(said, err=True)
     codes = {Level.ERROR: common.ERROR, Level.WARNING: common.PENDING}
     sys.exit(codes.get(worst, common.DONE) if worst is not None else common.DONE)

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
 from migrator.collector import without_collector
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, UnfinishedError
+from migrator.escaping import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from migrator.tree import DiskTree, Tree
     from migrator.words import Tense
 
-DONE, PENDING, ERROR, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: nothing left, changes or sites left, an error, an interrupt."""
+DONE, PENDING, ERROR, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: nothing left, changes or sites left, an error, one after files were written, and an
+interrupt."""
 
 PLAIN_WIDTH = 160
 """Columns of tables that go to no terminal."""
@@ -41,15 +43,64 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class UserError(click.ClickException):
-    """An error that is shown as one line, with exit code 2."""
+    """An error that is shown as one line, with exit code 2; or as some, each an argument."""
 
     exit_code = ERROR
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n       ".join(terminal(line) for line in lines))
+
+
+class _WrittenError(UserError):
+    """One that came after something was written."""
+
+    exit_code = UNFINISHED
+
+
+def system_error(error: OSError) -> UserError:
+    """What the system refuses as one line: a full disk, a loop of links, a file nobody may read."""
+    for stream in (sys.stdout, sys.stderr):
+        _let_go_of(stream)
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return UserError(f"the output cannot be written: {reason}; write it to somewhere else")
+    name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+    return UserError(f"{name}: {reason}; mend that, or take another place")
+
+
+def _let_go_of(stream: TextIO) -> None:
+    """Keep what a stream does not take from being tried once more, loudly, when Python ends."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def open_standard_streams() -> None:
+    """Have all three, also where the caller closed some: no other file may take their numbers.
+
+    What is written to a stdout that was closed fails as on a full disk; what goes to stderr then
+    is for nobody.
+    """
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def command(function: F) -> F:
     """Turn `MigrateError` into one line on stderr and exit code 2, and an interrupt into 130.
 
-    Any other exception is a bug: exit code 2, with its traceback.
+    What the system refuses is such an error; after something was written it is exit code 3. Any
+    other exception is a bug: exit code 2, with its traceback.
     """
 
     @functools.wraps(function)
@@ -58,13 +109,17 @@ def command(function: F) -> F:
             # It covers what a subcommand imports too, which is a fifth of a short one's time.
             with without_collector():
                 return function(*args, **kwargs)
+        except UnfinishedError as error:
+            raise _WrittenError(*error.args) from error
         except MigrateError as error:
-            raise UserError(str(error)) from error
+            raise UserError(*error.args) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted; nothing was left half written.", err=True)
             sys.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
+        except OSError as error:
+            raise system_error(error) from error
         except Exception:
             # Python's own exit code for this is 1, which says that changes are pending.
             import traceback
@@ -259,7 +314,8 @@ def _tell_unfinished(tree: Tree) -> None:
     if unfinished(tree.root):
         name = tree.root
         hint = f"apply {name} --in-place finishes it"
-        click.echo(f"{name}: an interrupted run left it half written; {hint}", err=True)
+        said = terminal(f"{name}: an interrupted run left it half written; {hint}")
+        click.echo(said, err=True)
 
 
 def _make_plan(
@@ -379,7 +435,7 @@ def refuse_missing(plan: Plan) -> None:
         lines = [m.describe() for m in plan.missing]
         codes = ",".join(sorted({m.rule for m in plan.missing}))
         lines.append(f"nothing was written; to go on without: --ignore {codes}")
-        raise MigrateError("\n       ".join(lines))
+        raise MigrateError(*lines)
 
 
 def exit_code(plan: Plan, *, pending_counts: bool) -> int:

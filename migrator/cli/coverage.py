@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from migrator.cli import common
+from migrator.escaping import terminal
 
 
 @click.command("coverage")
@@ -53,7 +54,7 @@ def command(
     older = open_source(since).tree if since is not None else None
     if not planning.quiet:
         names = tree.name if older is None else f"{tree.name} and {older.name}"
-        click.echo(f"reading {names}", err=True)
+        click.echo(terminal(f"reading {names}"), err=True)
     rules = common.rules_for(known, planning)
     found = survey(tree, rules, older=older, jobs=common.processes(planning, known))
     every = planning.verbose or "all" in show

@@ -34,11 +34,11 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
     writer.write_tree(None, files, target, replace=target.exists())
 
 
-def what_was_written(target: Path) -> str:
-    """What is to be said of a plugin, and what to do with it."""
+def what_was_written(target: Path) -> list[str]:
+    """The lines to be said of a plugin, and what to do with it."""
     # To pip, what has no slash is a name, which it would fetch from the package index.
     place = str(target) if os.sep in str(target) else f".{os.sep}{target}"
-    return f"Plugin: {target}\nInstall it beside vLLM: pip install {shlex.quote(place)}"
+    return [f"Plugin: {target}", f"Install it beside vLLM: pip install {shlex.quote(place)}"]
 
 
 def _refuse(tree: DiskTree, target: Path, *, force: bool) -> None:

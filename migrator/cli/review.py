@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, after_writing
+from migrator.escaping import terminal
 
 if TYPE_CHECKING:
     from migrator.review import Review
@@ -65,7 +66,8 @@ def command(
     SRC is an untouched tree or a release such as vllm==0.11.0: the page shows what would be done.
     Or it is an adapted tree: the page shows what was done, and what was edited by hand since.
     The page needs no network: it can be attached to a pull request. Exit code 0: done; 1: sites are
-    left for a person; 2: error.
+    left for a person; 2: error, and no page was written; 3: the page is, and a rule finds no site
+    where it should.
     """
     from migrator.review import render_page
     from migrator.tree import LOG_NAME
@@ -91,12 +93,13 @@ def command(
     if with_coverage:
         review = replace(review, coverage=_coverage(source, planning))
     _write(output, render_page(review).encode())
-    if not planning.quiet and str(output) != "-":
-        click.echo(f"Review: {output}", err=True)
-    for missing in review.missing:
-        click.echo(f"Error: {missing.describe()}", err=True)
+    with after_writing("the page is written"):
+        if not planning.quiet and str(output) != "-":
+            click.echo(terminal(f"Review: {output}"), err=True)
+        for missing in review.missing:
+            click.echo(terminal(f"Error: {missing.describe()}"), err=True)
     if review.missing:
-        sys.exit(common.ERROR)
+        sys.exit(common.UNFINISHED)
     sys.exit(common.PENDING if review.waiting or review.conflicts else common.DONE)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def is_taken(target: Path, root: Path, *, what: str = "source") -> bool:
     Raises:
         MigrateError: nothing can be written there, whatever is in it.
     """
-    inner, outer = target.resolve(), root.resolve()
+    # In a loop of links, other ways to resolve a path raise.
+    inner, outer = Path(os.path.realpath(target)), Path(os.path.realpath(root))
     if inner == outer:
         raise MigrateError(f"the output is the {what} itself; choose another -o, or use --in-place")
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common, targets
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, after_writing
+from migrator.escaping import terminal
 from migrator.words import counted
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def command(
     NEW_SRC is a checkout, an unpacked source archive, a release such as vllm==0.12.0, or a commit
     of the git repository that TREE is in, such as v0.12.0. Files that both sides changed are
     merged; what cannot be merged is left in the file between git's markers. Exit code 0: done; 1:
-    there are conflicts, or sites for a person; 2: error, and nothing was written.
+    there are conflicts, or sites for a person; 2: error, and nothing was written; 3: an error after
+    something was: the message says what to do.
     """
     from migrator import writer
     from migrator.sources import open_source
@@ -102,19 +105,21 @@ def command(
     update = _merge(ours, old, repository, new, base, planning, diff3=diff3)
     if not planning.quiet:
         print_report(common.stderr_console(), update, verbose=planning.verbose)
-    said = ""
     if dry_run:
-        said = "Nothing was written."
+        said = ["Nothing was written."]
     elif in_place:
         said = _write_in_place(update, repository, target, commit=commit)
     else:
         said = _write(update, ours, target, force=force)
-    if output_format == "json":
-        click.echo(render(update), nl=False)
-    if not planning.quiet:
-        click.echo(said, err=True)
-        if update.merge.conflicts and not dry_run:
-            click.echo(_what_next(update, in_git=repository is not None and in_place), err=True)
+    if update.merge.conflicts and not dry_run:
+        said.append(_what_next(update, in_git=repository is not None and in_place))
+    telling = contextlib.nullcontext() if dry_run else after_writing("the tree is written")
+    with telling:
+        if output_format == "json":
+            click.echo(render(update), nl=False)
+        if not planning.quiet:
+            for line in said:
+                click.echo(terminal(line), err=True)
     left = update.merge.conflicts or update.plan.left_for_a_person
     sys.exit(common.PENDING if left else common.DONE)
 
@@ -166,7 +171,7 @@ def _default_output(new: Pristine, new_src: str) -> Path:
     return Path.cwd() / f"vllm-{new.tree.release or new.commit[:12]}-npu"
 
 
-def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> str:
+def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> list[str]:
     from migrator import writer
     from migrator.tree import LOG_NAME
 
@@ -178,27 +183,28 @@ def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> str:
             f"{target} is there and was not made by this tool; choose another -o or remove it"
         )
     writer.write_tree(ours, update.changes(), target, replace=target.exists())
-    return f"Updated tree: {target}\nLog: {target / LOG_NAME}"
+    return [f"Updated tree: {target}", f"Log: {target / LOG_NAME}"]
 
 
 def _write_in_place(
     update: Update, repository: Repository | None, root: Path, *, commit: bool
-) -> str:
+) -> list[str]:
     from migrator import writer
     from migrator.tree import LOG_NAME
     from migrator.update.run import commit_update, stage_conflicts
 
     if update.nothing_to_do:
-        return f"Nothing to do: {root} is made from {update.new.origin} already."
+        return [f"Nothing to do: {root} is made from {update.new.origin} already."]
     if commit:
         assert repository is not None
-        return f"Updated tree: {root}\nBranch: {commit_update(update, repository, root)}"
+        return [f"Updated tree: {root}", f"Branch: {commit_update(update, repository, root)}"]
     changes = update.changes_in_place(committed=False)
     with writer.deferred_signals():
         writer.change_in_place(root, changes)
         if update.merge.conflicts and repository is not None:
-            stage_conflicts(update, repository)
-    return f"Updated tree: {root}\nLog: {root / LOG_NAME}"
+            with after_writing("the files are written"):
+                stage_conflicts(update, repository)
+    return [f"Updated tree: {root}", f"Log: {root / LOG_NAME}"]
 
 
 def _what_next(update: Update, *, in_git: bool) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator import git
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, after_writing
 from migrator.tree import DiskTree, Entry, Tree
 from migrator.update.trees import Item
 
@@ -377,9 +377,10 @@ class Repository:
         except BaseException:
             self._try("update-ref", "-d", reference, commit)
             raise
-        self._run("symbolic-ref", "HEAD", reference)
-        self._run("read-tree", commit)
-        self._leave_out(sparse)
+        with after_writing(f"the files are written, and the branch {name} is made"):
+            self._run("symbolic-ref", "HEAD", reference)
+            self._run("read-tree", commit)
+            self._leave_out(sparse)
         self._try("update-index", "-q", "--refresh")
 
     def _leave_out(self, sparse: Iterable[str]) -> None:

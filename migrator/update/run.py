@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from migrator import git, writer
-from migrator.errors import MigrateError
+from migrator.errors import MigrateError, after_writing
 from migrator.log import (
     HandEntry,
     Log,
@@ -330,10 +330,11 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
     with writer.deferred_signals():
         with repository.new_branch(name, commit):
             writer.change_in_place(root, changes)
-        if conflicts:
-            repository.stage({p: node for p, node in nodes.items() if p not in conflicts})
-            stage_conflicts(update, repository)
-            repository.prepare_message(text)
+        with after_writing(f"the files are written, and the branch {name} is made"):
+            if conflicts:
+                repository.stage({p: node for p, node in nodes.items() if p not in conflicts})
+                stage_conflicts(update, repository)
+                repository.prepare_message(text)
     return name
 
 

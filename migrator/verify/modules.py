@@ -18,8 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from migrator.tree import LARGEST
 from migrator.verify.scopes import Binding, FunctionNode, ModuleScopes, Scope, analyse, dotted
 from migrator.verify.signature import Kind, Parameter, Signature, of_function
+from migrator.verify.wheel import read_member
 
 
 class Files(Protocol):
@@ -45,8 +47,8 @@ class DirectoryFiles:
         try:
             if not full.resolve().is_relative_to(self._resolved):
                 return None
-            return full.read_bytes()
-        except OSError:
+            return full.read_bytes() if full.stat().st_size <= LARGEST else None
+        except (OSError, RuntimeError):  # the latter for a loop of links
             return None
 
     def is_directory(self, path: str) -> bool:
@@ -68,7 +70,7 @@ class ZipFiles:
 
     def read(self, path: str) -> bytes | None:
         """See `Files.read`."""
-        return self.archive.read(path) if path in self._names else None
+        return read_member(self.archive, path) if path in self._names else None
 
     def is_directory(self, path: str) -> bool:
         """See `Files.is_directory`."""

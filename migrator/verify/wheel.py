@@ -9,11 +9,15 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import lzma
 import os
 import re
+import struct
 import tempfile
 import tomllib
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +40,23 @@ CACHE_FORMAT = 3
 
 ATB_LIBRARY = "torch_npu/lib/libop_plugin_atb.so"
 LIBRARY = "torch_npu/lib/libtorch_npu.so"
+
+
+LARGEST_LIBRARY, LARGEST_MODULE = 1 << 30, 16 << 20
+"""Bytes that a library and a module of a wheel may have: several times what any release's have."""
+_DAMAGED = (
+    zipfile.BadZipFile,
+    KeyError,  # a file that every wheel has is not in it
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    struct.error,
+    RuntimeError,  # encrypted; compressed in a way of its own; nested beyond Python's stack
+    MemoryError,
+    UnicodeDecodeError,
+)
+"""What reading a wheel raises where it is damaged or made to do harm."""
 
 
 class WheelError(MigrateError):
@@ -245,7 +266,8 @@ def read_contents(path: Path, cache: Path | None) -> Contents:
         WheelError: the file is no torch_npu wheel.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WheelError(
             f"{path}: {error.strerror}; name another wheel with --torch-npu-wheel"
@@ -262,10 +284,8 @@ def read_contents(path: Path, cache: Path | None) -> Contents:
     try:
         with zipfile.ZipFile(path) as archive:
             contents = _extract(archive, path.name, digest)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise WheelError(
-            f"{path}: not a torch_npu wheel ({error}); remove it, or name another one"
-        ) from error
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
     if stored is not None:
         stored.parent.mkdir(parents=True, exist_ok=True)
         temporary = stored.with_name(f".{os.getpid()}-{stored.name}")
@@ -274,14 +294,31 @@ def read_contents(path: Path, cache: Path | None) -> Contents:
     return contents
 
 
+def _damaged(path: Path | str | None, error: BaseException) -> WheelError:
+    reason = str(error) or type(error).__name__
+    return WheelError(f"{path}: not a torch_npu wheel ({reason}); remove it, or name another one")
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a wheel that was opened before.
+
+    Raises:
+        WheelError: it is damaged, or larger than any such file is.
+    """
+    try:
+        return _read(archive, name)
+    except _DAMAGED as error:
+        raise _damaged(archive.filename, error) from error
+
+
 def _extract(archive: zipfile.ZipFile, file: str, digest: str) -> Contents:
     names = archive.namelist()
-    library = archive.read(LIBRARY)
-    bound = [library, *(archive.read(n) for n in names if re.fullmatch(r"torch_npu/_C\..*so", n))]
+    library = _read(archive, LIBRARY)
+    bound = [library, *(_read(archive, n) for n in names if re.fullmatch(r"torch_npu/_C\..*so", n))]
     operators: dict[str, set[str]] = {"npu": set(), "atb": set()}
     for namespace, content in (
         ("npu", library),
-        ("atb", archive.read(ATB_LIBRARY) if ATB_LIBRARY in names else b""),
+        ("atb", _read(archive, ATB_LIBRARY) if ATB_LIBRARY in names else b""),
     ):
         for text in schema.extract(content):
             operators.setdefault(schema.parse(text).namespace or namespace, set()).add(text)
@@ -294,7 +331,7 @@ def _extract(archive: zipfile.ZipFile, file: str, digest: str) -> Contents:
             continue
         if name.startswith(_NOT_LOADED):
             continue
-        content = archive.read(name)
+        content = _read(archive, name)
         for owner, attribute, value in _PATCH.findall(content):
             module = "torch_npu" if owner == b"torch_npu" else "torch_npu.npu"
             if value.startswith(b"torch.ops.npu."):
@@ -327,6 +364,18 @@ def _extract(archive: zipfile.ZipFile, file: str, digest: str) -> Contents:
     )
 
 
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of the wheel, unless it says that it is larger than any such file is.
+
+    What has more than it says is damaged to `zipfile`.
+    """
+    size = archive.getinfo(name).file_size
+    limit = LARGEST_MODULE if name.endswith(".py") else LARGEST_LIBRARY
+    if size > limit:
+        raise zipfile.BadZipFile(f"{name} has {size >> 20} MiB, more than {limit >> 20}")
+    return archive.read(name)
+
+
 _NOT_LOADED = (
     "torch_npu/onnx/",  # replaces operators during an ONNX export only
     "torch_npu/testing/",
@@ -347,12 +396,19 @@ _DTYPE = re.compile(
 _PRIVATE = re.compile(rb"(?<=\0)(_(?![_Z])\w{2,70})(?=\0)")
 
 
+def _parsed(content: bytes) -> ast.Module:
+    """A module's syntax tree, empty where Python cannot parse it or it nests too deeply."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module([], [])
+
+
 def _python_operators(content: bytes) -> list[tuple[str, str]]:
     """Schemas that Python code defines on a torch.library.Library."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):
-        return []
+    tree = _parsed(content)
     libraries: dict[str, str] = {}
     found: list[tuple[str, str]] = []
     for node in ast.walk(tree):
@@ -387,10 +443,7 @@ def _python_operators(content: bytes) -> list[tuple[str, str]]:
 
 
 def _string_lists(content: bytes) -> list[tuple[str, list[str]]]:
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):
-        return []
+    tree = _parsed(content)
     return [
         (target.id, [str(e.value) for e in node.value.elts if isinstance(e, ast.Constant)])
         for node in tree.body
@@ -404,10 +457,7 @@ def _string_lists(content: bytes) -> list[tuple[str, list[str]]]:
 
 def _lazy_tables(content: bytes) -> dict[str, str]:
     """Module-level tables of `name: (module, attribute)`."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):
-        return {}
+    tree = _parsed(content)
     found: dict[str, str] = {}
     for node in tree.body:
         if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Dict):
