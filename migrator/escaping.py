@@ -52,10 +52,8 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 def code(text: str) -> str:
-    """Text as code in Markdown, also in a table's cell: a span that nothing in it ends."""
+    """Text as code in Markdown: a span that nothing in it ends."""
     text = terminal(text)
-    if "|" in text:
-        text = text.replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     if not longest:
         return f"`{text}`"
@@ -64,7 +62,7 @@ def code(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A sentence in Markdown, also in a table's cell: what is between backticks is code.
+    """A sentence in Markdown: what is between backticks is code.
 
     Nothing else in it is markup: no heading, link, picture, tag or entity.
     """
@@ -74,10 +72,10 @@ def prose(text: str) -> str:
 def _prose(text: str) -> Iterator[str]:
     parts = text.split("`")
     if len(parts) % 2 == 0 or "``" in text:
-        yield re.sub(r"[\\`<\[\]&|]", r"\\\g<0>", text)
+        yield re.sub(r"[\\`<\[\]&]", r"\\\g<0>", text)
         return
     for number, part in enumerate(parts):
         if number % 2:
             yield code(part)
         else:
-            yield re.sub(r"[\\<\[\]&|]", r"\\\g<0>", part)
+            yield re.sub(r"[\\<\[\]&]", r"\\\g<0>", part)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from migrator.escaping import page
+
 
 def workflow_command(level: str, text: str, **properties: str | int | None) -> str:
     """A `notice`, `warning` or `error`, escaped as GitHub's runner reads it.
@@ -22,5 +24,6 @@ def workflow_command(level: str, text: str, **properties: str | int | None) -> s
 
 
 def _escaped(text: str, *, property_: bool = False) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    # A line feed is written as one below; nothing else of a name or a source does more than show.
+    text = page(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text.replace(":", "%3A").replace(",", "%2C") if property_ else text

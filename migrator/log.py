@@ -18,6 +18,7 @@ import msgspec
 from migrator import __version__
 from migrator.engine import Record, Span
 from migrator.errors import MigrateError
+from migrator.escaping import code, prose
 from migrator.hunks import Cut, cut
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
@@ -471,6 +472,8 @@ def make_summary(log: Log) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _markdown
+    environment.filters["code"] = code
+    environment.filters["prose"] = prose
     environment.filters["counted"] = counted
     source = resources.files("migrator").joinpath("MIGRATION.md.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(log=log)

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from migrator.engine import Record, Span
+from migrator.escaping import page, terminal
 from migrator.github import workflow_command
 from migrator.hunks import cut_plan, place_of
-from migrator.log import make_log, pretty_json, printable
+from migrator.log import make_log, pretty_json
 from migrator.plan import Plan
 from migrator.rule import Rule, Safety, Status
 from migrator.words import Tense, counted
@@ -34,7 +35,7 @@ def render(plan: Plan, output_format: str, tense: Tense) -> str | None:
 
 def print_table(console: Console, plan: Plan, tense: Tense, *, verbose: bool = False) -> None:
     """The table of rules, and below it what waits for a person."""
-    title = f"vLLM {plan.release or '(release unknown)'}"
+    title = terminal(f"vLLM {plan.release or '(release unknown)'}")
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     table.add_column("rule", no_wrap=True)
     table.add_column("name")
@@ -52,7 +53,7 @@ def print_table(console: Console, plan: Plan, tense: Tense, *, verbose: bool = F
             Text(str(done), style="" if done else "dim"),
             Text(str(skipped), style="" if skipped else "dim"),
             Text(str(person), style="yellow" if person else "dim"),
-            Text(_note(plan, rule), style="dim"),
+            Text(terminal(_note(plan, rule)), style="dim"),
         )
     console.print(table)
     if verbose:
@@ -65,10 +66,10 @@ def print_table(console: Console, plan: Plan, tense: Tense, *, verbose: bool = F
         if record.status is Status.MANUAL:
             console.print(Text(_line(record, tense), style="yellow"), soft_wrap=True)
     for failure in plan.failures:
-        text = f"{printable(failure.path)}: left as it is: {failure.reason}"
+        text = terminal(f"{failure.path}: left as it is: {failure.reason}")
         console.print(Text(text, style="yellow"), soft_wrap=True)
     for path in plan.links_out:
-        text = f"{printable(path)}: a link out of the tree; copied as a link, not followed"
+        text = terminal(f"{path}: a link out of the tree; copied as a link, not followed")
         console.print(Text(text, style="dim"), soft_wrap=True)
 
 
@@ -82,9 +83,9 @@ def _note(plan: Plan, rule: Rule) -> str:
 
 
 def _line(record: Record, tense: Tense) -> str:
-    path = printable(record.path)
-    where = f"{path}:{record.before.line}" if record.before else path
-    return f"{where}: {record.rule} {_word(record, tense)}: {record.site}: {record.reason}"
+    where = f"{record.path}:{record.before.line}" if record.before else record.path
+    word = _word(record, tense)
+    return terminal(f"{where}: {record.rule} {word}: {record.site}: {record.reason}")
 
 
 def _word(record: Record, tense: Tense) -> str:
@@ -124,7 +125,7 @@ def annotation(
     return workflow_command(
         level,
         text,
-        file=None if path is None else printable(path),
+        file=path,
         line=None if span is None else span.line,
         endLine=None if span is None else span.end_line,
         title=title,
@@ -137,22 +138,14 @@ def rule_heading(plan: Plan, code: str) -> list[str]:
     lines = [f"{rule.code} {rule.name} ({rule.safety.value})", rule.summary, ""]
     for record in plan.records_of(code, Status.CHANGED):
         place = f":{record.before.line}" if record.before is not None else " (new)"
-        site = f" {printable(record.site)}" if record.site != record.path else ""
-        lines.append(f"{printable(record.path)}{place}{site}: {record.reason}")
-    return [_visible(line) for line in lines]
-
-
-def _visible(text: str) -> str:
-    """Text with control characters written as `^[`: none of them reaches a terminal."""
-    return "".join(
-        f"^{chr(ord(sign) ^ 64)}" if (sign < " " and sign != "\t") or sign == "\x7f" else sign
-        for sign in text
-    )
+        site = f" {record.site}" if record.site != record.path else ""
+        lines.append(f"{record.path}{place}{site}: {record.reason}")
+    return [terminal(line) for line in lines]
 
 
 def coloured_patch(patch: bytes) -> Iterator[Text]:
     """The lines of a patch for a terminal, in git's colours, without control characters."""
-    text = patch.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+    text = patch.decode("utf-8", "surrogateescape")
     in_hunk = False
     for line in text.split("\n")[:-1]:
         if line.startswith(("# ", "#\n")) or line == "#":
@@ -165,7 +158,7 @@ def coloured_patch(patch: bytes) -> Iterator[Text]:
             style = "bold"
         else:
             style = {"+": "green", "-": "red", "\\": "dim"}.get(line[:1], "")
-        yield Text(_visible(line.removesuffix("\r")), style=style)
+        yield Text(page(line.removesuffix("\r")), style=style)
 
 
 def print_stat(console: Console, plan: Plan, *, files: bool, rules: bool) -> None:
@@ -190,7 +183,7 @@ def print_stat(console: Console, plan: Plan, *, files: bool, rules: bool) -> Non
         most = max((added[path] + removed[path] for path in codes), default=1)
         for change in plan.files:
             path = change.path
-            name = Text(_visible(printable(path)), style="" if change.before else "green")
+            name = Text(terminal(path), style="" if change.before else "green")
             _stat_row(table, (name,), path, most, added, removed, " ".join(codes[path]))
         console.print(table)
     if rules:

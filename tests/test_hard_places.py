@@ -89,12 +89,10 @@ def test_a_file_that_says_it_is_huge(tmp_path: Path) -> None:
 
 
 def test_what_fails_after_writing() -> None:
-    with (
-        pytest.raises(UnfinishedError, match="all is there, but then: no"),
-        after_writing("all is there"),
-    ):
+    there = "all is there"
+    with pytest.raises(UnfinishedError, match=f"{there}, but then: no"), after_writing(there):
         raise MigrateError("no")
-    with pytest.raises(BrokenPipeError), after_writing("all is there"):
+    with pytest.raises(BrokenPipeError), after_writing(there):
         raise BrokenPipeError
 
 

@@ -16,6 +16,7 @@ import click
 
 from migrator.cli import common
 from migrator.cli.common import UserError
+from migrator.escaping import terminal
 from migrator.interpreters import interpreter
 from migrator.verify.imports import Environment
 from migrator.verify.report import Report, as_github, as_json, as_text
@@ -254,7 +255,7 @@ def _fit(plugin: Path, vllm: Path, format_: str, *, quiet: bool) -> NoReturn:
         click.echo(json.dumps({"patches": patches, "misfits": misfits}, indent=2))
     else:
         for line in misfits:
-            click.echo(line)
+            click.echo(terminal(line))
     if not quiet:
         said = f"{len(misfits)} do not fit" if misfits else "all fit"
         click.echo(
@@ -351,7 +352,7 @@ def write(report: Report, format_: str, *, quiet: bool, verbose: bool) -> None:
     if verbose:
         for note in report.notes:
             place = f"{note.path}:{note.line}: " if note.path else ""
-            click.echo(f"{place}not checked: {note.message}", err=True)
+            click.echo(terminal(f"{place}not checked: {note.message}"), err=True)
     wheel = report.torch_npu
     against = f" against torch_npu {wheel['version']} ({wheel['reason']})" if wheel else ""
     count = len(report.findings)

@@ -12,6 +12,7 @@ from migrator.coverage import Grade, Item, Survey
 from migrator.coverage.effort import Effort
 from migrator.coverage.surface import Kind
 from migrator.engine import Span
+from migrator.escaping import terminal
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
 from migrator.sarif import document, location
@@ -64,14 +65,14 @@ def render(survey: Survey, output_format: str, grades: Collection[Grade]) -> str
     items = [item for item in survey.items if item.grade in grades]
     if output_format == "github":
         return "".join(f"{line}\n" for line in _github(items))
-    return "".join(f"{line}\n" for line in _text(survey, items))
+    return "".join(f"{terminal(line)}\n" for line in _text(survey, items))
 
 
 def _text(survey: Survey, items: Iterable[Item]) -> Iterator[str]:
     sites = counted(len(survey.items), f"{'new ' if survey.since else ''}accelerator-specific site")
     since = f" since {survey.since}" if survey.since else ""
     yield (
-        f"{printable(survey.name)}: {sites}{since} that no rule claims; "
+        f"{survey.name}: {sites}{since} that no rule claims; "
         f"rules claim {sum(survey.claimed.values())}"
     )
     if survey.since:
@@ -91,10 +92,10 @@ def _text(survey: Survey, items: Iterable[Item]) -> Iterator[str]:
         parts = ", ".join(f"{efforts[grade, effort]} {effort.value}" for effort in Effort)
         yield f"{grade.value}: {parts}"
     for path, reason in survey.failures:
-        yield f"{printable(path)}: not read: {reason}"
+        yield f"{path}: not read: {reason}"
     for path, group in groupby(items, key=lambda item: item.path):
         yield ""
-        yield printable(path)
+        yield path
         for item in group:
             yield (
                 f"  {item.line}: {item.function}: {_what(item)} [{item.grade.value}, "

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from migrator.engine import Span
+from migrator.escaping import terminal
 from migrator.liveness import Cell, Finding, Level, Liveness
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
@@ -44,7 +45,7 @@ def print_table(console: Console, liveness: Liveness, *, verbose: bool = False) 
     table.add_column("rule", no_wrap=True)
     table.add_column("name", no_wrap=True)
     for column in liveness.columns:
-        table.add_column(column.name, justify="right", no_wrap=True)
+        table.add_column(Text(terminal(column.name)), justify="right", no_wrap=True)
     for rule in liveness.rules:
         cells = [_cell(liveness.cell(rule, column)) for column in liveness.columns]
         table.add_row(rule.code, rule.name, *cells)
@@ -59,7 +60,7 @@ def print_table(console: Console, liveness: Liveness, *, verbose: bool = False) 
         if finding.level is Level.NOTE and not verbose:
             notes += 1
             continue
-        text = f"{finding.level.value}: {printable(place(finding))}: {finding.describe()}"
+        text = terminal(f"{finding.level.value}: {place(finding)}: {finding.describe()}")
         console.print(Text(text, style=STYLES[finding.level]), soft_wrap=True)
     if liveness.worst() is not Level.ERROR:
         console.print(Text("every rule finds its sites", style="green"))

@@ -29,6 +29,8 @@ from pygments.token import (
 )
 from pygments.util import ClassNotFound
 
+from migrator.escaping import UNSEEN
+
 KINDS: tuple[tuple[_TokenType, str], ...] = (
     (String.Doc, "c"),
     (Comment, "c"),
@@ -202,10 +204,7 @@ def line_html(text: str, colours: Sequence[tuple[Range, str]], marks: Sequence[R
     return "".join(parts)
 
 
-_SUSPECT = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
+_SUSPECT = re.compile(f"[{UNSEEN}]")
 
 
 def escape(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from migrator.escaping import page
 from migrator.hunks import Block, Hunk, hunks_of
 from migrator.review.code import coloured, escape, line_html, open_strings, pairs, word_ranges
 from migrator.review.model import (
@@ -49,6 +50,8 @@ def render_page(review: Review) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        # What no filter has made into HTML, such as a title, loses what cannot be seen.
+        finalize=lambda value: page(value) if type(value) is str else value,
     )
     environment.filters.update(
         code=_code, prose=_prose, count=_count, shown=_shown, breakable=_breakable
@@ -96,7 +99,8 @@ def _shown(text: str) -> Markup:
 
 def _breakable(path: str) -> Markup:
     """A path that may go on in the next line after a slash or an underscore."""
-    return Markup(re.sub(r"(/|_+)(?=[^/_])", r"\1<wbr>", escape(path)))
+    parts = re.split(r"(?<=[/_])(?=[^/_])", path)
+    return Markup("<wbr>".join(escape(part) for part in parts))
 
 
 def _code(text: str) -> Markup:

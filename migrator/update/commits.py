@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from migrator.engine import Record, migrate_file
-from migrator.log import printable
+from migrator.escaping import terminal
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
 from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree
@@ -82,8 +82,8 @@ def message(step: Step) -> str:
     places = {(r.path, r.before.line if r.before else 0, r.site, r.rule) for r in step.records}
     lines = ["Sites, with lines of the release:"]
     for path, line, site, code in sorted(places):
-        place = printable(path) + (f":{line}" if line else "")
-        name = "" if site == path else f" {printable(site)}"
+        place = terminal(path) + (f":{line}" if line else "")
+        name = "" if site == path else f" {terminal(site)}"
         lines.append(f"- {place}{name}" + ("" if code == rule.code else f" ({code})"))
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
 
@@ -150,7 +150,7 @@ def hand_message(release: str | None, subjects: Sequence[str], paths: Sequence[s
     text = f"Carry over what was changed by hand to vLLM {release or 'of an unknown release'}\n"
     if subjects:
         text += "\nFrom these commits:\n" + "".join(f"- {subject}\n" for subject in subjects)
-    return text + "\nFiles:\n" + "".join(f"- {printable(path)}\n" for path in sorted(paths))
+    return text + "\nFiles:\n" + "".join(f"- {terminal(path)}\n" for path in sorted(paths))
 
 
 def branch_name(repository: Repository, plan: Plan, commit: str) -> str:

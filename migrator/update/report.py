@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from migrator.escaping import terminal
 from migrator.log import pretty_json, printable
 from migrator.update.run import Update
 from migrator.update.trees import UPSTREAM, Fate, Outcome, by_fate
@@ -23,7 +24,7 @@ def print_report(console: Console, update: Update, *, verbose: bool = False) -> 
     """The table of files: conflicts first, then what was carried over, then upstream's counts."""
     old, new = update.old.release or "?", update.plan.release or "?"
     title = f"vLLM {old} → {new}; TREE was made from {update.base.pristine.origin}"
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(Text(terminal(title), style="bold"), soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("file", overflow="fold")
     table.add_column("became", no_wrap=True)
@@ -38,9 +39,9 @@ def print_report(console: Console, update: Update, *, verbose: bool = False) -> 
         shown = len(outcomes) if verbose or fate is Fate.CONFLICT else SHOWN
         for outcome in outcomes[:shown]:
             table.add_row(
-                printable(outcome.path),
+                Text(terminal(outcome.path)),
                 Text(fate.value, style=_STYLES.get(fate, "")),
-                Text(_note(outcome), style="dim"),
+                Text(terminal(_note(outcome)), style="dim"),
             )
         if len(outcomes) > shown:
             table.add_row(f"… {len(outcomes) - shown} more", fate.value, "")
@@ -49,8 +50,8 @@ def print_report(console: Console, update: Update, *, verbose: bool = False) -> 
     if counted:
         console.print(Text(f"Untouched by hand: {', '.join(counted)}"))
     for path in sorted(update.base.unsure):
-        text = (
-            f"{printable(path)}: what the tool once wrote is not known for sure; "
+        text = terminal(
+            f"{path}: what the tool once wrote is not known for sure; "
             "no line of yours is dropped there"
         )
         console.print(Text(text, style="yellow"), soft_wrap=True)
@@ -67,7 +68,7 @@ def print_report(console: Console, update: Update, *, verbose: bool = False) -> 
 def _note(outcome: Outcome) -> str:
     parts = []
     if outcome.was is not None:
-        parts.append(f"was {printable(outcome.was)}")
+        parts.append(f"was {outcome.was}")
     if outcome.fate is Fate.CONFLICT and outcome.marked:
         parts.append(f"{counted(outcome.conflicts, 'place')} marked")
     if outcome.reason:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from migrator.escaping import terminal
 from migrator.github import workflow_command
 
 CODES = {
@@ -68,7 +69,7 @@ def as_text(findings: Iterable[Finding]) -> str:
         lines.append(f"{f.path}:{f.line}:{f.column}: {f.code} {f.message}")
         if f.expected:
             lines.extend(f"    expected: {part}" for part in f.expected.splitlines())
-    return "\n".join(lines)
+    return "\n".join(terminal(line) for line in lines)
 
 
 def as_json(report: Report) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from migrator.escaping import terminal
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -118,6 +120,8 @@ def write_table(report: Report, console: Console) -> None:
     console.print(table)
     for run in report.runs:
         for problem in run.problems:
-            console.print(f"{run.model} {run.mode}: {problem}", markup=False, soft_wrap=True)
+            console.print(
+                terminal(f"{run.model} {run.mode}: {problem}"), markup=False, soft_wrap=True
+            )
         for line in run.log:
-            console.print(f"    {line}", markup=False, soft_wrap=True)
+            console.print(terminal(f"    {line}"), markup=False, soft_wrap=True)
