@@ -231,8 +231,6 @@ def _setting(name: str, root: Path) -> str | None:
 
 def stored_forms(root: Path) -> dict[str, bytes]:
     """Files that are on disk otherwise than git stores them: path → what git stores of them."""
-    if not any((place / ".git").exists() for place in (root.resolve(), *root.resolve().parents)):
-        return {}
     try:
         paths = [p for p in converted(root) if (root / p).is_file() and not (root / p).is_symlink()]
     except MigrateError:

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from migrator import git
 from migrator.errors import MigrateError
 from migrator.locations import private_cache
 from migrator.tree import LOG_NAME, DiskTree, Entry, release_of
@@ -82,6 +81,8 @@ class _Checkout(DiskTree):
     def _submodules(self) -> tuple[str, ...]:
         if not (self.root / ".gitmodules").is_file():
             return ()
+        from migrator import git
+
         return tuple(f"{path}/" for path in git.submodules(self.root))
 
     def entries(self) -> Iterator[Entry]:
@@ -96,6 +97,12 @@ class _Checkout(DiskTree):
 
     @cached_property
     def _stored(self) -> dict[str, bytes]:
+        # To load what runs git takes long where there is none.
+        root = self.root.resolve()
+        if not any((place / ".git").exists() for place in (root, *root.parents)):
+            return {}
+        from migrator import git
+
         return git.stored_forms(self.root)
 
     def read(self, path: str) -> bytes | None:
@@ -166,6 +173,8 @@ def _release_of_checkout(root: Path) -> str | None:
     if not (root / ".git").exists():
         return None
     from packaging.version import Version
+
+    from migrator import git
 
     try:
         tag = git.release_behind(root)
