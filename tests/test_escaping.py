@@ -47,7 +47,7 @@ def test_text_formats(nasty: Path, run_cli: RunCli) -> None:
         first, *rest = command
         done = run_cli(first, nasty, *rest, "--select", SELECT, cwd=nasty.parent)
         assert done.code in (0, 1), done.err
-        assert not RAW.findall(done.out + done.err), command
+        assert not RAW.findall(done.text + done.err), command
         lines = done.err.splitlines()
         assert not [line for line in lines if line.lstrip().startswith("::") or "##[" in line]
     summary = (nasty.parent / "o/MIGRATION.md").read_text(encoding="utf-8")
