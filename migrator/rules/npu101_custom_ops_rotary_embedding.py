@@ -141,6 +141,8 @@ class CustomOpsRotaryEmbedding(Rule):
     code = "NPU101"
     safety = Safety.GUARDED
     paths = ("vllm/_custom_ops.py",)
+    # What its branch imports comes with it, whichever other rules are chosen.
+    templates = ("vllm/platforms/npu_nnal.py",)
     triggers = (r"def rotary_embedding\b",)
     sites = (
         Site("rotary_embedding", ("vllm/_custom_ops.py",)),
