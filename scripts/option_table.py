@@ -530,6 +530,8 @@ def page(release: str, found: list[Found]) -> str:
             lines += ["", f"## {title}", "", "| | answer | by |", "| --- | --- | --- |"]
         for answers, names in rows.items():
             says = "; ".join(said(a) for a in answers)
+            # Answers are written for docs/port/, where not-ported.md has them too.
+            says = re.sub(r"\]\(([\w-]+\.md)", r"](../port/\1", says)
             by = list(dict.fromkeys(reference(b, release) for a in answers for b in a.by))
             lines.append(
                 f"| {', '.join(f'`{name}`' for name in names)} | {says or '**none**'} "

@@ -15,8 +15,19 @@ from collections.abc import Sequence
 _ADDED_MODULES = (
     "vllm.accelerator",
     "vllm.distributed.device_communicators.npu_communicator",
+    "vllm.platforms.npu_nnal",
     "vllm.v1.worker.npu_kernels",
 )
+_ADDED_VARIABLES = {
+    "ASCEND_",
+    "ASCEND_RT_VISIBLE_DEVICES",
+    "HCCL_",
+    "LCCL_",
+    "PYTORCH_NPU_",
+    "TASK_QUEUE_ENABLE",
+}
+"""Environment variables of CANN and torch_npu, or how they begin: where the device is CUDA nobody
+sets one, so a set of names to look for is the same with them and without."""
 _ADDED_STRINGS = {"npu", "ASCEND", "CANN", "HCCL"}
 _PLATFORM_ON_CUDA = {"dist_backend": "nccl", "device_type": "cuda"}
 
@@ -150,10 +161,40 @@ class _OnCuda(ast.NodeTransformer):
         return node
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        if self.kept is not None and ast.unparse(node.targets[0]).startswith("_npu_"):
+        name = ast.unparse(node.targets[0])
+        if self.kept is not None and name.startswith("_npu_"):
             return None
         self.generic_visit(node)
+        if self.kept is not None and ast.unparse(node.value) == f"{{*({name} or ())}}":
+            return None  # a copy of a set of which nothing is asked but what it holds
         return node
+
+    def visit_Set(self, node: ast.Set) -> ast.AST:
+        node.elts = [e for e in node.elts if not self._selects_nothing(e)]
+        self.generic_visit(node)
+        return node
+
+    @staticmethod
+    def _selects_nothing(node: ast.expr) -> bool:
+        """Is it a variable of CANN's, or `*(name for name in os.environ if it is one)`?"""
+        if isinstance(node, ast.Constant):
+            return node.value in _ADDED_VARIABLES
+        found = node.value if isinstance(node, ast.Starred) else None
+        if not isinstance(found, ast.GeneratorExp) or len(found.generators) != 1:
+            return False
+        (loop,) = found.generators
+        test = loop.ifs[0] if len(loop.ifs) == 1 else None
+        return (
+            ast.unparse(loop.iter) == "os.environ"
+            and isinstance(test, ast.Call)
+            and ast.unparse(test.func) == f"{ast.unparse(found.elt)}.startswith"
+            and isinstance(test.args[0], ast.Tuple)
+            and bool(test.args[0].elts)
+            and all(
+                isinstance(e, ast.Constant) and e.value in _ADDED_VARIABLES
+                for e in test.args[0].elts
+            )
+        )
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
         if _is_name(node.target, "environment_variables") and "VLLM_NPU" in ast.unparse(node.value):

@@ -73,3 +73,33 @@ def test_edits_of_the_rules_are_the_same_on_cuda(old: bytes, new: bytes) -> None
 )
 def test_a_changed_cuda_path_is_noticed(old: bytes, new: bytes) -> None:
     assert on_cuda(BEFORE.replace(old, new), BEFORE) != on_cuda(BEFORE)
+
+
+SETS = b"""\
+import os
+
+PREFIXES = {"VLLM_", "NCCL_"}
+
+
+def names(exclude=None, more=None):
+    return (more or set()) - (exclude or set())
+"""
+CANN = b'"HCCL_", "TASK_QUEUE_ENABLE"'
+COPIED = b"    more = {*(more or ()), *(n for n in os.environ if n.startswith((%s)))}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (b'"NCCL_"', b'"NCCL_", "HCCL_", "ASCEND_"', True),
+        (b'"NCCL_"', b'"NCCL_", "TASK_QUEUE_"', False),
+        (b'"NCCL_"', b'"HCCL_"', False),
+        (b"    return", COPIED % CANN + b"    return", True),
+        (b"    return", COPIED % b'"HCCL_", "UCX_"' + b"    return", False),
+        (b"    return", b'    exclude = {*(exclude or ()), "LCCL_"}\n    return', True),
+        (b"    return", b'    exclude = {*(exclude or ()), "PATH"}\n    return', False),
+        (b"    return", b"    exclude = {*(more or ())}\n    return", False),
+    ],
+)
+def test_variables_of_cann_are_none_on_cuda(old: bytes, new: bytes, same: bool) -> None:
+    assert (on_cuda(SETS.replace(old, new), SETS) == on_cuda(SETS)) is same

@@ -40,7 +40,7 @@ _ACTOR = "DPEngineCoreActor.__init__"
 _VISIBLE = '"ASCEND_RT_VISIBLE_DEVICES"'
 _HIDDEN = re.compile(r"del os\.environ\[([\"'])CUDA_VISIBLE_DEVICES\1\]")
 
-PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_")
+PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_ENABLE")
 """How the variables begin that CANN, its collectives and torch_npu read in every process."""
 
 EXCLUDE = f"""\
@@ -73,7 +73,7 @@ class RayEnvironment(Rule):
 
     ## What it does
     `get_env_vars_to_copy` also names the variables of the driver that begin with `ASCEND_`,
-    `HCCL_`, `LCCL_`, `PYTORCH_NPU_` or `TASK_QUEUE_`: by `DEFAULT_ENV_VAR_PREFIXES` where the
+    `HCCL_`, `LCCL_`, `PYTORCH_NPU_` or `TASK_QUEUE_ENABLE`: by `DEFAULT_ENV_VAR_PREFIXES` where the
     release has that. `ASCEND_RT_VISIBLE_DEVICES` is never among them, and joins
     `WORKER_SPECIFIC_ENV_VARS`. Where data-parallel engines in Ray's actors get no variables at all
     (0.9.2), they get these, and do without a `CUDA_VISIBLE_DEVICES` that Ray sets for GPUs alone.
@@ -154,7 +154,7 @@ DEFAULT_ENV_VAR_PREFIXES: set[str] = {
     "HCCL_",
     "LCCL_",
     "PYTORCH_NPU_",
-    "TASK_QUEUE_",
+    "TASK_QUEUE_ENABLE",
 }
 
 

@@ -32,7 +32,7 @@ logger = init_logger(__name__)
 BLOCK_SIZE = 128
 
 # How the variables begin that CANN, its collectives and torch_npu read.
-ENV_VAR_PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_")
+ENV_VAR_PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_ENABLE")
 
 
 class NPUPlatform(Platform):
