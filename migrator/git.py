@@ -175,6 +175,17 @@ def release_behind(root: Path, commit: str = "HEAD") -> str | None:
     return max(found)[1] if found else None
 
 
+def base_release(root: Path, commit: str = "HEAD") -> str | None:
+    """The vLLM release at or behind a commit by its tag; None where git tells none."""
+    from packaging.version import Version
+
+    try:
+        tag = release_behind(root, commit)
+    except MigrateError:
+        return None
+    return None if tag is None else Version(tag).base_version
+
+
 def submodules(root: Path) -> list[str]:
     """Paths below a directory where its checkout has another repository's commit."""
     try:

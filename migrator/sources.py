@@ -172,15 +172,9 @@ def _release_of_checkout(root: Path) -> str | None:
     """The newest release tag that a git checkout has behind it."""
     if not (root / ".git").exists():
         return None
-    from packaging.version import Version
-
     from migrator import git
 
-    try:
-        tag = git.release_behind(root)
-    except MigrateError:
-        return None
-    return None if tag is None else Version(tag).base_version
+    return git.base_release(root)
 
 
 def fetch(version: str) -> Path:

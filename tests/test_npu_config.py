@@ -3,25 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-PLACE = Path(__file__).parents[1] / "templates/vllm/platforms/npu_config.py"
+from tests.trees import template_module
 
 
 @pytest.fixture(scope="module")
 def npu_config() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("npu_config", PLACE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return template_module("vllm/platforms/npu_config.py")
 
 
 @pytest.mark.parametrize(

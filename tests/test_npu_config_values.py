@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,20 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.trees import template_module
+
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "templates" / "vllm" / "platforms" / "npu_config.py"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("npu_config", TEMPLATE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TABLE = load()
+TABLE = template_module("vllm/platforms/npu_config.py")
 
 
 @pytest.fixture(autouse=True)

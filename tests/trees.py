@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import stat
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MINI = FIXTURES / "mini_vllm"
@@ -58,6 +60,17 @@ ODD_FILES: Mapping[str, bytes] = {
     + OOT.replace("\n", "\r\n").encode(),
 }
 """Files whose bytes are not just UTF-8 lines; the rules change every one of them."""
+
+
+def template_module(path: str) -> ModuleType:
+    """A template that needs no vLLM to be imported, as a module of its own."""
+    place = FIXTURES.parent / "templates" / path
+    spec = importlib.util.spec_from_file_location(place.stem, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def copy_mini(target: Path, extra: Mapping[str, bytes] | None = None) -> Path:

@@ -12,6 +12,8 @@ import ast
 import re
 from collections.abc import Mapping
 
+from migrator.flow import dotted
+
 DEVICES = frozenset({"cuda", "cpu", "xpu", "tpu", "hpu", "rocm", "hip", "neuron", "mps", "npu"})
 _OTHER_PLATFORM = re.compile(
     r"is_(?:cuda|cuda_alike|rocm|xpu|tpu|hpu|cpu|neuron|zen_cpu|mps|unspecified)$"
@@ -159,18 +161,6 @@ def asks_device(node: ast.expr) -> bool:
         last = inner.attr if isinstance(inner, ast.Attribute) else getattr(inner, "id", "")
         return "device" in last or isinstance(inner, ast.Call)
     return "device" in last
-
-
-def dotted(node: ast.AST) -> str | None:
-    """`a.b.c` for a name or a chain of attributes; None for any other expression."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    if not isinstance(node, ast.Name):
-        return None
-    parts.append(node.id)
-    return ".".join(reversed(parts))
 
 
 def ends(body: list[ast.stmt]) -> bool:

@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from migrator.coverage.conditions import asks_device, dotted, ends, evaluate, settled
-from migrator.flow import Flow
+from migrator.coverage.conditions import asks_device, ends, evaluate, settled
+from migrator.flow import Flow, dotted
 from migrator.tree import module_name
 
 MODULE = "<module>"

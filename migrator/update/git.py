@@ -140,10 +140,6 @@ class Repository:
         found = self._try("symbolic-ref", "--quiet", "--short", "HEAD")
         return None if found is None else os.fsdecode(found).strip()
 
-    def release(self, commit: str) -> str | None:
-        """The newest release tag at or behind a commit."""
-        return git.release_behind(self.root, commit)
-
     def tracks(self) -> bool:
         """Does the checkout have any file of the tree?"""
         return bool(self._run("ls-files", "-z", "--", "."))
@@ -230,7 +226,7 @@ class Repository:
         items = {path: _item(node, data[node.blob]) for path, node in nodes.items()}
         tree = GitTree(items, name, commit)
         if tree.release is None:
-            tree.release = _version(self.release(commit))
+            tree.release = git.base_release(self.root, commit)
         return tree
 
     def ancestors(self, commit: str, limit: int = LIMIT) -> list[str]:
@@ -439,12 +435,3 @@ def _complaint(said: str) -> str:
 
 def _path(line: bytes) -> str:
     return os.fsdecode(line.partition(b"\t")[2])
-
-
-def _version(tag: str | None) -> str | None:
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return None if tag is None else Version(tag).base_version
-    except InvalidVersion:
-        return None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,10 +111,7 @@ class Update:
     def changes(self) -> list[writer.Change]:
         """What is to be written into a copy of the engineer's tree."""
         puts = {path: item for path, item in self.disk.sparse.items() if self.result(path) == item}
-        changes: list[writer.Change] = [Removal(path) for path in sorted(self.merge.removals)]
-        for path, item in sorted({**puts, **self.merge.puts}.items()):
-            changes.append(Placed(path, item.data, item.mode, item.link))
-        return changes
+        return _changes(self.merge.removals, {**puts, **self.merge.puts})
 
     def changes_in_place(self, *, committed: bool) -> list[writer.Change]:
         """What is to be written into the engineer's tree itself, as git has it on disk there.
@@ -130,16 +127,19 @@ class Update:
             new = {path for path in puts if self.ours.item(path) is None}
             left_out = repository.outside(new) if repository is not None else set()
             puts = {p: i for p, i in puts.items() if p not in {*self.disk.sparse, *left_out}}
-        changes: list[writer.Change] = [Removal(path) for path in sorted(removals)]
-        for path, item in sorted(puts.items()):
-            changes.append(Placed(path, item.data, item.mode, item.link))
-        return self.disk.forms(changes)
+        return self.disk.forms(_changes(removals, puts))
 
     def result(self, path: str) -> Item | None:
         """What the tree will have at a path."""
         if path in self.merge.puts:
             return self.merge.puts[path]
         return None if path in self.merge.removals else self.ours.item(path)
+
+
+def _changes(removals: Iterable[str], puts: Mapping[str, Item]) -> list[writer.Change]:
+    """What goes and what comes, as the writer takes it."""
+    placed = (Placed(path, item.data, item.mode, item.link) for path, item in sorted(puts.items()))
+    return [*(Removal(path) for path in sorted(removals)), *placed]
 
 
 def read_adapted(tree: DiskTree, repository: Repository | None) -> Log:

@@ -19,6 +19,7 @@ FILE = "checks_attention.py"
 RELEASES = ("0.11.0", "0.33.0")
 ADDED = (
     "vllm/compilation/npu_graph.py",
+    "vllm/platforms/npu_config.py",
     "vllm/platforms/npu_nnal.py",
     "vllm/platforms/npu.py",
     "vllm/v1/attention/backends/ascend_attn.py",

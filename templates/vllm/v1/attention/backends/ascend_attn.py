@@ -34,6 +34,7 @@ import torch_npu
 import vllm.envs as envs
 from vllm.compilation.npu_graph import NPUGraph
 from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.platforms.npu_config import MAX_CONTEXT
 from vllm.platforms.npu_nnal import uses_nnal
 from vllm.utils.torch_utils import weak_ref_tensor
 from vllm.v1.attention.backend import (
@@ -69,9 +70,8 @@ UNLIMITED = 2**31 - 1
 FUSED_HEAD_SIZES = (64, 128, 192)
 MAX_NNAL_HEAD_SIZE = 256
 
-# Query heads that may share a key, and the longest context.
+# Query heads that may share a key.
 MAX_GROUP = 64
-MAX_CONTEXT = 262144
 
 # Side of the mask that NNAL's operator for a cached prefix takes.
 PREFIX_MASK_SIZE = 128
