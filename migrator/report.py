@@ -16,6 +16,7 @@ from migrator.github import workflow_command
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json
 from migrator.plan import Plan
+from migrator.releases import standing
 from migrator.rule import Rule, Safety, Status
 from migrator.words import Tense, counted
 
@@ -33,44 +34,121 @@ def render(plan: Plan, output_format: str, tense: Tense) -> str | None:
     return None
 
 
-def print_table(console: Console, plan: Plan, tense: Tense, *, verbose: bool = False) -> None:
-    """The table of rules, and below it what waits for a person."""
-    title = terminal(f"vLLM {plan.release or '(release unknown)'}")
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    table.add_column("rule", no_wrap=True)
-    table.add_column("name")
-    for head in (tense.value, "migrated already", "skipped", "for a person"):
-        table.add_column(head, justify="right")
-    table.add_column("note")
-    for rule in plan.rules:
-        counts = plan.tally(rule.code)
-        changed, done = counts[Status.CHANGED], counts[Status.MIGRATED]
-        skipped, person = counts[Status.SKIPPED], counts[Status.MANUAL]
-        table.add_row(
-            rule.code,
-            rule.name,
-            Text(str(changed), style="green" if changed else "dim"),
-            Text(str(done), style="" if done else "dim"),
-            Text(str(skipped), style="" if skipped else "dim"),
-            Text(str(person), style="yellow" if person else "dim"),
-            Text(terminal(_note(plan, rule)), style="dim"),
-        )
-    console.print(table)
-    if verbose:
-        for record in plan.records:
-            console.print(Text(_line(record, tense)), soft_wrap=True)
-    for absent in plan.absent:
-        text = f"{absent.rule}: no {absent.site} in releases {absent.releases}: {absent.why}"
-        console.print(Text(text, style="dim"), soft_wrap=True)
+def print_report(
+    console: Console,
+    plan: Plan,
+    tense: Tense,
+    *,
+    verbose: bool = False,
+    said: Sequence[str] = (),
+    following: str | None = None,
+) -> None:
+    """What a plan comes to: totals, what waits for a person, what to do next, then the rules.
+
+    Args:
+        console: where it is printed; a narrow one gets narrower tables.
+        plan: the plan.
+        tense: what its changes are called.
+        verbose: print every rule, every site and what the release is known not to have.
+        said: lines on what was written.
+        following: the command to run next.
+    """
+
+    def tell(text: str, style: str = "") -> None:
+        console.print(Text(terminal(text), style=style), soft_wrap=True)
+
+    tell(standing(plan.release), "bold")
+    tell(totals(plan, tense))
     for record in plan.records:
         if record.status is Status.MANUAL:
-            console.print(Text(_line(record, tense), style="yellow"), soft_wrap=True)
+            tell(_line(record, tense), "yellow")
     for failure in plan.failures:
-        text = terminal(f"{failure.path}: left as it is: {failure.reason}")
-        console.print(Text(text, style="yellow"), soft_wrap=True)
+        tell(f"{failure.path}: left as it is: {failure.reason}", "yellow")
+    for line in said:
+        tell(line)
+    if following is not None:
+        tell(f"Next: {following}", "bold")
+    rules = [rule for rule in plan.rules if verbose or any(plan.tally(rule.code).values())]
+    if rules:
+        console.print()
+        _print_rules(console, plan, tense, rules, verbose=verbose)
+    if verbose:
+        for record in plan.records:
+            if record.status is not Status.MANUAL:
+                tell(_line(record, tense))
+        for absent in plan.absent:
+            text = f"{absent.rule}: no {absent.site} in releases {absent.releases}: {absent.why}"
+            tell(text, "dim")
     for path in plan.links_out:
-        text = terminal(f"{path}: a link out of the tree; copied as a link, not followed")
-        console.print(Text(text, style="dim"), soft_wrap=True)
+        tell(f"{path}: a link out of the tree; copied as a link, not followed", "dim")
+
+
+def totals(plan: Plan, tense: Tense) -> str:
+    """What a plan comes to in one line."""
+    count = Counter(record.status for record in plan.records)
+    person = count[Status.MANUAL] + len(plan.failures)
+    done = f"nothing {tense.value}"
+    if plan.files:
+        added = sum(change.before is None for change in plan.files)
+        done = (
+            f"{counted(count[Status.CHANGED], 'site')} {tense.value} in "
+            f"{counted(len(plan.files), 'file')}, {added or 'none'} of them new"
+        )
+    migrated = f"{count[Status.MIGRATED]} migrated already"
+    return f"{done}; {migrated}; {person or 'nothing'} left for a person"
+
+
+_COLUMNS = (
+    (Status.CHANGED, "green"),
+    (Status.MIGRATED, ""),
+    (Status.SKIPPED, ""),
+    (Status.MANUAL, "yellow"),
+)
+"""What the table of rules counts, with the colours of counts."""
+
+NOTES_FROM = 100
+"""Columns from which on a table has room for notes; below that they stand under it."""
+
+
+def _print_rules(
+    console: Console, plan: Plan, tense: Tense, rules: Sequence[Rule], *, verbose: bool
+) -> None:
+    """The table of rules: all columns, or those that have anything."""
+    heads = {
+        Status.CHANGED: tense.value,
+        Status.MIGRATED: "migrated already",
+        Status.SKIPPED: "skipped",
+        Status.MANUAL: "for a person",
+    }
+    beside = verbose and console.width >= NOTES_FROM
+    tallies = {rule.code: plan.tally(rule.code) for rule in rules}
+    columns = [
+        (status, style)
+        for status, style in _COLUMNS
+        if beside or any(tally[status] for tally in tallies.values())
+    ]
+    notes = {rule.code: _note(plan, rule) for rule in rules} if verbose else {}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("rule", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    for status, _ in columns:
+        table.add_column(heads[status], justify="right")
+    if beside:
+        table.add_column("note")
+    for rule in rules:
+        tally = tallies[rule.code]
+        cells = [
+            Text(str(tally[status]), style=style if tally[status] else "dim")
+            for status, style in columns
+        ]
+        if beside:
+            cells.append(Text(notes[rule.code], style="dim"))
+        table.add_row(rule.code, rule.name, *cells)
+    console.print(table)
+    if verbose and not beside:
+        for code, note in notes.items():
+            if note:
+                console.print(Text(f"{code}: skipped: {note}", style="dim"), soft_wrap=True)
 
 
 def _note(plan: Plan, rule: Rule) -> str:

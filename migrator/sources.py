@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from functools import cached_property
@@ -54,8 +55,13 @@ def open_source(text: str) -> Source:
         return Source(tree, root.parent / f"{root.name}-npu")
     if path.exists():
         raise MigrateError(f"{text} is a file; name the directory that it unpacks to")
-    version = _requested_release(text)
+    version = requested_release(text)
     if version is None:
+        meant = _release_meant(text)
+        if meant is not None:
+            raise UnknownSourceError(
+                f"{text} is neither a directory nor a release; did you mean {meant}?"
+            )
         raise UnknownSourceError(
             f"{text} is neither a directory nor a release; name one, or write vllm==0.11.0"
         )
@@ -147,7 +153,7 @@ def _nearest_root(path: Path) -> Path | None:
     return None
 
 
-def _requested_release(text: str) -> str | None:
+def requested_release(text: str) -> str | None:
     """The version of `vllm==VERSION`; None where the text is not such a requirement."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
@@ -166,6 +172,12 @@ def _requested_release(text: str) -> str | None:
         return str(Version(pins[0].version))
     except InvalidVersion:
         return None
+
+
+def _release_meant(text: str) -> str | None:
+    """The release that a text looks like: a bare version, a tag, or another sign than `==`."""
+    found = re.fullmatch(rf"(?:{PROJECT})?[\s=~@:-]*v?(\d+(?:\.\d+)+\w*)", text.strip(), re.I)
+    return f"{PROJECT}=={found[1]}" if found else None
 
 
 def _release_of_checkout(root: Path) -> str | None:

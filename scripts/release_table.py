@@ -24,6 +24,7 @@ from pathlib import Path
 from tool import ROOT, command, digest
 
 from migrator.log import Log, read_log
+from migrator.releases import KNOWN
 from migrator.rules import all_rules
 from migrator.sources import fetch
 from migrator.tree import LOG_NAME
@@ -34,11 +35,7 @@ TABLE = ROOT / "docs" / "releases.md"
 QUICK = (
     "0.9.2 0.10.2 0.11.0 0.11.2 0.13.0 0.16.0 0.18.0 0.21.0 0.23.0 0.26.0 0.29.0 0.32.0 0.33.0"
 ).split()
-EVERY = (
-    "0.9.2 0.10.0 0.10.1.1 0.10.2 0.11.0 0.11.1 0.11.2 0.12.0 0.13.0 0.14.0 0.14.1 0.16.0 0.17.1 "
-    "0.18.0 0.19.1 0.20.2 0.21.0 0.22.1 0.23.0 0.24.0 0.25.1 0.26.0 0.27.1 0.28.0 0.29.0 0.30.0 "
-    "0.31.0 0.32.0 0.33.0"
-).split()
+EVERY = list(KNOWN)
 
 
 @dataclass(frozen=True)

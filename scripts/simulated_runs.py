@@ -94,11 +94,13 @@ RECIPE = """\
 ## The environment
 
 One environment with torch 2.13.0 runs every release: vLLM itself is not installed, the emitted
-tree stands on PYTHONPATH with a metadata folder of its own.
+tree stands on PYTHONPATH with a metadata folder of its own. The requirements are those of a tree of
+0.32.0, which `apply` fetches and writes:
 
+    vllm-npu-migrate apply vllm==0.32.0 -o vllm-0.32.0-npu
     python3.11 -m venv ENV
     ENV/bin/pip install torch==2.13.0 torch_npu==2.13.0 setuptools==78.1.1
-    ENV/bin/pip install -r vllm-0.32.0/requirements/common.txt
+    ENV/bin/pip install -r vllm-0.32.0-npu/requirements/common.txt
     ENV/bin/pip install --no-deps diskcache depyf astor lm-format-enforcer interegular gguf \\
         numba llvmlite
     ENV/bin/pip install ray==2.60.0
@@ -108,13 +110,15 @@ the runs over Ray alone, which are not made without it. The CPU build of torch i
 torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor --env ENV` says
 whether torch, torch_npu and a compiler fit.
 
-Three things of 0.11.0 do not go with it, on any device: its server and its Gemmas ask transformers
-5 for attributes that are gone, and its graphs patch a function of torch that has another signature
-now. They run in an environment of the torch that 0.11.0 was made for:
+Four things of 0.11.0 do not go with it, on any device: its server and its Gemmas ask transformers
+5 for attributes that are gone, its GLM-4 gives wrong tokens with it, and its graphs patch a
+function of torch that has another signature now. They run in an environment of the torch that
+0.11.0 was made for:
 
+    vllm-npu-migrate apply vllm==0.11.0 -o vllm-0.11.0-npu
     python3.11 -m venv ENV-OLD
     ENV-OLD/bin/pip install torch==2.8.0 torch_npu==2.8.0.post2 setuptools==78.1.1
-    ENV-OLD/bin/pip install -r vllm-0.11.0/requirements/common.txt "transformers<5"
+    ENV-OLD/bin/pip install -r vllm-0.11.0-npu/requirements/common.txt "transformers<5"
     ENV-OLD/bin/pip install --no-deps numba llvmlite
     ENV-OLD/bin/pip install ray==2.60.0
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import migrator
-from migrator import sources
+from migrator import releases, sources
 from migrator.cli import COMMANDS
 from migrator.log import schema
 from migrator.rules import all_rules
@@ -206,7 +206,8 @@ def test_output_beside_the_source(mini_tree: Path, tmp_path: Path, run_cli: RunC
     done = run_cli("apply", f"{mini_tree}/", "--select", SELECT)
     assert done.code == 0
     out = tmp_path / "mini-npu"
-    assert done.err.splitlines()[-2:] == [f"Adapted tree: {out}", f"Log: {out / LOG_NAME}"]
+    written = [f"Adapted tree: {out}", f"Log: {out / LOG_NAME}"]
+    assert done.err.splitlines()[2:4] == written
     assert (out / LOG_NAME).is_file()
 
 
@@ -336,30 +337,126 @@ def test_in_place_dry_run_needs_no_checkout(mini_tree: Path, run_cli: RunCli) ->
 # ---- what is said --------------------------------------------------------------------------
 
 
-def test_table(tmp_path: Path, run_cli: RunCli) -> None:
+def test_totals_come_first(tmp_path: Path, run_cli: RunCli) -> None:
     tree = copy_mini(tmp_path / "mini", MANUAL)
-    heads = {"diff": "would change", "check": "pending", "apply": "changed"}
-    for command, head in heads.items():
+    for command, head in {"diff": "would change", "check": "pending", "apply": "changed"}.items():
         done = run_cli(command, tree, "--select", SELECT)
         lines = done.err.splitlines()
-        assert lines[0].strip() == "vLLM 0.11.0"
-        titles = re.split(r"\s{2,}", lines[1].strip())
-        assert titles == [
-            "rule",
-            "name",
-            head,
-            "migrated already",
-            "skipped",
-            "for a person",
-            "note",
+        assert lines[0] == "vLLM 0.11.0, a known release"
+        done_in = rf"\d+ sites {head} in \d+ files, 1 of them new"
+        assert re.fullmatch(rf"{done_in}; 0 migrated already; 1 left for a person", lines[1])
+        assert lines[2].startswith(
+            "vllm/manual.py:2: NPU110 manual: f: nothing in the module tells"
+        )
+        following = next(line for line in lines if line.startswith("Next: "))
+        blank = lines.index("")
+        assert lines.index(following) < blank
+        assert re.split(r"\s{2,}", lines[blank + 1].strip()) == [
+            *("rule", "name", head, "skipped", "for a person")
         ]
-        row = next(line for line in lines if line.startswith("NPU110 "))
-        assert re.split(r"\s{2,}", row.strip()) == [
-            *("NPU110", "tensor-device-guard", "4", "0", "2", "1"),
-            "1 not a tensor, 1 only runs on another device",
-        ]
-        assert "vllm/manual.py:2: NPU110 manual: f: nothing in the module tells" in done.err
-        assert "NPU101: no batched_rotary_embedding in releases >=0.11.0: " in done.err
+        rows = [re.split(r"\s{2,}", line.strip()) for line in lines[blank + 2 :]]
+        assert ["NPU110", "tensor-device-guard", "4", "2", "1"] in rows
+        assert all(any(number != "0" for number in row[2:]) for row in rows), "rows of zeros"
+        assert "in releases >=" not in done.err, "absences are for -v"
+    assert following == f"Next: vllm-npu-migrate verify {tmp_path / 'mini-npu'}"
+
+
+def test_the_whole_table(tmp_path: Path, run_cli: RunCli) -> None:
+    tree = copy_mini(tmp_path / "mini", MANUAL)
+    done = run_cli("check", tree, "-v", "--select", SELECT)
+    lines = done.err.splitlines()
+    heads = next(line for line in lines if line.startswith("rule "))
+    assert re.split(r"\s{2,}", heads.strip()) == [
+        *("rule", "name", "pending", "migrated already", "skipped", "for a person", "note")
+    ]
+    row = next(line for line in lines if line.startswith("NPU110 "))
+    assert re.split(r"\s{2,}", row.strip()) == [
+        *("NPU110", "tensor-device-guard", "4", "0", "2", "1"),
+        "1 not a tensor, 1 only runs on another device",
+    ]
+    assert "NPU101: no batched_rotary_embedding in releases >=0.11.0: " in done.err
+
+
+def test_a_narrow_terminal(mini_tree: Path, run_cli: RunCli) -> None:
+    for options in ((), ("-v",)):
+        done = run_cli("check", mini_tree, "--select", SELECT, *options, env={"COLUMNS": "60"})
+        lines = done.err.splitlines()
+        row = next(line for line in lines if line.startswith("NPU103 "))
+        assert row.split()[:3] == ["NPU103", "custom-ops-fused-add-rms-norm", "1"]
+        assert len(row) <= 60
+
+
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        ("0.9.2", "vLLM 0.9.2, a known release"),
+        ("0.33.0", "vLLM 0.33.0, a known release"),
+        ("0.11", "vLLM 0.11, a known release"),
+        ("0.15.0", "it lies between the known releases 0.14.1 and 0.16.0"),
+        ("0.33.1", "newer than 0.33.0, the newest release known"),
+        ("0.34.0.dev12", "newer than 0.33.0, the newest release known"),
+        ("1.0", "newer than 0.33.0"),
+        ("0.9.1", "older than 0.9.2, the oldest release known"),
+        (None, "release unknown"),
+    ],
+)
+def test_how_a_release_stands(release: str | None, said: str) -> None:
+    assert said in releases.standing(release)
+    assert releases.is_too_old(release) == ("older" in said)
+
+
+def test_known_releases_are_those_of_the_table() -> None:
+    table = (Path(__file__).parent.parent / "docs/releases.md").read_text(encoding="utf-8")
+    heads = next(line for line in table.splitlines() if line.startswith("| Rule "))
+    assert tuple(re.findall(r"\d[\d.]+", heads)) == releases.KNOWN
+
+
+def test_a_release_that_is_too_old(tmp_path: Path, run_cli: RunCli) -> None:
+    said = "vLLM 0.8.5 is older than 0.9.2, the oldest release known"
+    info = b"Metadata-Version: 2.1\nName: vllm\nVersion: 0.8.5\n"
+    tree = copy_mini(tmp_path / "old", {"PKG-INFO": info})
+    for text in (tree, "vllm==0.8.5"):
+        for command in ("apply", "diff", "check"):
+            assert_one_line(run_cli(command, text), said)
+    assert run_cli("check", tree, "--select", "NPU110", "-q").code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("aply",), "No such command 'aply'; did you mean apply?"),
+        (("explain", "rmsnorm"), "; did you mean rms-norm?"),
+        (("check", "TREE", "--select", "rms_norm"), "; did you mean rms-norm?"),
+        (("check", "TREE", "--ignore", "NPU10l"), "did you mean NPU101"),
+        (("apply", "vllm=0.11.0"), "did you mean vllm==0.11.0?"),
+        (("apply", "0.11.0"), "did you mean vllm==0.11.0?"),
+        (("diff", "v0.11.0"), "did you mean vllm==0.11.0?"),
+        (("check", "vllm-0.11.0"), "did you mean vllm==0.11.0?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_was_meant(
+    mini_tree: Path, run_cli: RunCli, arguments: tuple[str, ...], hint: str
+) -> None:
+    done = run_cli(*[str(mini_tree) if part == "TREE" else part for part in arguments])
+    assert done.code == 2
+    assert hint in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["source", "foreign", "plugin"])
+def test_refusals_come_before_the_plan(
+    kind: str, tmp_path: Path, mini_tree: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(*_: object, **__: object) -> None:
+        raise AssertionError("a plan was made")
+
+    monkeypatch.setattr("migrator.plan.make_plan", planned)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "file").write_bytes(b"")
+    output = mini_tree if kind == "source" else foreign
+    layout = ("--layout", "plugin") if kind == "plugin" else ()
+    assert_one_line(run_cli("apply", mini_tree, "-o", output, *layout), "choose another -o")
 
 
 def test_verbose_names_every_site(mini_tree: Path, run_cli: RunCli) -> None:

@@ -213,6 +213,8 @@ def test_select_and_ignore() -> None:
     assert codes([], ["NPU1"]) == [c for c in everything if not c.startswith("NPU1")]
     assert codes(["NPU10"], ["NPU101"]) == sorted(["NPU102", "NPU103", *helpers])
     assert "NPU001" not in codes(["NPU102"], ["NPU001"])
+    named = codes(["custom-ops-rms-norm", "SILU-and-mul"], ["gelu-and-mul"])
+    assert named == codes(["NPU102", "NPU120"], ["NPU122"])
 
 
 @pytest.mark.parametrize("option", ["select", "ignore"])

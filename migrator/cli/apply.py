@@ -11,7 +11,6 @@ import click
 from migrator.cli import common, targets
 from migrator.cli.diff import print_patch
 from migrator.errors import MigrateError, after_writing
-from migrator.escaping import terminal
 
 if TYPE_CHECKING:
     from migrator.plan import Plan
@@ -65,10 +64,9 @@ def command(
     Exit code 0: done; 1: sites are left for a person, or --dry-run and there are changes; 2: error,
     and nothing was written; 3: an error after something was: the message says what to do.
     """
-    from migrator.cli.plugin import what_was_written, write_plugin
+    from migrator.cli.plugin import refuse_plugin_target, what_was_written, write_plugin
     from migrator.log import emitted_files
     from migrator.report import render
-    from migrator.sources import open_source
     from migrator.words import Tense
 
     in_place = in_place or commit
@@ -76,48 +74,62 @@ def command(
         raise MigrateError("-o and --in-place exclude each other; give one of them")
     if layout == "plugin" and (in_place or dry_run):
         raise MigrateError("--layout plugin writes new files only; use it with -o DIR")
-    source = open_source(src)
+    known = common.settings(Path.cwd())
+    source = common.opened(src, known, planning)
     if in_place and not Path(src).is_dir():
         raise MigrateError(f"--in-place would change the cached source of {src}; use -o DIR")
+    target = output if output is not None else source.default_output
+    if layout == "plugin" and output is None:
+        target = target.with_name(f"{target.name}-plugin")
+    # What can be refused without a plan is refused before there is one.
     if in_place and not dry_run:
-        _begin_in_place(source.tree.root, force=force, forcible=not commit)
-    known = common.settings(Path.cwd())
+        _begin_in_place(source.tree, force=force, commit=commit)
+    elif layout == "plugin":
+        refuse_plugin_target(source.tree, target, force=force)
+    elif not dry_run:
+        _refuse_target(source.tree, target, force=force)
     tense = Tense.WOULD if dry_run else Tense.PAST
-    plan = common.plan_for(source.tree, known, tense, planning)
+    plan = common.make_plan(source.tree, known, planning)
     output_format = common.format_of(output_format, known)
+    if dry_run or plan.missing:
+        following = common.command_line("apply", src) if plan.pending else None
+        common.tell(plan, tense, planning, following=following)
     common.refuse_missing(plan)
     if dry_run:
         print_patch(plan, emitted_files(plan), output_format)
         common.finish(plan, pending_counts=True)
     if layout == "plugin":
-        default = source.default_output.with_name(f"{source.default_output.name}-plugin")
-        target = output if output is not None else default
         write_plugin(plan, source.tree, target, force=force)
-        said = what_was_written(target)
+        said, following = what_was_written(target), None
     elif in_place:
         said = _change(source.tree, plan, commit=commit)
+        following = common.command_line("verify", source.tree.root)
     else:
-        target = output if output is not None else source.default_output
         said = _write(source.tree, plan, target, src, force=force)
+        following = common.command_line("verify", target)
     with after_writing("the tree is written"):
         text = render(plan, output_format, tense)
         if text is not None:
             click.echo(text, nl=False)
-        if not planning.quiet:
-            for line in said:
-                click.echo(terminal(line), err=True)
+        common.tell(plan, tense, planning, said=said, following=following)
     common.finish(plan, pending_counts=False)
 
 
-def _begin_in_place(root: Path, *, force: bool, forcible: bool) -> None:
+def _begin_in_place(tree: DiskTree, *, force: bool, commit: bool) -> None:
     """Keep other runs off the tree for as long as this one goes on, and see that it is clean."""
     from migrator import writer
 
+    root = tree.root
     click.get_current_context().with_resource(writer.locked(root))
     if writer.recover(root):
         click.echo("Finished what an interrupted run had begun.", err=True)
-    if not (force and forcible):
-        targets.refuse_unclean(root, forcible=forcible)
+    if commit or not force:
+        targets.refuse_unclean(root, forcible=not commit)
+    if commit:
+        from migrator.update.git import Repository
+        from migrator.update.run import refuse_commit
+
+        refuse_commit(Repository(root), tree)
 
 
 def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> list[str]:

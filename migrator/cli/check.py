@@ -51,8 +51,8 @@ def command(
 
     if more and not against:
         raise click.UsageError(f"unexpected argument {more[0]}; to compare releases: --against")
-    source = open_source(tree)
     known = common.settings(Path.cwd())
+    source = common.opened(tree, known, planning)
     output_format = common.format_of(output_format, known)
     if against:
         names = [name for text in (*against, *more) for name in text.split(",") if name]
@@ -66,14 +66,16 @@ def command(
 
             if not planning.quiet:
                 click.echo(terminal(f"planning {name}"), err=True)
-            plan = common.plan_for(one.tree, known, Tense.PENDING, replace(planning, quiet=True))
+            plan = common.make_plan(one.tree, known, replace(planning, quiet=True))
             return Column(name, one.tree, with_earlier(plan, one.tree))
 
         labels = _labels(sources, [*names, tree])
         columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]
         _compare(columns, output_format, quiet=planning.quiet, verbose=planning.verbose)
     tense = Tense.PENDING
-    plan = common.plan_for(source.tree, known, tense, planning)
+    plan = common.make_plan(source.tree, known, planning)
+    following = common.command_line("apply", tree) if plan.pending else None
+    common.tell(plan, tense, planning, following=following)
     text = render(plan, output_format, tense)
     if text is not None:
         click.echo(text, nl=False)

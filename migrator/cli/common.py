@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from migrator.cache import Cache, Output
     from migrator.plan import Plan
     from migrator.rule import Rule
+    from migrator.sources import Source
     from migrator.tree import DiskTree, Tree
     from migrator.words import Tense
 
@@ -168,10 +169,10 @@ def planning_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option(
-            "--select", multiple=True, callback=_codes, metavar="CODES", help="Only these rules."
+            "--select", multiple=True, callback=_codes, metavar="RULES", help="Only these rules."
         ),
         click.option(
-            "--ignore", multiple=True, callback=_codes, metavar="CODES", help="Not these rules."
+            "--ignore", multiple=True, callback=_codes, metavar="RULES", help="Not these rules."
         ),
         click.option(
             "--jobs",
@@ -264,21 +265,26 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
-    """The rules that `--select` and `--ignore` leave; a code may be a prefix such as `NPU1`.
+    """The rules that `--select` and `--ignore` leave, by code, by the beginning of one, or by name.
 
-    Import rules come along with whatever is selected, unless they are ignored by name.
+    Import rules come along with whatever is selected, unless they are ignored themselves.
 
     Raises:
-        MigrateError: a code matches no rule.
+        MigrateError: a code or name matches no rule.
     """
     from migrator.rules import all_rules
 
     rules = all_rules()
-    for code in (*select, *ignore):
-        if not any(rule.code.startswith(code.upper()) for rule in rules):
-            raise MigrateError(f"there is no rule {code}; `vllm-npu-migrate rules` lists them")
-    wanted = tuple(code.upper() for code in select) or ("",)
-    unwanted = tuple(code.upper() for code in ignore)
+    codes = {rule.name: rule.code for rule in rules}
+
+    def prefixes(texts: Sequence[str]) -> tuple[str, ...]:
+        found = tuple(codes.get(text.lower(), text.upper()) for text in texts)
+        for text, prefix in zip(texts, found, strict=True):
+            if not any(rule.code.startswith(prefix) for rule in rules):
+                raise no_rule(text)
+        return found
+
+    wanted, unwanted = prefixes(select) or ("",), prefixes(ignore)
     return [
         rule
         for rule in rules
@@ -287,20 +293,84 @@ def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
     ]
 
 
+def no_rule(text: str) -> MigrateError:
+    """The error of a code or name that no rule has."""
+    from migrator.rules import all_rules
+    from migrator.words import did_you_mean
+
+    near = did_you_mean(text, [rule.name for rule in all_rules()])
+    if text.upper().startswith("NPU"):
+        # Of codes, the first digits tell which are related.
+        codes = [rule.code for rule in all_rules()]
+        start = text.upper()
+        while start and not any(code.startswith(start) for code in codes):
+            start = start[:-1]
+        found = [code for code in codes if code.startswith(start)] if len(start) > 3 else []
+        near = f"; did you mean {' or '.join(found[:3])}?" if found else ""
+    return MigrateError(f"there is no rule {text}; `vllm-npu-migrate rules` lists them{near}")
+
+
+def opened(text: str, known: Mapping[str, Any], planning: Planning) -> Source:
+    """Open what a user named; a release that is too old is refused before it is fetched."""
+    from migrator.sources import open_source, requested_release
+
+    if not os.path.lexists(text):
+        _refuse_too_old(requested_release(text), known, planning)
+    return open_source(text)
+
+
+def _refuse_too_old(release: str | None, known: Mapping[str, Any], planning: Planning) -> None:
+    """Raise for a release older than all that are known, unless rules were chosen by hand."""
+    from migrator.releases import is_too_old, standing
+
+    if is_too_old(release) and not _chosen(known, planning)[0]:
+        raise MigrateError(
+            f"{standing(release)}; name a later one, or by --select rules to try all the same"
+        )
+
+
 def plan_for(
     tree: Tree,
     known: Mapping[str, Any],
     tense: Tense,
     planning: Planning,
 ) -> Plan:
-    """Make the plan for a tree and print its table, by options and by the settings `known`."""
-    _tell_unfinished(tree)
-    plan = _make_plan(tree, known, planning)
-    if not planning.quiet:
-        from migrator.report import print_table
-
-        print_table(stderr_console(), plan, tense, verbose=planning.verbose)
+    """Make the plan for a tree and print what it comes to, by options and the settings `known`."""
+    plan = make_plan(tree, known, planning)
+    tell(plan, tense, planning)
     return plan
+
+
+def tell(
+    plan: Plan,
+    tense: Tense,
+    planning: Planning,
+    *,
+    said: Sequence[str] = (),
+    following: str | None = None,
+) -> None:
+    """Print what a plan comes to on stderr, unless nothing is to be said.
+
+    Args:
+        plan: the plan.
+        tense: what its changes are called.
+        planning: options.
+        said: lines on what was written.
+        following: command to run next; it is not offered where the plan has a site missing.
+    """
+    if not planning.quiet:
+        from migrator.report import print_report
+
+        following = None if plan.missing else following
+        console = stderr_console()
+        print_report(console, plan, tense, verbose=planning.verbose, said=said, following=following)
+
+
+def command_line(*words: str | Path) -> str:
+    """A command of this tool as a shell takes it."""
+    import shlex
+
+    return shlex.join(["vllm-npu-migrate", *map(str, words)])
 
 
 def _tell_unfinished(tree: Tree) -> None:
@@ -318,22 +388,24 @@ def _tell_unfinished(tree: Tree) -> None:
         click.echo(said, err=True)
 
 
-def _make_plan(
+def make_plan(
     tree: Tree,
     known: Mapping[str, Any],
     planning: Planning,
 ) -> Plan:
     """Take the plan of an earlier run, or make it, with a progress bar if stderr is a terminal."""
-    from migrator.plan import make_plan
+    from migrator import plan
     from migrator.tree import DiskTree
 
+    _tell_unfinished(tree)
     rules = rules_for(known, planning)
+    _refuse_too_old(tree.release, known, planning)
     jobs = processes(planning, known)
     cache = plan_cache(known)
 
     def make(tree: Tree) -> Plan:
         with _progress(planning.quiet) as progress:
-            return make_plan(tree, rules, jobs=jobs, progress=progress, results=cache)
+            return plan.make_plan(tree, rules, jobs=jobs, progress=progress, results=cache)
 
     if cache is None or not isinstance(tree, DiskTree):
         return make(tree)

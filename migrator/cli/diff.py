@@ -45,10 +45,8 @@ def command(
     On a terminal the patch has colours, unless NO_COLOR is set. Everything else goes to stderr.
     Exit code 0: nothing to do; 1: there are changes; 2: error.
     """
-    from migrator.sources import open_source
-
-    source = open_source(src)
     known = common.settings(Path.cwd())
+    source = common.opened(src, known, planning)
     tree = source.tree
     plain = by is None and not stat and not _may_be_coloured()
     if plain and planning.quiet:
@@ -61,7 +59,9 @@ def command(
 
     # The numbers stand for the table of rules, which would say much the same beside them.
     silent = planning.quiet or (stat and not planning.verbose)
-    plan = common.plan_for(tree, known, Tense.WOULD, replace(planning, quiet=silent))
+    plan = common.make_plan(tree, known, replace(planning, quiet=silent))
+    following = common.command_line("apply", src) if plan.pending else None
+    common.tell(plan, Tense.WOULD, replace(planning, quiet=silent), following=following)
     common.refuse_missing(plan)
     changes = emitted_files(plan)
     if stat:

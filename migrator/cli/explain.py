@@ -6,7 +6,6 @@ from __future__ import annotations
 import click
 
 from migrator.cli import common
-from migrator.errors import MigrateError
 
 
 @click.command("explain")
@@ -28,4 +27,4 @@ def command(code: str) -> None:
             if not rule.sites and not rule.templates:
                 click.echo("Wherever its pattern is found; no release has to have one.")
             return
-    raise MigrateError(f"there is no rule {code}; `vllm-npu-migrate rules` lists them")
+    raise common.no_rule(code)

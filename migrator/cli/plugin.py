@@ -30,7 +30,7 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
     from migrator.plugin import make_plugin
 
     files = make_plugin(plan, tree)
-    _refuse(tree, target, force=force)
+    refuse_plugin_target(tree, target, force=force)
     writer.write_tree(None, files, target, replace=target.exists())
 
 
@@ -38,10 +38,11 @@ def what_was_written(target: Path) -> list[str]:
     """The lines to be said of a plugin, and what to do with it."""
     # To pip, what has no slash is a name, which it would fetch from the package index.
     place = str(target) if os.sep in str(target) else f".{os.sep}{target}"
-    return [f"Plugin: {target}", f"Install it beside vLLM: pip install {shlex.quote(place)}"]
+    return [f"Plugin: {target}", f"Next, beside vLLM: pip install {shlex.quote(place)}"]
 
 
-def _refuse(tree: DiskTree, target: Path, *, force: bool) -> None:
+def refuse_plugin_target(tree: DiskTree, target: Path, *, force: bool) -> None:
+    """Raise where writing a plugin to `target` would lose something that is not this tool's."""
     from migrator.log import edited_since, read_log
     from migrator.plugin import PACKAGE
     from migrator.tree import LOG_NAME, DiskTree, Tree

@@ -117,11 +117,10 @@ def _planned(
     planning: common.Planning,
 ) -> tuple[Review, DiskTree]:
     from migrator.review import review_plan
-    from migrator.sources import open_source
     from migrator.words import Tense
 
-    source = open_source(src)
     known = common.settings(Path.cwd())
+    source = common.opened(src, known, planning)
     plan = common.plan_for(source.tree, known, Tense.WOULD, planning)
     return review_plan(plan, source.tree, runs), source.tree
 

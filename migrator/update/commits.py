@@ -153,8 +153,8 @@ def hand_message(release: str | None, subjects: Sequence[str], paths: Sequence[s
     return text + "\nFiles:\n" + "".join(f"- {terminal(path)}\n" for path in sorted(paths))
 
 
-def branch_name(repository: Repository, plan: Plan, commit: str) -> str:
-    """The branch for a plan's release; the commit stands in where the tree says no release."""
-    if plan.release is not None:
-        return BRANCH.format(plan.release)
+def branch_name(repository: Repository, release: str | None, commit: str) -> str:
+    """The branch for a release; the commit stands in where the tree says no release."""
+    if release is not None:
+        return BRANCH.format(release)
     return BRANCH.removesuffix("v{}") + repository.short(commit)

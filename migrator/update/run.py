@@ -308,7 +308,7 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
         MigrateError: the branch exists, git knows no author, or a file cannot be written.
     """
     head = _ready(repository, root)
-    name = commits.branch_name(repository, update.plan, update.new.commit or head)
+    name = commits.branch_name(repository, update.plan.release, update.new.commit or head)
     refuse_branch(repository, name)
     start = _start(update, repository, head)
     by_hand = [o for o in update.merge.outcomes if o.fate not in UPSTREAM]
@@ -351,6 +351,17 @@ def _ready(repository: Repository, root: Path) -> str:
         raise MigrateError(f"the checkout of {root} has staged changes; commit them first")
     repository.check_identity()
     return head
+
+
+def refuse_commit(repository: Repository, tree: DiskTree) -> None:
+    """Raise where a first migration could not be put on its branch; this needs no plan.
+
+    A tree that was migrated is let pass: nothing may be left to do.
+    """
+    if tree.exists(LOG_NAME):
+        return
+    head = _ready(repository, tree.root)
+    refuse_branch(repository, commits.branch_name(repository, tree.release, head))
 
 
 def refuse_branch(repository: Repository, name: str) -> None:
@@ -420,7 +431,7 @@ def commit_migration(
         The branch's name.
     """
     head = _ready(repository, root)
-    name = commits.branch_name(repository, plan, head)
+    name = commits.branch_name(repository, plan.release, head)
     refuse_branch(repository, name)
     logs = [change for change in changes if change.path in (LOG_NAME, SUMMARY_NAME)]
     commit = commits.commit_steps(repository, head, tree, plan, logs)

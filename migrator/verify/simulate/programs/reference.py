@@ -83,13 +83,17 @@ def make_tokenizer(size: int) -> transformers.PreTrainedTokenizerFast:
 def make_model(job: dict[str, Any]) -> Any:
     """The model with weights that make its layers matter: biases and norms are not trivial."""
     torch.manual_seed(0)
+    for name in (job["config_class"], job["model_class"]):
+        if not hasattr(transformers, name):
+            raise SystemExit(f"transformers {transformers.__version__} has no {name}")
     config = getattr(transformers, job["config_class"])(**job["config"], initializer_range=0.3)
     # The batched experts of transformers have no float64, which the measure of noise needs.
     config._experts_implementation = "eager"
+    # The keyword for the dtype is `torch_dtype` up to transformers 4.55 and `dtype` since.
     model = getattr(transformers, job["model_class"])._from_config(
-        config, dtype=torch.float32, attn_implementation="eager"
+        config, attn_implementation="eager"
     )
-    model.eval()
+    model.to(torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
