@@ -175,7 +175,7 @@ def test_a_fetched_release_is_not_changed_in_place(
 def test_an_index_that_cannot_be_reached(tmp_path: Path, run_process: RunCli) -> None:
     done = run_process(
         "diff",
-        "vllm==0.0.1",
+        "vllm==99.0.1",
         "-q",
         env={
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -185,7 +185,7 @@ def test_an_index_that_cannot_be_reached(tmp_path: Path, run_process: RunCli) ->
             "PIP_FIND_LINKS": "",
         },
     )
-    assert_one_line(done, "vllm==0.0.1", "package index")
+    assert_one_line(done, "vllm==99.0.1", "package index")
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
@@ -343,7 +343,7 @@ def test_totals_come_first(tmp_path: Path, run_cli: RunCli) -> None:
         done = run_cli(command, tree, "--select", SELECT)
         lines = done.err.splitlines()
         assert lines[0] == "vLLM 0.11.0, a known release"
-        done_in = rf"\d+ sites {head} in \d+ files, 1 of them new"
+        done_in = rf"\d+ sites {head} in \d+ files, \d of them new"
         assert re.fullmatch(rf"{done_in}; 0 migrated already; 1 left for a person", lines[1])
         assert lines[2].startswith(
             "vllm/manual.py:2: NPU110 manual: f: nothing in the module tells"

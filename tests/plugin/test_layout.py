@@ -179,9 +179,9 @@ def test_what_to_install_is_a_path_to_pip(
     """`pip install NAME` would fetch some package of that name."""
     monkeypatch.chdir(tmp_path)
     apply = ("apply", mini_tree, "--layout", "plugin", "--select", trees.SELECT, "-o")
-    assert run_cli(*apply, "plugin").err.endswith("pip install ./plugin\n")
+    assert "pip install ./plugin\n" in run_cli(*apply, "plugin").err
     where = tmp_path / "my plugin"
-    assert run_cli(*apply, where).err.endswith(f"pip install '{where}'\n")
+    assert f"pip install '{where}'\n" in run_cli(*apply, where).err
 
 
 def test_nothing_to_package_is_an_error() -> None:
