@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import resources
 from typing import Literal
 
@@ -465,6 +466,12 @@ def _markdown(text: str) -> str:
 
 def make_summary(log: Log) -> str:
     """MIGRATION.md: the log for people, by rule."""
+    return _summary().render(log=log)
+
+
+@cache
+def _summary() -> jinja2.Template:
+    """The template of MIGRATION.md; compiling it takes longer than filling it in."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -476,7 +483,7 @@ def make_summary(log: Log) -> str:
     environment.filters["prose"] = prose
     environment.filters["counted"] = counted
     source = resources.files("migrator").joinpath("MIGRATION.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(log=log)
+    return environment.from_string(source)
 
 
 def emitted_files(plan: Plan) -> tuple[FileChange, ...]:

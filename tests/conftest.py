@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 
-from migrator import sources
+from migrator import engine, sources
+from migrator import plan as planning
+from migrator.cache import Cache
+from migrator.engine import FileResult
 from migrator.plan import Plan, make_plan
-from migrator.tree import DiskTree
+from migrator.rule import Rule
+from migrator.tree import DiskTree, Question, Tree, WatchedTree, answer
 from tests import trees
 
 # No test depends on how fast a machine is.
@@ -55,6 +60,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test take a plan from an earlier run; those of the cache undo it."""
     monkeypatch.setenv("VLLM_NPU_MIGRATE_NO_CACHE", "1")
+
+
+_results: dict[
+    tuple[str, bytes, tuple[Rule, ...]], list[tuple[FileResult, Mapping[Question, str]]]
+] = {}
+
+
+@pytest.fixture
+def kept_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the rules once over a file that many trees hold, as long as they are told the same.
+
+    For tests of what becomes of a plan. Those of rules, and of how files are handled, do without.
+    """
+
+    def migrate_once(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileResult:
+        known = _results.setdefault((path, data, tuple(rules)), [])
+        for result, asked in known:
+            if all(answer(tree, question) == said for question, said in asked.items()):
+                return result
+        watched = WatchedTree(tree)
+        result = engine.migrate_file(path, data, rules, watched)
+        known.append((result, watched.asked))
+        return result
+
+    monkeypatch.setattr(planning, "migrate_file", migrate_once)
 
 
 @pytest.fixture
@@ -119,16 +149,49 @@ def release() -> Callable[[str], Path]:
     return sources.fetch
 
 
+@pytest.fixture(scope="session")
+def of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this run of pytest have, and no other run."""
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "of-this-run"
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+@pytest.fixture(scope="session")
+def plans_of_this_run(of_this_run: Path) -> Path:
+    """Where this run of pytest keeps what it planned of real releases, for all its workers."""
+    return of_this_run / "plans"
+
+
+@pytest.fixture
+def with_plans_of_this_run(plans_of_this_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command line keep what it plans, as it does for its users, for this run of pytest.
+
+    For tests of what becomes of a real release. That a plan is the same with the cache and without
+    is shown in test_cache.py.
+    """
+    monkeypatch.delenv("VLLM_NPU_MIGRATE_NO_CACHE")
+    monkeypatch.setattr("migrator.cache.cache_directory", lambda: plans_of_this_run)
+
+
 _plans: dict[str, Plan] = {}
 
 
 @pytest.fixture(scope="session")
-def release_plan(release: Callable[[str], Path]) -> Iterator[Callable[[str], Plan]]:
-    """The plan of all rules for a real release, made once."""
+def release_plan(
+    release: Callable[[str], Path], of_this_run: Path, plans_of_this_run: Path
+) -> Iterator[Callable[[str], Plan]]:
+    """The plan of all rules for a real release, made once, whichever worker asks for it first."""
 
     def plan(version: str) -> Plan:
         if version not in _plans:
-            _plans[version] = make_plan(DiskTree(release(version)), jobs=2)
+            tree, cache = DiskTree(release(version)), Cache(plans_of_this_run)
+            with open(of_this_run / f"{version}.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _plans[version] = cache.planned(
+                    tree, ["-"], lambda tree: make_plan(tree, jobs=2, results=cache)
+                )
         return _plans[version]
 
     yield plan

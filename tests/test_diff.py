@@ -81,6 +81,7 @@ def test_odd_bytes_in_place(tmp_path: Path, run_cli: RunCli) -> None:
 
 
 @pytest.mark.releases
+@pytest.mark.usefixtures("with_plans_of_this_run")
 def test_real_release(release: Callable[[str], Path], tmp_path: Path, run_cli: RunCli) -> None:
     tree = tmp_path / "vllm-0.11.0"
     shutil.copytree(release("0.11.0"), tree, symlinks=True)

@@ -52,6 +52,7 @@ def test_a_seed_gives_the_same_inputs() -> None:
     assert len(set(first)) > 20
 
 
+@pytest.mark.usefixtures("kept_results")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_some_hostile_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.chdir(tmp_path)

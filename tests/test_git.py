@@ -95,6 +95,7 @@ def _lazy_fetch(root: Path, program: str) -> None:
 TRAPS = (_monitor, _hooks, _filters, _included, _signatures, _others, _lazy_fetch)
 
 
+@pytest.mark.usefixtures("kept_results")
 @pytest.mark.parametrize("set_up", TRAPS, ids=lambda function: function.__name__.strip("_"))
 def test_no_command_runs_a_program_that_the_tree_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, set_up: object

@@ -319,6 +319,7 @@ ENDS = {
 }
 
 
+@pytest.mark.usefixtures("kept_results")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * (n == "huge-files")) for n in hostile.TREES],

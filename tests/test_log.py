@@ -30,7 +30,7 @@ def log_of(tree: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def emitted(tmp_path: Path, run_cli: RunCli) -> tuple[Path, Path]:
+def emitted(tmp_path: Path, run_cli: RunCli, kept_results: None) -> tuple[Path, Path]:
     """The small tree with odd files, and what `apply` makes of it."""
     extra = {
         "vllm/manual.py": b"def f(x):\n    return x.is_cuda\n",
@@ -207,6 +207,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.usefixtures("kept_results")
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: " then ".join(parts))
 def test_partial_runs_merge(tmp_path: Path, run_cli: RunCli, parts: list[str]) -> None:
     tree = copy_mini(tmp_path / "mini", ODD_FILES)

@@ -52,6 +52,7 @@ def small_copy(source: Path, target: Path) -> None:
         shutil.copytree(source / "requirements", target / "requirements")
 
 
+@pytest.mark.usefixtures("with_plans_of_this_run")
 @pytest.mark.parametrize(
     "version", [*DEFAULT, *(pytest.param(v, marks=pytest.mark.slow) for v in OTHERS)]
 )

@@ -49,7 +49,13 @@ def sites(path: str, data: bytes) -> Iterator[Site]:
             )
 
 
-@pytest.fixture(scope="module", params=RELEASES)
+QUICK = ("0.11.0", "0.33.0")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(v, marks=[pytest.mark.slow] * (v not in QUICK)) for v in RELEASES],
+)
 def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

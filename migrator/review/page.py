@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -44,24 +45,12 @@ def render_page(review: Review) -> str:
     # What is outside of the package comes last: it is what a reviewer knows best.
     ordered = sorted(review.files, key=lambda f: (package_of(f.path) == OUTSIDE, f.path))
     files = [_file(number, file, safety) for number, file in enumerate(ordered, 1)]
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # What no filter has made into HTML, such as a title, loses what cannot be seen.
-        finalize=lambda value: page(value) if type(value) is str else value,
-    )
-    environment.filters.update(
-        code=_code, prose=_prose, count=_count, shown=_shown, breakable=_breakable
-    )
     first = {
         package_of(file.review.path): file.anchor
         for file in reversed(files)
         if file.review.diff is not None
     }
-    return environment.from_string(_asset("page.html.j2")).render(
+    return _template().render(
         review=review,
         files=files,
         totals=_totals(review),
@@ -81,6 +70,23 @@ def render_page(review: Review) -> str:
         js=Markup(_asset("page.js")),
         key=digest("".join(file.body for file in files).encode())[:16],
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # What no filter has made into HTML, such as a title, loses what cannot be seen.
+        finalize=lambda value: page(value) if type(value) is str else value,
+    )
+    environment.filters.update(
+        code=_code, prose=_prose, count=_count, shown=_shown, breakable=_breakable
+    )
+    return environment.from_string(_asset("page.html.j2"))
 
 
 def _asset(name: str) -> str:

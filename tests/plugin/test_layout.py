@@ -35,7 +35,7 @@ RUNTIME_FOLDER = Path(__file__).parents[2] / "migrator" / "plugin" / "runtime"
 
 
 @pytest.fixture
-def plugin(mini_tree: Path, run_cli: RunCli, tmp_path: Path) -> Path:
+def plugin(mini_tree: Path, run_cli: RunCli, kept_results: None, tmp_path: Path) -> Path:
     """The plugin of the small tree."""
     target = tmp_path / "plugin"
     done = run_cli("apply", mini_tree, "--layout", "plugin", "--select", trees.SELECT, "-o", target)

@@ -25,7 +25,7 @@ OPTIONS = ("--select", SELECT)
 
 
 @pytest.fixture
-def three(tmp_path: Path, run_cli: RunCli) -> tuple[Path, Path, Path]:
+def three(tmp_path: Path, run_cli: RunCli, kept_results: None) -> tuple[Path, Path, Path]:
     """The old release, the new one, and the old one adapted."""
     old, new = old_release(tmp_path / "old"), new_release(tmp_path / "new")
     done = run_cli("apply", old, "-o", tmp_path / "tree", *OPTIONS)
