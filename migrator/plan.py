@@ -407,7 +407,7 @@ def _unseen_sites(
         for site in rule.sites:
             if (rule.code, site.name) in seen or failed.intersection(site.paths):
                 continue
-            known: Absence | None = site.why_absent(tree.release)
+            known: Absence | None = site.why_absent(tree)
             if known is not None:
                 absent.append(AbsentSite(rule.code, site.name, known.releases, known.why))
             else:

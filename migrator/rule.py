@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import ClassVar
 
 import libcst as cst
-from packaging.specifiers import SpecifierSet
 
 from migrator.matchers import DoubtfulError, Imports, bound, definition, every_definition
 from migrator.tree import Tree
@@ -40,20 +39,20 @@ class Safety(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A range of releases in which a site is known not to exist, and the reason."""
+    """A shape of vLLM that has another thing in the place of a site, and the reason."""
 
     releases: str
-    """A version specifier such as `<0.10.1`."""
+    """The releases of this shape, as a version specifier such as `<0.10.1`: for readers, and for a
+    test that holds it against the witness. Nothing is decided by it."""
     why: str
-
-    def covers(self, release: str) -> bool:
-        """Is `release` in the range?"""
-        return SpecifierSet(self.releases).contains(release, prereleases=True)
+    witness: Callable[[Tree], bool]
+    """Has the tree what does the work instead? It never asks for the site's own absence alone: a
+    site that was renamed has no witness."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place that a rule must find in every release, save in those that `absent` explains."""
+    """A place that a rule must find in every tree, save in those that `absent` explains."""
 
     name: str
     """Qualified name in its module: `rms_norm`, `SiluAndMul.forward_oot`."""
@@ -61,16 +60,9 @@ class Site:
     """Where the releases keep it; the first that exists in a tree counts."""
     absent: tuple[Absence, ...] = ()
 
-    def why_absent(self, release: str | None) -> Absence | None:
-        """The known reason why this site is not in `release`.
-
-        A tree whose release is unknown is taken as newer than every known one: only an absence
-        without an end explains it.
-        """
-        for absence in self.absent:
-            if absence.covers(release if release is not None else "9999"):
-                return absence
-        return None
+    def why_absent(self, tree: Tree) -> Absence | None:
+        """The shape of the tree that explains why this site is not in it; None where none does."""
+        return next((absence for absence in self.absent if absence.witness(tree)), None)
 
 
 @dataclass(frozen=True, slots=True)

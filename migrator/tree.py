@@ -122,6 +122,17 @@ class Tree:
         names = [a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)]
         return names + [a.arg for a in (spec.vararg, spec.kwarg) if a is not None]
 
+    def names(self, path: str, qualified_name: str | None = None) -> frozenset[str]:
+        """Every name that a definition, or all of a module, uses or binds, attributes' too.
+
+        Empty where there is no such definition or module.
+        """
+        if qualified_name is None:
+            node: ast.AST | None = self.parse(path)
+        else:
+            node = self.definition(path, qualified_name)
+        return frozenset() if node is None else frozenset(_names(node))
+
     @cached_property
     def release(self) -> str | None:
         """The vLLM release of this tree, read off its own metadata; None where it says none."""
@@ -306,6 +317,23 @@ def answer(tree: Tree, question: Question) -> str:
 def _listing(entries: Iterable[Entry]) -> str:
     lines = (f"{entry.mode:o} {entry.path}\0{entry.link or ''}\0" for entry in entries)
     return digest("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            yield part.id
+        elif isinstance(part, ast.Attribute):
+            yield part.attr
+        elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield part.name
+        elif isinstance(part, ast.arg):
+            yield part.arg
+        elif isinstance(part, ast.ImportFrom):
+            yield from (part.module or "").split(".")
+        elif isinstance(part, ast.alias):
+            yield from part.name.split(".")
+            yield part.asname or ""
 
 
 def _in_force(body: list[ast.stmt], name: str) -> Definition | None:

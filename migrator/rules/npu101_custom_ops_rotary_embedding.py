@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from migrator.matchers import annotation_text, parameter_names, parameters
 from migrator.recipes import npu_branch
 from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+from migrator.tree import Tree
 
 KNOWN = (
     "positions",
@@ -105,6 +106,20 @@ def _rotary_embedding_npu(
 '''
 
 
+_OPS = "vllm/_custom_ops.py"
+_LAYERS = (
+    "vllm/model_executor/layers/rotary_embedding/base.py",
+    "vllm/model_executor/layers/rotary_embedding.py",
+)
+
+
+def _rotates_without_offsets(tree: Tree) -> bool:
+    """Does the rotary layer take no offsets, for which alone there was a batched kernel?"""
+    taken = (tree.parameters(path, "RotaryEmbedding.forward_cuda") for path in _LAYERS)
+    known = [names for names in taken if names is not None]
+    return bool(known) and not any("offsets" in names for names in known)
+
+
 class CustomOpsRotaryEmbedding(Rule):
     """Rotate query and key with `torch_npu._npu_rotary_embedding` when they are on an NPU.
 
@@ -145,11 +160,17 @@ class CustomOpsRotaryEmbedding(Rule):
     templates = ("vllm/platforms/npu_nnal.py",)
     triggers = (r"def rotary_embedding\b",)
     sites = (
-        Site("rotary_embedding", ("vllm/_custom_ops.py",)),
+        Site("rotary_embedding", (_OPS,)),
         Site(
             "batched_rotary_embedding",
-            ("vllm/_custom_ops.py",),
-            (Absence(">=0.11.0", "vLLM dropped the batched kernel with its LoRA use"),),
+            (_OPS,),
+            (
+                Absence(
+                    ">=0.11.0",
+                    "vLLM dropped the batched kernel with its LoRA use",
+                    _rotates_without_offsets,
+                ),
+            ),
         ),
     )
     examples = (

@@ -24,6 +24,15 @@ from migrator.rule import (
     migrated,
     skipped,
 )
+from migrator.tree import Tree
+
+_OPS = "vllm/_custom_ops.py"
+_PENALTIES = "apply_repetition_penalties"
+
+
+def _asks_platform(tree: Tree) -> bool:
+    """Is the kernel of the penalties chosen by a question to the platform?"""
+    return {"current_platform", "is_cuda", f"{_PENALTIES}_cuda"} <= tree.names(_OPS, _PENALTIES)
 
 
 class TensorDeviceGuard(Rule):
@@ -58,9 +67,13 @@ class TensorDeviceGuard(Rule):
     reads = (r"is_cuda\b", r"\btype\b(?!\()")
     sites = (
         Site(
-            "apply_repetition_penalties",
-            ("vllm/_custom_ops.py",),
-            (Absence("<0.10.1", "the guard asks current_platform.is_cuda() there"),),
+            _PENALTIES,
+            (_OPS,),
+            (
+                Absence(
+                    "<0.10.1", "the guard asks current_platform.is_cuda() there", _asks_platform
+                ),
+            ),
         ),
     )
     examples = (

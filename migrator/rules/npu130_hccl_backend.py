@@ -19,7 +19,6 @@ from migrator.matchers import (
     walk,
 )
 from migrator.rule import (
-    Absence,
     Edit,
     Example,
     File,
@@ -83,11 +82,7 @@ class HcclBackend(Rule):
     sites = (
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
         Site("init_worker_distributed_environment", ("vllm/v1/worker/gpu_worker.py",)),
-        Site(
-            "Platform.dist_backend",
-            (_INTERFACE,),
-            (Absence(">=0.10.0", "vLLM's platforms name their backend themselves"),),
-        ),
+        Site("Platform.dist_backend", (_INTERFACE,)),
     )
     examples = (
         Example(
@@ -178,6 +173,8 @@ def _platform_attribute(file: File) -> Iterator[Finding]:
     if own is not None:
         if "nccl" in file.code(own):
             yield migrated("Platform.dist_backend", own)
+        else:
+            yield skipped("Platform.dist_backend", own, "platforms name their backend themselves")
     elif anchor is not None:
         code = (
             "# Backend of this platform's process groups in torch.distributed.\n"

@@ -23,6 +23,7 @@ from migrator.rule import (
     migrated,
 )
 from migrator.rules.npu200_device_module_import import DEVICE_GRAPH, DEVICE_MODULE
+from migrator.tree import Tree
 
 NAMES = frozenset(
     {
@@ -59,6 +60,14 @@ _UTILS = "vllm/utils/__init__.py"
 _CUDA = "torch.cuda"
 _UTILS_SCOPES = ("MemorySnapshot", "memory_profiling", "DeviceMemoryProfiler")
 """What the NPU's worker uses of `vllm.utils`; the rest there is CUDA's own bookkeeping."""
+
+
+_PIECEWISE = "vllm/compilation/cuda_piecewise_backend.py"
+
+
+def _piecewise_captures(tree: Tree) -> bool:
+    """Does the backend of a model's pieces capture their graphs by itself?"""
+    return "CUDAGraph" in tree.names(_PIECEWISE, "CUDAPiecewiseBackend")
 
 
 class DeviceModule(Rule):
@@ -102,7 +111,13 @@ class DeviceModule(Rule):
         Site(
             "CUDAGraphWrapper.__call__",
             (_GRAPH,),
-            (Absence("<0.10.1", "graphs are captured by CUDAPiecewiseBackend there"),),
+            (
+                Absence(
+                    "<0.10.1",
+                    "graphs are captured by CUDAPiecewiseBackend there",
+                    _piecewise_captures,
+                ),
+            ),
         ),
     )
     examples = (

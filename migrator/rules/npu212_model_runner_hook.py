@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import Place, bound_by, dotted, places, walk
 from migrator.rule import (
-    Absence,
     Example,
     File,
     Finding,
@@ -52,7 +51,7 @@ class ModelRunnerHook(Rule):
     safety = Safety.EQUIVALENT
     paths = (_WORKER,)
     triggers = (r"GPUModelRunner",)
-    sites = (Site(_HOOK, (_WORKER,), (Absence(">=0.32.0", "vLLM has the method itself"),)),)
+    sites = (Site(_HOOK, (_WORKER,)),)
     examples = (
         Example(
             path=_WORKER,

@@ -7,9 +7,21 @@ from collections.abc import Iterator
 
 from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
+from migrator.tree import Tree
 
 _CONFIG = "vllm/config/vllm.py"
 _SITE = "VllmConfig.use_v2_model_runner"
+
+
+_WORKER = "vllm/v1/worker/gpu_worker.py"
+
+
+def _variable_decides(tree: Tree) -> bool:
+    """Does the worker ask the environment for the V2 runner, or know only one runner?"""
+    names = tree.names(_WORKER)
+    return "VLLM_USE_V2_MODEL_RUNNER" in names or (
+        "GPUModelRunner" in names and not any("v2" in name.lower() for name in names)
+    )
 
 
 class V1ModelRunner(Rule):
@@ -42,7 +54,13 @@ class V1ModelRunner(Rule):
         Site(
             _SITE,
             (_CONFIG,),
-            (Absence("<0.22", "only an environment variable turns the V2 runner on there"),),
+            (
+                Absence(
+                    "<0.22",
+                    "only an environment variable turns the V2 runner on there",
+                    _variable_decides,
+                ),
+            ),
         ),
     )
     examples = (

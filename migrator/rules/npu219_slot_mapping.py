@@ -17,8 +17,10 @@ from migrator.rule import (
     Safety,
     Site,
     manual,
+    skipped,
 )
 from migrator.rules._platform_branch import platform_branch
+from migrator.tree import Tree
 
 _BLOCK_TABLE = "vllm/v1/worker/block_table.py"
 _SITE = "BlockTable.compute_slot_mapping"
@@ -29,6 +31,16 @@ from vllm.v1.worker.npu_kernels import compute_slot_mapping
 compute_slot_mapping(self, num_reqs, query_start_loc, positions)
 return
 """
+
+
+_RUNNER = "vllm/v1/worker/gpu_model_runner.py"
+_ON_HOST = ("self", "req_indices", "positions")
+"""What the method takes where NumPy computes the slots."""
+
+
+def _runner_computes(tree: Tree) -> bool:
+    """Does the model runner write the slots into the block table's array by itself?"""
+    return "slot_mapping_np" in tree.names(_RUNNER, "GPUModelRunner._prepare_inputs")
 
 
 class SlotMapping(Rule):
@@ -63,7 +75,7 @@ class SlotMapping(Rule):
         Site(
             _SITE,
             (_BLOCK_TABLE,),
-            (Absence("<0.19", "it is computed by NumPy on the host there"),),
+            (Absence("<0.10", "the model runner computes it", _runner_computes),),
         ),
     )
     examples = (
@@ -128,9 +140,12 @@ class BlockTable:
     def check(self, file: File) -> Iterator[Finding]:
         """Report the method where it launches a Triton kernel."""
         function = file.function(_SITE)
-        if function is None or not _uses_triton(file.module):
+        if function is None:
             return
         names = tuple(p.name.value for p in function.params.params)
+        if names == _ON_HOST and not _uses_triton(file.module):
+            yield skipped(_SITE, function, "it is computed by NumPy on the host")
+            return
         launch = next(
             (
                 s

@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site, skipped
 from migrator.rules._platform_branch import platform_branch
+from migrator.tree import Tree
 
 _WARMUP = "vllm/model_executor/warmup/kernel_warmup.py"
 _SITE = "kernel_warmup"
+_WORKER = "vllm/v1/worker/gpu_worker.py"
+
+
+def _warms_no_kernels(tree: Tree) -> bool:
+    """Does the worker warm up its model and sampler, and import nothing that warms up kernels?"""
+    module = tree.parse(_WORKER)
+    if module is None or tree.definition(_WORKER, "Worker.compile_or_warm_up_model") is None:
+        return False
+    return not any(
+        "warmup" in (node.module or "")
+        for node in ast.walk(module)
+        if isinstance(node, ast.ImportFrom)
+    )
 
 
 class KernelWarmup(Rule):
@@ -44,10 +59,7 @@ class KernelWarmup(Rule):
         Site(
             _SITE,
             (_WARMUP,),
-            (
-                Absence("<0.10.1", "there is no warm-up of kernels yet"),
-                Absence("<0.24", "every step of it asks for its kernels first"),
-            ),
+            (Absence("<0.10.1", "there is no warm-up of kernels yet", _warms_no_kernels),),
         ),
     )
     examples = (
@@ -86,7 +98,10 @@ def kernel_warmup(worker):
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function where a step of it is under no condition."""
         function = file.function(_SITE)
-        if function is None or not any(_is_step(s) for s in function.body.body):
+        if function is None:
+            return
+        if not any(_is_step(s) for s in function.body.body):
+            yield skipped(_SITE, function, "every step of it asks for its kernels first")
             return
         yield from platform_branch(
             file,

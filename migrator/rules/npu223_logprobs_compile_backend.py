@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 import libcst as cst
@@ -23,10 +24,26 @@ from migrator.rule import (
     migrated,
 )
 from migrator.rules._platform_branch import IMPORT
+from migrator.tree import Tree
 
 _LOGPROBS = "vllm/v1/sample/ops/logprobs.py"
 _SITE = "batched_count_greater_than"
 _BACKEND = "current_platform.simple_compile_backend"
+
+
+_SAMPLER = "vllm/v1/sample/sampler.py"
+
+
+def _counts_itself(tree: Tree) -> bool:
+    """Does the sampler count the larger logprobs in its own body?"""
+    function = tree.definition(_SAMPLER, "Sampler.gather_logprobs")
+    return function is not None and any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "sum"
+        and isinstance(node.func.value, ast.Compare)
+        for node in ast.walk(function)
+    )
 
 
 class LogprobsCompileBackend(Rule):
@@ -57,10 +74,7 @@ class LogprobsCompileBackend(Rule):
         Site(
             _SITE,
             (_LOGPROBS,),
-            (
-                Absence("<0.10", "the rank is counted without a compiler"),
-                Absence(">=0.10.1", "vLLM names the platform's backend itself"),
-            ),
+            (Absence("<0.10", "the rank is counted without a compiler", _counts_itself),),
         ),
     )
     examples = (

@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import dotted, places, walk
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
-    Absence,
     Example,
     File,
     Finding,
@@ -20,12 +19,14 @@ from migrator.rule import (
     Site,
     changed,
     migrated,
+    skipped,
 )
 from migrator.rules._platform_branch import or_npu
 
 _STATE = "vllm/distributed/parallel_state.py"
 _SITE = "GroupCoordinator.__init__"
 _NAME = "use_custom_op_call"
+_ASKED = "current_platform.use_custom_op_collectives"
 
 
 class CustomOpCollectives(Rule):
@@ -58,13 +59,7 @@ class CustomOpCollectives(Rule):
     safety = Safety.EQUIVALENT
     paths = (_STATE,)
     triggers = (rf"{_NAME}\b",)
-    sites = (
-        Site(
-            _SITE,
-            (_STATE,),
-            (Absence(">=0.18", "vLLM asks the platform's use_custom_op_collectives() there"),),
-        ),
-    )
+    sites = (Site(_SITE, (_STATE,)),)
     examples = (
         Example(
             path=_STATE,
@@ -123,6 +118,8 @@ class GroupCoordinator:
                 continue
             if any(tests_for_npu(inner) for inner in walk(node.value)):
                 yield migrated(_SITE, node)
+            elif any(dotted(n) == _ASKED for n in walk(node.value) if isinstance(n, cst.Attribute)):
+                yield skipped(_SITE, node, "vLLM asks the platform itself")
             elif isinstance(node.value, cst.BooleanOperation) and node.value.lpar:
                 names = {dotted(n) for n in walk(node.value) if isinstance(n, cst.Attribute)}
                 if "current_platform.is_cuda_alike" in names:

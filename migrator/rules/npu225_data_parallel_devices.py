@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from functools import partial
 
@@ -23,10 +24,29 @@ from migrator.rule import (
     migrated,
 )
 from migrator.rules._platform_branch import or_npu
+from migrator.tree import Tree
 
 _UTILS = "vllm/v1/engine/utils.py"
 _SITE = "CoreEngineProcManager.__init__"
 _ASKED = "current_platform.is_cuda_alike"
+
+
+_CORE = "vllm/v1/engine/core.py"
+
+
+def _narrows_everywhere(tree: Tree) -> bool:
+    """Does an engine narrow its devices itself, or for no other reason than that there are more?"""
+    if "device_control_env_var" in tree.names(_CORE, "DPEngineCoreProc"):
+        return True
+    function = tree.definition(_UTILS, _SITE)
+    return function is not None and any(
+        isinstance(node, ast.IfExp)
+        and isinstance(node.test, ast.Name)
+        and isinstance(node.body, ast.Call)
+        and isinstance(node.body.func, ast.Name)
+        and node.body.func.id == "set_device_control_env_var"
+        for node in ast.walk(function)
+    )
 
 
 class DataParallelDevices(Rule):
@@ -61,7 +81,13 @@ class DataParallelDevices(Rule):
         Site(
             _SITE,
             (_UTILS,),
-            (Absence("<0.11.1", "devices are narrowed on every platform, and counted from 0"),),
+            (
+                Absence(
+                    "<0.11.1",
+                    "devices are narrowed on every platform, and counted from 0",
+                    _narrows_everywhere,
+                ),
+            ),
         ),
     )
     examples = (

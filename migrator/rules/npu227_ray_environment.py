@@ -23,6 +23,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
+from migrator.tree import Tree
 
 _ENV = "vllm/ray/ray_env.py"
 _UTILS = "vllm/v1/engine/utils.py"
@@ -39,6 +40,8 @@ _ACTORS = "CoreEngineActorManager.__init__"
 _ACTOR = "DPEngineCoreActor.__init__"
 _VISIBLE = '"ASCEND_RT_VISIBLE_DEVICES"'
 _HIDDEN = re.compile(r"del os\.environ\[([\"'])CUDA_VISIBLE_DEVICES\1\]")
+
+_SETS_DEVICES = re.compile(r"_set_(?:cuda_)?visible_devices")
 
 PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_ENABLE")
 """How the variables begin that CANN, its collectives and torch_npu read in every process."""
@@ -66,6 +69,32 @@ from vllm.platforms import current_platform
 names = current_platform.additional_env_vars
 runtime_env = {"env_vars": {name: os.environ[name] for name in names}}
 """
+
+
+def _executor_names_them(tree: Tree) -> bool:
+    """Does Ray's executor make the list of the variables in its own body?"""
+    return any(
+        {"env_vars_to_copy", "additional_env_vars"} <= tree.names(path)
+        and _COPIED not in tree.names(path)
+        for path in _EXECUTORS
+    )
+
+
+def _copies_by_name(tree: Tree) -> bool:
+    """Are variables copied that vLLM or the caller names, whatever their prefixes?"""
+    names = tree.names(_ENV, _COPIED)
+    by_name = {"environment_variables", "additional_vars"} <= names and "startswith" not in names
+    return by_name or _executor_names_them(tree)
+
+
+def _engines_ask(tree: Tree) -> bool:
+    """Do engines in Ray's actors get the variables that its executor's workers get?"""
+    return {_COPIED, "runtime_env"} <= tree.names(_UTILS, _ACTORS)
+
+
+def _narrows_itself(tree: Tree) -> bool:
+    """Does an engine in Ray's actor set the variable of its platform's devices?"""
+    return any(_SETS_DEVICES.fullmatch(name) for name in tree.names(_CORE))
 
 
 class RayEnvironment(Rule):
@@ -109,23 +138,23 @@ class RayEnvironment(Rule):
         Site(
             _COPIED,
             (_ENV,),
-            (Absence("<0.10.0", "its executor names the variables itself"),),
+            (Absence("<0.10.0", "its executor names the variables itself", _executor_names_them),),
         ),
         Site(
             _PREFIXES,
             (_ENV,),
-            (Absence("<0.17.0", "variables are copied by name alone"),),
+            (Absence("<0.17.0", "variables are copied by name alone", _copies_by_name),),
         ),
         Site(_SPECIFIC, _EXECUTORS),
         Site(
             _ACTORS,
             (_UTILS,),
-            (Absence(">=0.10.0", "engines get what get_env_vars_to_copy names"),),
+            (Absence(">=0.10.0", "engines get what get_env_vars_to_copy names", _engines_ask),),
         ),
         Site(
             _ACTOR,
             (_CORE,),
-            (Absence(">=0.10.0", "it narrows the devices of its own platform"),),
+            (Absence(">=0.10.0", "it narrows the devices of its own platform", _narrows_itself),),
         ),
     )
     examples = (

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Collection, Iterator
+from functools import partial
 
 from migrator.matchers import parameter_names
 from migrator.recipes import npu_branch
 from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+from migrator.tree import Tree
 
 _OPS = "vllm/_custom_ops.py"
 _CHOICE = ("renormalize", "e_score_correction_bias", "is_padding")
@@ -33,6 +36,20 @@ _ROUTERS = {
     ),
 }
 """Wrapper of a router's operator → what it has to take, and what it takes in some releases."""
+
+
+def _routes_only_by(known: Collection[str], tree: Tree) -> bool:
+    """Is every operator by which `_custom_ops` chooses experts among `known`?"""
+    module = tree.parse(_OPS)
+    chosen = {
+        node.attr
+        for node in ast.walk(module or ast.Module([], []))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "_moe_C"
+        and "topk" in node.attr
+    }
+    return "topk_softmax" in chosen and chosen <= set(known)
 
 
 class TopkSoftmax(Rule):
@@ -72,12 +89,24 @@ class TopkSoftmax(Rule):
         Site(
             "topk_sigmoid",
             (_OPS,),
-            (Absence("<0.16", "experts are chosen by softmax, or in PyTorch"),),
+            (
+                Absence(
+                    "<0.16",
+                    "experts are chosen by softmax, or in PyTorch",
+                    partial(_routes_only_by, {"topk_softmax", "grouped_topk"}),
+                ),
+            ),
         ),
         Site(
             "topk_hash_softplus_sqrt",
             (_OPS,),
-            (Absence("<0.20", "no router scores by softplus"),),
+            (
+                Absence(
+                    "<0.20",
+                    "no router scores by softplus",
+                    partial(_routes_only_by, {"topk_softmax", "grouped_topk", "topk_sigmoid"}),
+                ),
+            ),
         ),
     )
     examples = (

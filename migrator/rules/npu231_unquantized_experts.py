@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 import libcst as cst
@@ -23,6 +24,7 @@ from migrator.rule import (
     migrated,
 )
 from migrator.rules._platform_branch import platform_branch
+from migrator.tree import Tree
 
 _METHOD = "vllm/model_executor/layers/fused_moe/unquantized_fused_moe_method.py"
 _LAYER = "vllm/model_executor/layers/fused_moe/layer.py"
@@ -59,6 +61,32 @@ from vllm.model_executor.layers.fused_moe.npu_fused_moe import zero_experts
 return zero_experts(
 {"".join(f"    {name},{chr(10)}" for name in _ZERO_PARAMETERS)})
 """
+
+
+def _native_takes_experts(tree: Tree) -> bool:
+    """Does `forward_native`, which an NPU runs, take the experts of each token?"""
+    return "topk_ids" in (tree.parameters(_METHOD, _NATIVE) or ())
+
+
+def _cuda_is_native(tree: Tree) -> bool:
+    """Is `forward_native` bound to `forward_cuda`, or to what another device has?"""
+    for path in (_METHOD, _LAYER):
+        class_ = tree.definition(path, _CLASS)
+        if class_ is not None and any(
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "forward_cuda"
+            and any(isinstance(t, ast.Name) and t.id == "forward_native" for t in node.targets)
+            for node in ast.walk(class_)
+        ):
+            return True
+    return False
+
+
+def _all_have_weights(tree: Tree) -> bool:
+    """Is there a kernel of experts, and nothing about experts without weights beside it?"""
+    names = tree.names(_ZERO)
+    return "fused_experts" in names and not any("zero_expert" in name for name in names)
 
 
 class UnquantizedExperts(Rule):
@@ -102,18 +130,30 @@ class UnquantizedExperts(Rule):
         Site(
             _CUDA,
             (_METHOD, _LAYER),
-            (Absence(">=0.15", "the method gets the experts of each token from its caller"),),
+            (
+                Absence(
+                    ">=0.15",
+                    "the method gets the experts of each token from its caller",
+                    _native_takes_experts,
+                ),
+            ),
         ),
         Site(
             _NATIVE,
             (_METHOD,),
-            (Absence("<0.15", "forward_native is another name of forward_cuda there"),),
+            (
+                Absence(
+                    "<0.15",
+                    "forward_native is another name of forward_cuda there",
+                    _cuda_is_native,
+                ),
+            ),
         ),
         Site(_CREATE, (_METHOD, _LAYER)),
         Site(
             _ZERO_EXPERTS,
             (_ZERO,),
-            (Absence("<0.11", "all experts have weights"),),
+            (Absence("<0.11", "all experts have weights", _all_have_weights),),
         ),
     )
     examples = (

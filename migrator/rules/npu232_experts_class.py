@@ -20,9 +20,19 @@ from migrator.rule import (
     changed,
     migrated,
 )
+from migrator.tree import Tree
 
 _BASE = "vllm/model_executor/layers/fused_moe/fused_moe_method_base.py"
 _SITE = "FusedMoEMethodBase.is_monolithic"
+
+
+_LAYER = "vllm/model_executor/layers/fused_moe/layer.py"
+
+
+def _knows_no_experts_class(tree: Tree) -> bool:
+    """Does a method select its experts by itself, and know neither their class nor its kernel?"""
+    base = tree.names(_BASE, "FusedMoEMethodBase") | tree.names(_LAYER, "FusedMoEMethodBase")
+    return "select_gemm_impl" in base and not base & {"experts_cls", "moe_kernel"}
 
 
 class ExpertsClass(Rule):
@@ -54,7 +64,13 @@ class ExpertsClass(Rule):
         Site(
             _SITE,
             (_BASE,),
-            (Absence("<0.17", "methods know no class of experts, or no such property"),),
+            (
+                Absence(
+                    "<0.17",
+                    "methods know no class of experts, or no such property",
+                    _knows_no_experts_class,
+                ),
+            ),
         ),
     )
     examples = (

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
+from migrator.tree import Tree
 
 _PATH = "vllm/lora/layers/fused_moe.py"
 _SITE = "FusedMoEWithLoRA.__init__"
@@ -18,6 +19,15 @@ raise ValueError(
     "this release has it."
 )
 """
+
+
+_LAYERS = ("vllm/lora/layers/__init__.py", "vllm/lora/layers.py")
+
+
+def _no_experts(tree: Tree) -> bool:
+    """Are there layers that take LoRA adapters, and none of experts among them?"""
+    found = frozenset[str]().union(*map(tree.names, _LAYERS))
+    return "RowParallelLinearWithLoRA" in found and not any("MoE" in name for name in found)
 
 
 class ExpertsWithLora(Rule):
@@ -48,7 +58,7 @@ class ExpertsWithLora(Rule):
         Site(
             _SITE,
             (_PATH,),
-            (Absence("<0.11.1", "layers of experts take no LoRA adapters"),),
+            (Absence("<0.11.1", "layers of experts take no LoRA adapters", _no_experts),),
         ),
     )
     examples = (
