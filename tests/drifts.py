@@ -146,7 +146,7 @@ def targets(rule: Rule, column: Column) -> Iterator[Target]:
     """The declared sites of a rule that a tree has."""
     for site in rule.sites:
         records = [r for r in column.plan.records_of(rule.code, *FOUND) if r.site == site.name]
-        if site.why_absent(column.plan.release) is not None:
+        if site.why_absent(column.tree) is not None:
             continue
         if not records or records[0].before is None:
             continue

@@ -357,7 +357,7 @@ def test_totals_come_first(tmp_path: Path, run_cli: RunCli) -> None:
         rows = [re.split(r"\s{2,}", line.strip()) for line in lines[blank + 2 :]]
         assert ["NPU110", "tensor-device-guard", "4", "2", "1"] in rows
         assert all(any(number != "0" for number in row[2:]) for row in rows), "rows of zeros"
-        assert "in releases >=" not in done.err, "absences are for -v"
+        assert "as in releases >=" not in done.err, "absences are for -v"
     assert following == f"Next: vllm-npu-migrate verify {tmp_path / 'mini-npu'}"
 
 
@@ -374,7 +374,7 @@ def test_the_whole_table(tmp_path: Path, run_cli: RunCli) -> None:
         *("NPU110", "tensor-device-guard", "4", "0", "2", "1"),
         "1 not a tensor, 1 only runs on another device",
     ]
-    assert "NPU101: no batched_rotary_embedding in releases >=0.11.0: " in done.err
+    assert "NPU101: no batched_rotary_embedding, as in releases >=0.11.0: " in done.err
 
 
 def test_a_narrow_terminal(mini_tree: Path, run_cli: RunCli) -> None:

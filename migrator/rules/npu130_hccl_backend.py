@@ -78,7 +78,7 @@ class HcclBackend(Rule):
     code = "NPU130"
     safety = Safety.BEHAVIOUR
     reads = (r"nccl", r"dist_backend")
-    triggers = (r"nccl[\"',]",)
+    triggers = (r"nccl[\"',]", r"\bdist_backend\s*:")
     sites = (
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
         Site("init_worker_distributed_environment", ("vllm/v1/worker/gpu_worker.py",)),

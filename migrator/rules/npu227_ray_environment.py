@@ -72,12 +72,9 @@ runtime_env = {"env_vars": {name: os.environ[name] for name in names}}
 
 
 def _executor_names_them(tree: Tree) -> bool:
-    """Does Ray's executor make the list of the variables in its own body?"""
-    return any(
-        {"env_vars_to_copy", "additional_env_vars"} <= tree.names(path)
-        and _COPIED not in tree.names(path)
-        for path in _EXECUTORS
-    )
+    """Does Ray's executor go through vLLM's variables by itself?"""
+    needed = {"env_vars_to_copy", "environment_variables"}
+    return any(needed <= tree.names(path) for path in _EXECUTORS)
 
 
 def _copies_by_name(tree: Tree) -> bool:

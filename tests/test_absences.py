@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sites that a tree cannot have: what stands in their place explains them, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from migrator.plan import make_plan
+from migrator.rule import Absence, Rule, Site
+from migrator.rules import all_rules
+from migrator.tree import DiskTree, Tree, WatchedTree
+
+PUBLISHED = Path(__file__).parents[1] / "docs" / "releases.md"
+ABSENCES = [
+    pytest.param(rule, site, absence, id=f"{rule.code}-{site.name}-{absence.releases}")
+    for rule in all_rules()
+    for site in rule.sites
+    for absence in site.absent
+]
+
+WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
+    ("NPU101", "batched_rotary_embedding", ">=0.11.0"): ("forward_cuda",),
+    ("NPU110", "apply_repetition_penalties", "<0.10.1"): ("is_cuda",),
+    ("NPU210", "CUDAGraphWrapper.__call__", "<0.10.1"): ("CUDAGraph", "CUDAPiecewiseBackend"),
+    ("NPU218", "VllmConfig.use_v2_model_runner", "<0.22"): (
+        "VLLM_USE_V2_MODEL_RUNNER",
+        "GPUModelRunner",
+    ),
+    ("NPU219", "BlockTable.compute_slot_mapping", "<0.10"): ("slot_mapping_np",),
+    ("NPU220", "kernel_warmup", "<0.10.1"): ("compile_or_warm_up_model",),
+    ("NPU223", "batched_count_greater_than", "<0.10"): ("gather_logprobs", "sum"),
+    ("NPU225", "CoreEngineProcManager.__init__", "<0.11.1"): (
+        "set_device_control_env_var",
+        "device_control_env_var",
+    ),
+    ("NPU227", "get_env_vars_to_copy", "<0.10.0"): ("environment_variables",),
+    ("NPU227", "DEFAULT_ENV_VAR_PREFIXES", "<0.17.0"): ("environment_variables",),
+    ("NPU227", "CoreEngineActorManager.__init__", ">=0.10.0"): (
+        "get_env_vars_to_copy",
+        "runtime_env",
+    ),
+    ("NPU227", "DPEngineCoreActor.__init__", ">=0.10.0"): (
+        "_set_visible_devices",
+        "_set_cuda_visible_devices",
+    ),
+    ("NPU230", "topk_sigmoid", "<0.16"): ("topk_softmax",),
+    ("NPU230", "topk_hash_softplus_sqrt", "<0.20"): ("topk_softmax",),
+    ("NPU231", "UnquantizedFusedMoEMethod.forward_cuda", ">=0.15"): ("topk_ids",),
+    ("NPU231", "UnquantizedFusedMoEMethod.forward_native", "<0.15"): ("forward_native",),
+    ("NPU231", "zero_experts_compute_triton", "<0.11"): ("fused_experts",),
+    ("NPU232", "FusedMoEMethodBase.is_monolithic", "<0.17"): ("select_gemm_impl",),
+    ("NPU233", "FusedMoEWithLoRA.__init__", "<0.11.1"): ("RowParallelLinearWithLoRA",),
+}
+"""Names that a tree has in the place of a site; with another name for each it has no witness."""
+
+
+def releases() -> list[str]:
+    """The releases that the table in the documents lists."""
+    return re.findall(r"^\| (\d+\.\d[\d.]*) ", PUBLISHED.read_text(encoding="utf-8"), re.M)
+
+
+def part(site: Site, source: DiskTree) -> dict[str, bytes]:
+    """The files that a site may be in, and those that its absences ask about."""
+    watched = WatchedTree(source)
+    site.why_absent(watched)
+    paths = {*site.paths, *(path for _, path in watched.asked)}
+    return {path: data for path in sorted(paths) if (data := source.read(path)) is not None}
+
+
+def renamed(files: Mapping[str, bytes], *names: str) -> Tree:
+    """The files with other names for these."""
+    pattern = re.compile(rb"\b(?:%s)\b" % b"|".join(name.encode() for name in names))
+    return Tree({path: pattern.sub(rb"renamed_thing", data) for path, data in files.items()})
+
+
+def missing(rule: Rule, tree: Tree) -> set[str]:
+    return {site.site for site in make_plan(tree, [rule], jobs=1).missing}
+
+
+def absent_in(rule: Rule, tree: Tree) -> set[str]:
+    return {site.site for site in make_plan(tree, [rule], jobs=1).absent}
+
+
+def of(version: str, release: Callable[[str], Path]) -> Iterator[tuple[Rule, Site, Tree]]:
+    source = DiskTree(release(version))
+    for rule in all_rules():
+        for site in rule.sites:
+            if site.absent:
+                yield rule, site, Tree(part(site, source))
+
+
+def test_every_absence_names_its_witness() -> None:
+    named = {
+        (rule.code, site.name, absence.releases)
+        for rule in all_rules()
+        for site in rule.sites
+        for absence in site.absent
+    }
+    assert named == WITNESSES.keys()
+
+
+@pytest.mark.parametrize(("rule", "site", "absence"), ABSENCES)
+def test_nothing_explains_nothing(rule: Rule, site: Site, absence: Absence) -> None:
+    """That a site, its file or all of vLLM is not there is no explanation."""
+    assert not absence.witness(Tree({}))
+    assert not absence.witness(Tree(dict.fromkeys(site.paths, b"")))
+
+
+@pytest.mark.releases
+@pytest.mark.parametrize(
+    "version",
+    ["0.33.0", *(pytest.param(v, marks=pytest.mark.slow) for v in ("0.11.0", "0.18.0", "0.24.0"))],
+)
+def test_what_was_renamed_is_missing(version: str, release: Callable[[str], Path]) -> None:
+    """A site that was renamed is missing, and an absent one whose witness was."""
+    count = 0
+    for rule, site, tree in of(version, release):
+        files = {e.path: tree.read(e.path) or b"" for e in tree.entries()}
+        label = f"{rule.code} {site.name}"
+        assert site.name not in missing(rule, tree), label
+        known = site.why_absent(tree)
+        if known is not None:
+            others = renamed(files, *WITNESSES[rule.code, site.name, known.releases])
+            # The rule may find the site then; what it may not is to be content without one.
+            assert not site.why_absent(others), f"{label} without a witness"
+            assert site.name not in absent_in(rule, others), f"{label} without a witness"
+        else:
+            last = site.name.rpartition(".")[2]
+            name = last if not last.startswith("__") else site.name.rpartition(".")[0]
+            path = next(path for path in site.paths if path in files)
+            moved = renamed({path: files[path]}, name).read(path) or b""
+            assert site.name in missing(rule, Tree({**files, path: moved})), label
+            assert site.name in missing(rule, renamed(files, name)), f"{label}, everywhere"
+        count += 1
+    assert count == sum(1 for rule in all_rules() for site in rule.sites if site.absent)
+
+
+@pytest.mark.slow
+@pytest.mark.releases
+@pytest.mark.parametrize(("rule", "site", "absence"), ABSENCES)
+def test_ranges_say_what_witnesses_say(
+    rule: Rule, site: Site, absence: Absence, release: Callable[[str], Path]
+) -> None:
+    """The range of releases, which is for readers, is that of the trees with the witness."""
+    versions = releases()
+    assert len(versions) >= 29
+    seen = {v for v in versions if absence.witness(DiskTree(release(v)))}
+    assert seen == set(SpecifierSet(absence.releases).filter(versions, prereleases=True))
