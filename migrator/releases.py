@@ -31,7 +31,7 @@ def is_too_old(release: str | None) -> bool:
 def standing(release: str | None) -> str:
     """A release and how it stands to those that are known, in words."""
     if release is None or not _numbers(release):
-        return f"vLLM (release unknown): held to what {KNOWN[-1]}, the newest release known, has"
+        return "vLLM (release unknown): judged by what it holds"
     name, number = f"vLLM {release}", _numbers(release)
     if number < _numbers(KNOWN[0]):
         return f"{name} is older than {KNOWN[0]}, the oldest release known"

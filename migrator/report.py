@@ -77,7 +77,9 @@ def print_report(
             if record.status is not Status.MANUAL:
                 tell(_line(record, tense))
         for absent in plan.absent:
-            text = f"{absent.rule}: no {absent.site}, as in releases {absent.releases}: {absent.why}"
+            text = (
+                f"{absent.rule}: no {absent.site}, as in releases {absent.releases}: {absent.why}"
+            )
             tell(text, "dim")
     for path in plan.links_out:
         tell(f"{path}: a link out of the tree; copied as a link, not followed", "dim")
