@@ -116,6 +116,12 @@ def all2all_has_allgather_reducescatter(tree: Tree) -> bool:
     return _defined(tree, home, "AgRsAll2AllManager")
 
 
+def stages_share_sampled_tokens(tree: Tree) -> bool:
+    """The last pipeline stage broadcasts what it sampled to the others, on the device."""
+    home = ("vllm/v1/worker/gpu_model_runner.py",)
+    return _defined(tree, home, "GPUModelRunner._pp_broadcast_prev_sampled_token_ids")
+
+
 def runner_marks_padding(tree: Tree) -> bool:
     """The model runner tells routers which tokens are padding (`_prepare_padding_mask`)."""
     home = ("vllm/v1/worker/gpu_model_runner.py",)
@@ -165,6 +171,7 @@ PROBES: dict[str, Probe] = {
         config_has_cudagraph_mode,
         config_recomputes_capture_sizes,
         all2all_has_allgather_reducescatter,
+        stages_share_sampled_tokens,
         runner_marks_padding,
         punica_takes_bias,
         punica_takes_extra_vocab,

@@ -78,6 +78,8 @@ class Calls:
     """Processes that computed attention."""
     variables: list[Mapping[str, str]] = field(default_factory=list)
     """Settings of the device in each of these."""
+    measured_early: int = 0
+    """Processes of these that looked at the free memory before their first collective."""
     attention: list[tuple[float, list[int], list[int]]] = field(default_factory=list)
     """Time, new tokens and context length of each request, of each call."""
 
@@ -86,7 +88,7 @@ def read_calls(folder: Path, until: float = float("inf")) -> Calls:
     """Read the recorder's files up to a time; a line cut off by its process's end is dropped."""
     calls = Calls()
     for path in sorted(folder.glob("*.jsonl")):
-        attended = False
+        attended = met = early = False
         variables: Mapping[str, str] = {}
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
@@ -99,7 +101,11 @@ def read_calls(folder: Path, until: float = float("inf")) -> Calls:
                 variables = entry["seen"]
                 continue
             kind, _, name = entry["op"].partition(" ")
+            if entry["op"] == "free memory":
+                early |= not met
+                continue
             if kind == "collective":
+                met |= entry["device"] == "npu"
                 calls.collectives[name, entry["device"], entry["backend"]] += 1
                 continue
             calls.operators[entry["op"]] += 1
@@ -108,6 +114,7 @@ def read_calls(folder: Path, until: float = float("inf")) -> Calls:
                 calls.attention.append((entry["at"], entry["q"], entry["kv"]))
         calls.workers += attended
         calls.variables += [variables] * attended
+        calls.measured_early += attended and early
     return calls
 
 
@@ -171,6 +178,8 @@ def judge(
     for name, error in record.get("kernels", {}).items():
         if isinstance(error, str) or not error < KERNEL_ERROR:
             problems.append(f"_custom_ops.{name} on NPU tensors: {error}")
+    if mode.graphs and 0 in record.get("graph_memory", ()):
+        problems.append("the cache is sized as if graphs took no memory")
     if record.get("backend", "hccl") != "hccl":
         problems.append(f"process groups have the backend {record['backend']} by default, not hccl")
     error = record.get("transferred", 0.0)
@@ -349,6 +358,8 @@ def distribution(mode: Mode, calls: Calls) -> Iterator[str]:
         got = [variables.get(name) for variables in calls.variables]
         if any(one != value for one in got):
             yield f"workers have {name} {got}, not {value}"
+    if mode.devices > 1 and calls.measured_early:
+        yield f"{calls.measured_early} workers measured memory before HCCL had its buffers"
     on_device = {(name, backend) for name, device, backend in calls.collectives if device == "npu"}
     for names in mode.collectives:
         if not any((name, "hccl") in on_device for name in names):

@@ -182,6 +182,9 @@ def device_names() -> list[str]:
     return []
 
 
+GRAPH_MEMORY = "cudagraph_memory_estimate"
+
+
 def runners() -> list[str]:
     """Names of the classes of the model runners in this process."""
     from vllm.v1.worker.gpu_model_runner import (  # type: ignore[import-not-found]
@@ -195,6 +198,15 @@ def runners() -> list[str]:
         for found in gc.get_objects()
         if issubclass(type(found), GPUModelRunner)
     )
+
+
+def graph_memory() -> list[int]:
+    """Bytes that the workers of this process counted for graphs; none where a release does not."""
+    from vllm.v1.worker.gpu_worker import Worker  # type: ignore[import-not-found]
+
+    gc.unfreeze()
+    workers = [found for found in gc.get_objects() if issubclass(type(found), Worker)]
+    return [int(getattr(w, GRAPH_MEMORY)) for w in workers if hasattr(w, GRAPH_MEMORY)]
 
 
 def described() -> dict[str, Any]:
@@ -374,7 +386,7 @@ def main(job: dict[str, Any]) -> None:
     if tokenizer:
         structured(llm, record)
     if not job["workers_are_children"]:
-        record.save(runners=runners())
+        record.save(runners=runners(), graph_memory=graph_memory())
     config = llm.llm_engine.vllm_config
     release(llm)
     del llm

@@ -54,7 +54,16 @@ def start(folder: Path, case: dict[str, Any], engine: dict[str, Any]) -> str | N
     finally:
         os.environ.clear()
         os.environ.update(kept)
+        forget_groups()
     return None
+
+
+def forget_groups() -> None:
+    """Let the next engine make its own process groups: a mixture has more of them."""
+    from vllm.distributed import parallel_state  # type: ignore[import-not-found]
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
 
 
 def front_end(folder: Path, job: dict[str, Any]) -> str | None:

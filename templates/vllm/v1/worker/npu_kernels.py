@@ -2,6 +2,8 @@
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
 """What the model runner computes with Triton kernels elsewhere, for an NPU."""
 
+from __future__ import annotations
+
 from functools import cache
 from typing import TYPE_CHECKING
 

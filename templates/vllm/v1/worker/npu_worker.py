@@ -11,13 +11,14 @@ import torch
 import torch_npu  # noqa: F401
 
 import vllm.envs as envs
+from vllm.config import ParallelConfig
 from vllm.distributed.parallel_state import (
+    _groups,
     destroy_distributed_environment,
     destroy_model_parallel,
 )
 from vllm.v1.worker.gpu_worker import Worker
 from vllm.v1.worker.npu_model_runner import NPUModelRunner
-
 
 SUPPORTED_CHIPS = re.compile(r"Ascend910(B\d|_93)")
 """Atlas A2 (910B1 and on) and A3 (910C, of which the chips are called 910_93xx)."""
@@ -54,6 +55,42 @@ def _check_chip(name: str) -> None:
             f"NPU: {name} is not supported, its operators take other data types and "
             "layouts. Atlas A2 (Ascend910B) and A3 (Ascend910_93) are."
         )
+
+
+def open_communicators(parallel_config: ParallelConfig) -> None:
+    """Let each process group that works on the device do its first collective.
+
+    HCCL makes a communicator then, and what its buffers take has to be there when
+    free memory is measured. All members come by in the same order.
+    """
+    for reference in list(_groups.values()):
+        group = reference()
+        if group is None or group.device_communicator is None:
+            continue
+        # The values are of no interest.
+        value = torch.zeros(1, device=group.device)
+        kind = group.unique_name.partition(":")[0]
+        if kind == "pp":
+            # Two stages have a smaller communicator of their own between them.
+            if not group.is_first_rank:
+                group.recv(value.size(), value.dtype)
+            if not group.is_last_rank:
+                group.send(value)
+        if _does_collectives(kind, parallel_config):
+            torch.distributed.all_reduce(value, group=group.device_group)
+    torch.npu.synchronize()
+
+
+def _does_collectives(kind: str, parallel_config: ParallelConfig) -> bool:
+    """Whether a group with device tensors ever does more than send and receive."""
+    if kind == "ep":
+        # Experts that see the same tokens reduce over the tensor parallel group.
+        return parallel_config.data_parallel_size > 1
+    # npu-migrate: when stages_share_sampled_tokens
+    return True
+    # npu-migrate: otherwise
+    return kind != "pp"
+    # npu-migrate: end
 
 
 def _destroy_process_groups() -> None:

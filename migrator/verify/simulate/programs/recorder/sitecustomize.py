@@ -2,10 +2,11 @@
 """Records, in every process of a simulated run, what the tree calls on the NPU.
 
 It stands on PYTHONPATH behind the simulator's own sitecustomize, which runs this one, and waits for
-the import of torch_npu. Then each call of a reference operator, each replay of a graph and each
-collective is one line of JSON in $NPU_MIGRATE_RECORD/PID.jsonl: `at` (seconds since the
-epoch), `op`, and for attention `q` and `kv`: new tokens and context length of each request. The
-first line of a process has the `op` "variables" and the settings of the device that it sees.
+the import of torch_npu. Then each call of a reference operator, each replay of a graph, each
+collective and each look at the free memory is one line of JSON in $NPU_MIGRATE_RECORD/PID.jsonl:
+`at` (seconds since the epoch), `op`, and for attention `q` and `kv`: new tokens and context length
+of each request. The first line of a process has the `op` "variables" and the settings of the device
+that it sees.
 """
 
 from __future__ import annotations
@@ -127,6 +128,20 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
         ):
             setattr(distributed, name, wrap(name, getattr(distributed, name)))
 
+    def _record_memory() -> None:
+        import torch
+
+        for module, name in ((torch.npu, "mem_get_info"), (torch.accelerator, "get_memory_info")):
+            original = getattr(module, name, None)
+            if original is None:
+                continue
+
+            def call(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+                _write({"op": "free memory"})
+                return _original(*args, **kwargs)
+
+            setattr(module, name, functools.wraps(original)(call))
+
     class _Loader(Loader):
         """Loads torch_npu as whoever found it does, then starts to record."""
 
@@ -142,6 +157,7 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
             _record_operators()
             _record_graphs()
             _record_collectives()
+            _record_memory()
 
     class _Finder(MetaPathFinder):
         """Finds torch_npu through the other finders, until it is loaded.

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NPU229: the memory of captured graphs counts when the KV cache is sized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import libcst as cst
+
+from migrator.matchers import dotted, places, walk
+from migrator.recipes import tests_for_npu
+from migrator.rule import (
+    Absence,
+    Example,
+    File,
+    Finding,
+    Replace,
+    Rule,
+    Safety,
+    Site,
+    changed,
+    migrated,
+)
+from migrator.rules._platform_branch import or_npu
+
+_WORKER = "vllm/v1/worker/gpu_worker.py"
+_SITE = "Worker.determine_available_memory"
+_PROFILE = "self.model_runner.profile_cudagraph_memory"
+_CUDA = ("current_platform.is_cuda_alike", "current_platform.is_cuda")
+
+
+class GraphMemory(Rule):
+    """Measure the memory of an NPU's graphs before the KV cache gets what is left.
+
+    ## What it does
+    In `Worker.determine_available_memory`, lets the condition under which graphs are captured on
+    trial be true on an NPU.
+
+    ## Why
+    vLLM captures some graphs on trial, sees what they take and leaves as much for all of them, on
+    CUDA only. On an NPU the graphs would come out of the share that `gpu_memory_utilization` does
+    not ask for, and end as out of memory where that is small.
+
+    ## Example
+    ```python
+    if (
+        (current_platform.is_cuda() or current_platform.device_type == "npu")
+        and compilation_config.cudagraph_mode != CUDAGraphMode.NONE
+    ):
+        cudagraph_memory_estimate = self.model_runner.profile_cudagraph_memory()
+    ```
+
+    ## Safety
+    Equivalent on every other platform.
+    """
+
+    code = "NPU229"
+    safety = Safety.EQUIVALENT
+    paths = (_WORKER,)
+    triggers = (r"profile_cudagraph_memory\b",)
+    sites = (
+        Site(
+            _SITE,
+            (_WORKER,),
+            (Absence("<0.23", "graphs are not profiled there, or on all platforms but ROCm"),),
+        ),
+    )
+    examples = (
+        Example(
+            path=_WORKER,
+            before="""\
+class Worker:
+    def determine_available_memory(self):
+        if (
+            current_platform.is_cuda()
+            and self.vllm_config.compilation_config.cudagraph_mode
+            != CUDAGraphMode.NONE
+        ):
+            estimate = self.model_runner.profile_cudagraph_memory()
+""",
+            after="""\
+class Worker:
+    def determine_available_memory(self):
+        if (
+            (
+                current_platform.is_cuda()
+                or current_platform.device_type == "npu"
+            )
+            and self.vllm_config.compilation_config.cudagraph_mode
+            != CUDAGraphMode.NONE
+        ):
+            estimate = self.model_runner.profile_cudagraph_memory()
+""",
+        ),
+        Example(
+            path=_WORKER,
+            before="""\
+class Worker:
+    def determine_available_memory(self):
+        if (current_platform.is_cuda_alike() or xpu) and (
+            compilation_config.cudagraph_mode != CUDAGraphMode.NONE
+        ):
+            estimate = self.model_runner.profile_cudagraph_memory()
+""",
+            after="""\
+class Worker:
+    def determine_available_memory(self):
+        if (current_platform.is_cuda_alike() or xpu or current_platform.device_type == "npu") and (
+            compilation_config.cudagraph_mode != CUDAGraphMode.NONE
+        ):
+            estimate = self.model_runner.profile_cudagraph_memory()
+""",
+        ),
+        Example(
+            path=_WORKER,
+            before="""\
+class Worker:
+    def determine_available_memory(self):
+        if not self.model_config.enforce_eager and not current_platform.is_rocm():
+            estimate = self.model_runner.profile_cudagraph_memory()
+""",
+        ),
+    )
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Report the condition that asks for CUDA."""
+        function = file.function(_SITE)
+        if function is None:
+            return
+        for place in places(function.body, cst.If):
+            node = place.node
+            if not any(dotted(n) == _PROFILE for n in walk(node.body)):
+                continue
+            if tests_for_npu(node.test):
+                yield migrated(_SITE, node)
+                continue
+            asked = _cuda_part(node.test)
+            if asked is not None:
+                space: cst.BaseParenthesizableWhitespace = cst.SimpleWhitespace(" ")
+                if isinstance(node.test, cst.BooleanOperation):
+                    space = node.test.operator.whitespace_before
+                yield changed(
+                    _SITE,
+                    node,
+                    "graphs are captured on trial on CUDA only",
+                    Replace(asked, partial(or_npu, space=space)),
+                )
+
+
+def _cuda_part(test: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The part of a conjunction that asks for CUDA or a platform like it."""
+    if isinstance(test, cst.BooleanOperation) and isinstance(test.operator, cst.And):
+        return _cuda_part(test.left) or _cuda_part(test.right)
+    names = {dotted(n) for n in walk(test) if isinstance(n, cst.Attribute)}
+    return test if names & set(_CUDA) else None
