@@ -257,6 +257,8 @@ def rotary_classes() -> Iterator[Any]:
 
 def made(kind: Any, dtype: Any) -> Any | None:
     """A layer of a class, with its sections if it has some; None if it wants other arguments."""
+    import torch
+
     from vllm.config import VllmConfig, set_current_vllm_config  # type: ignore[import-not-found]
 
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
@@ -273,7 +275,8 @@ def made(kind: Any, dtype: Any) -> Any | None:
     needed = {p.name for p in parameters if p.default is p.empty}
     if needed - given.keys():
         return None
-    with set_current_vllm_config(VllmConfig()):
+    # As a model is made: what is given no device is on the NPU.
+    with set_current_vllm_config(VllmConfig()), torch.device("npu"):
         return kind(**given)
 
 
@@ -288,6 +291,7 @@ def compare_rotary(kind: Any, dtype: Any) -> bool:
     positions = torch.randint(0, LENGTH // 2, (*parts, TOKENS))
     query = torch.randn(TOKENS, HEADS * SIZE, dtype=dtype)
     key = torch.randn(TOKENS, SIZE, dtype=dtype)
+    layer.cpu()
     # What a class does that dispatches to nothing, it does on the CPU too.
     native = layer.forward_native if "forward" not in vars(kind) else layer
     wanted = native(positions, query.clone(), key.clone())
