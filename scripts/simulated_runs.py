@@ -39,6 +39,8 @@ PAGE = ROOT / "docs" / "simulated-runs.md"
 RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
+NEWER = {"0.11.0": ("minimax-m2",)}
+"""Release → models that came later."""
 LORA = tuple(name for name, mode in simulate.MODES.items() if mode.adapters)
 OLD = {
     "0.10.0": ("llama",),
@@ -50,6 +52,7 @@ OLD = {
         "tp2-graph",
         "full-graph",
         "gemma",
+        "gemma3",
         "refusals",
         *(name for name in LORA if name.endswith("graph")),
         "features",
@@ -80,6 +83,9 @@ ALSO = (
     ("llama", "no-nnal-installed"),
     ("llama", "full-graph"),
     ("gemma", "eager"),
+    ("gemma3", "eager"),
+    ("gemma3", "full-graph"),
+    ("minimax-m2", "eager"),
     ("gpt2", "eager"),
     ("mixtral", "tp2"),
     ("llama", "tp2-graph"),
@@ -232,7 +238,13 @@ def plan(releases: Iterable[str]) -> list[Job]:
     """All jobs, the ones that every release has first."""
     chosen = list(releases)
     jobs = [Job(release, *what) for what in EVERYWHERE for release in chosen]
-    jobs += [Job(release, *what) for what in ALSO for release in chosen if release in DEEP]
+    deep = [release for release in chosen if release in DEEP]
+    jobs += [
+        Job(release, model, mode)
+        for model, mode in ALSO
+        for release in deep
+        if model not in NEWER.get(release, ())
+    ]
     return jobs
 
 

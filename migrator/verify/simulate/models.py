@@ -176,6 +176,36 @@ _ALL = (
         {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True},
         _GEMMA,
     ),
+    # Norms of queries and keys as they lie in one projection; layers with a window and without one,
+    # which turn by different bases.
+    Model(
+        "gemma3",
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "tie_word_embeddings": True,
+            "query_pre_attn_scalar": 64,
+            "sliding_window": 64,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "rope_theta": 1000000.0,
+        },
+        _GEMMA,
+    ),
+    # A router of sigmoids, with a bias that chooses and does not weigh.
+    Model(
+        "minimax-m2",
+        "MiniMaxM2Config",
+        "MiniMaxM2ForCausalLM",
+        {
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "rotary_dim": 32,
+            "scoring_func": "sigmoid",
+            "use_routing_bias": True,
+        },
+        _SPARSE,
+    ),
     Model(
         "gpt2",
         "GPT2Config",

@@ -83,7 +83,7 @@ def simulate(
     with opened(options) as (tree, work):
         over_ray = any(mode.ray for mode in options.modes)
         versions = environment.check(options.launcher.python, tree, serve=False, ray=over_ray)
-        for model in options.models:
+        for model in served(tree.root, options.models, progress):
             progress(f"{model.name}: reference")
             folder = reference(model, options, versions, runner)
             for mode in options.modes:
@@ -92,6 +92,24 @@ def simulate(
                 if options.stop_at_failure and not runs[-1].passed:
                     return report(tree, options, versions, runs)
         return report(tree, options, versions, runs)
+
+
+def served(tree: Path, chosen: Sequence[Model], progress: Callable[[str], None]) -> Sequence[Model]:
+    """The models that the release in `tree` has.
+
+    Raises:
+        SimulateError: it has none of them.
+    """
+    registry = tree / "vllm" / "model_executor" / "models" / "registry.py"
+    if not registry.is_file():
+        return chosen
+    known = registry.read_text(encoding="utf-8")
+    newer = [model for model in chosen if f'"{model.model_class}"' not in known]
+    for model in newer:
+        progress(f"{model.name} is left out, the release has no {model.model_class}")
+    if chosen and len(newer) == len(chosen):
+        raise SimulateError(f"the release has no {chosen[0].model_class}")
+    return [model for model in chosen if model not in newer]
 
 
 def report(tree: EmittedTree, options: Options, versions: Versions, runs: Sequence[Run]) -> Report:

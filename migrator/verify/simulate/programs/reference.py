@@ -100,6 +100,9 @@ def make_model(job: dict[str, Any]) -> Any:
                 parameter.normal_(0, 0.3)
             elif "norm" in name or ".ln_" in name:
                 parameter.normal_(1, 0.1)
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.normal_(0, 0.3)
     return model
 
 
@@ -271,8 +274,13 @@ def adapt_config(path: Path) -> None:
     vLLM releases from before read `rope_theta`.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
-    if "rope_parameters" in config:
-        config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    bases = config.get("rope_parameters", {})
+    if "full_attention" in bases:
+        # A base for each kind of layers.
+        config["rope_theta"] = bases["full_attention"]["rope_theta"]
+        config["rope_local_base_freq"] = bases["sliding_attention"]["rope_theta"]
+    elif bases:
+        config["rope_theta"] = bases["rope_theta"]
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
