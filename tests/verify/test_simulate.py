@@ -493,6 +493,11 @@ def test_graphs_have_to_be_replayed(run: Simulate) -> None:
     report = run(runner, "graph")
     assert report.passed
     assert report.runs[0].paths.replays == 1
+    runner.record["graph_memory"] = [0]
+    (outcome,) = run(runner, "graph").runs
+    assert outcome.problems == ["the cache is sized as if graphs took no memory"]
+    runner.record["graph_memory"] = [4 << 20]
+    assert run(runner, "graph").passed
 
 
 def adapted() -> FakeRunner:
@@ -562,6 +567,20 @@ def test_two_devices_talk_over_hccl(run: Simulate) -> None:
         "no isend or send of device tensors over HCCL",
         "no irecv or recv of device tensors over HCCL",
     ]
+
+
+def test_buffers_of_hccl_are_there_before_memory_is_measured(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.workers = 2
+    met = {"at": -8.0, "op": "collective all_reduce", "device": "npu", "backend": "hccl"}
+    runner.lines = [met, {"at": -7.0, "op": "free memory"}, *runner.lines]
+    assert run(runner, "tp2").passed
+    runner.lines[:2] = reversed(runner.lines[:2])
+    (outcome,) = run(runner, "tp2").runs
+    assert outcome.problems == ["2 workers measured memory before HCCL had its buffers"]
+    runner.workers = 1
+    runner.lines.remove(met)
+    assert run(runner, "eager").passed
 
 
 def test_workers_of_ray_get_the_settings_of_the_device(run: Simulate) -> None:
@@ -681,6 +700,16 @@ def test_a_model_is_made_once(run: Simulate, tmp_path: Path) -> None:
     run(runner)
     assert sum(command[-2].endswith("reference.py") for command in runner.commands) == 1
     assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["llama"]
+
+
+def test_a_model_that_is_newer_than_the_release_is_left_out(run: Simulate, emitted: Path) -> None:
+    registry = emitted / "vllm" / "model_executor" / "models" / "registry.py"
+    registry.parent.mkdir(parents=True)
+    registry.write_text('MODELS = {"LlamaForCausalLM": ("llama", "LlamaForCausalLM")}\n')
+    report = run(FakeRunner(), model="llama,minimax-m2")
+    assert [outcome.model for outcome in report.runs] == ["llama"]
+    with pytest.raises(simulate.SimulateError, match="the release has no MiniMaxM2ForCausalLM"):
+        run(FakeRunner(), model="minimax-m2")
 
 
 def test_a_reference_that_cannot_be_made(run: Simulate, tmp_path: Path) -> None:
