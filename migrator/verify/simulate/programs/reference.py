@@ -98,6 +98,9 @@ def make_model(job: dict[str, Any]) -> Any:
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.3)
+            elif "post_feedforward" in name:
+                # Else a tied embedding answers with the token that it was given, for ever.
+                parameter.normal_(4, 0.1)
             elif "norm" in name or ".ln_" in name:
                 parameter.normal_(1, 0.1)
         for name, buffer in model.named_buffers():
