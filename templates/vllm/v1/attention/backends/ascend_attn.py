@@ -999,7 +999,8 @@ class AscendAttentionImpl(AttentionImpl):
         value_cache: torch.Tensor,
         attn_metadata: AscendMetadata,
     ) -> None:
-        slots = attn_metadata.slot_mapping
+        # Those of the builder are int32: nothing is copied.
+        slots = attn_metadata.slot_mapping.to(torch.int32)
         if self.nnal:
             torch_npu._npu_reshape_and_cache(
                 key=key,
