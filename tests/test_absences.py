@@ -48,6 +48,7 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         "_set_visible_devices",
         "_set_cuda_visible_devices",
     ),
+    ("NPU229", "Worker.determine_available_memory", "<0.21"): ("memory_profiling",),
     ("NPU230", "topk_sigmoid", "<0.16"): ("topk_softmax",),
     ("NPU230", "topk_hash_softplus_sqrt", "<0.20"): ("topk_softmax",),
     ("NPU231", "UnquantizedFusedMoEMethod.forward_cuda", ">=0.15"): ("topk_ids",),

@@ -23,11 +23,20 @@ from migrator.rule import (
     migrated,
 )
 from migrator.rules._platform_branch import or_npu
+from migrator.tree import Tree
 
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _SITE = "Worker.determine_available_memory"
 _PROFILE = "self.model_runner.profile_cudagraph_memory"
 _CUDA = ("current_platform.is_cuda_alike", "current_platform.is_cuda")
+
+
+def _never_asks(tree: Tree) -> bool:
+    """Does the worker measure memory, and capture on trial never, or wherever it is not ROCm?"""
+    names = tree.names(_WORKER, _SITE)
+    if "memory_profiling" not in names or names & {"is_cuda", "is_cuda_alike"}:
+        return False
+    return "is_rocm" in names or "profile_cudagraph_memory" not in names
 
 
 class GraphMemory(Rule):
@@ -63,7 +72,7 @@ class GraphMemory(Rule):
         Site(
             _SITE,
             (_WORKER,),
-            (Absence("<0.23", "graphs are not profiled there, or on all platforms but ROCm"),),
+            (Absence("<0.21", "no graphs are captured on trial, or on all but ROCm", _never_asks),),
         ),
     )
     examples = (
