@@ -32,7 +32,7 @@ def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def compute_slot_mapping(
-    block_table: "BlockTable",
+    block_table: BlockTable,
     num_reqs: int,
     query_start_loc: torch.Tensor,
     positions: torch.Tensor,
@@ -72,7 +72,7 @@ def compute_slot_mapping(
     slots[num_tokens:].fill_(PAD_SLOT_ID)
 
 
-def keep_top_k_on_host(input_batch: "InputBatch") -> None:
+def keep_top_k_on_host(input_batch: InputBatch) -> None:
     """Leave the batch's k where `apply_top_k_top_p` finds them without waiting."""
     top_k = input_batch.sampling_metadata.top_k
     if top_k is not None:
