@@ -15,7 +15,6 @@ import pytest
 
 from migrator.engine import migrate_file
 from migrator.rules import all_rules
-from migrator.rules.npu213_platform_plugin import PLUGIN
 from migrator.templates import load
 from migrator.tree import Tree
 from tests.test_releases import DEFAULT, OTHERS
@@ -122,36 +121,58 @@ def test_platform_names_them_for_its_workers(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("mode", "npus", "counted"),
+    ("before", "now", "local_rank", "index"),
     [
-        ("worker", ["1"], False),  # vLLM has yet to say which devices it sees
-        ("worker", [], True),
-        ("driver", [], True),
-        (None, [], True),
+        (None, None, 1, 1),
+        ("2,3", "2,3", 1, 1),
+        # A worker of Ray, which Ray has let see its own NPU and vLLM those of all workers.
+        ("3", "2,3", 1, 0),
+        # An engine of Ray, whose own NPU vLLM sets when the engine runs already.
+        (None, "1", 0, 1),
+        ("4,6,7", "6", 0, 1),
+        ("1", None, 1, 0),
     ],
 )
-def test_a_worker_of_ray_does_not_count_devices(
-    mode: str | None, npus: list[str], counted: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_takes_its_npu_among_those_that_its_process_sees(
+    before: str | None,
+    now: str | None,
+    local_rank: int,
+    index: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    npu = SimpleNamespace(is_available=lambda: not asked.append("devices"))  # type: ignore[func-returns-value]
-    context = SimpleNamespace(
-        worker=SimpleNamespace(mode=mode), get_accelerator_ids=lambda: {"GPU": [], "NPU": npus}
-    )
-    ray = ModuleType("ray")
-    vars(ray).update(
-        is_initialized=lambda: mode is not None,
-        get_runtime_context=lambda: context,
-        WORKER_MODE="worker",
-    )
-    torch = ModuleType("torch")
-    vars(torch)["npu"] = npu
-    for name, module in (("torch", torch), ("torch_npu", ModuleType("torch_npu")), ("ray", ray)):
-        monkeypatch.setitem(sys.modules, name, module)
-    names: dict[str, Any] = {"logger": SimpleNamespace(debug=lambda *_: None)}
-    exec(compile(PLUGIN, "platforms.py", "exec"), names)
-    assert names["npu_platform_plugin"]() == "vllm.platforms.npu.NPUPlatform"
-    assert asked == ["devices"] * counted
+    assert device_index(monkeypatch, before, now)(local_rank) == index
+
+
+def test_a_worker_that_does_not_see_its_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"NPU: 5 was chosen for this worker, which sees \[1\]"):
+        device_index(monkeypatch, "1", "4,5")(1)
+
+
+def device_index(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, now: str | None
+) -> Callable[[int], int]:
+    """The platform's method, in a process on a machine of 8 NPUs whose variable was changed."""
+    module = ast.parse(load("vllm/platforms/npu.py"))
+    (visible,) = (n for n in module.body if ast.unparse(n).startswith("_VISIBLE = "))
+    (platform,) = (n for n in module.body if getattr(n, "name", "") == "NPUPlatform")
+    assert isinstance(platform, ast.ClassDef)
+    platform.bases = []
+    platform.body = [
+        node
+        for node in platform.body
+        if getattr(node, "name", "") == "device_index"
+        or "device_control_env_var: str" in ast.unparse(node)
+    ]
+    torch = SimpleNamespace(npu=SimpleNamespace(device_count=lambda: 8))
+    names: dict[str, Any] = {"os": os, "torch": torch}
+    for value, part in ((before, visible), (now, platform)):
+        if value is None:
+            monkeypatch.delenv(OWN, raising=False)
+        else:
+            monkeypatch.setenv(OWN, value)
+        exec(compile(ast.Module([part], []), "npu.py", "exec"), names)
+    index: Callable[[int], int] = names["NPUPlatform"].device_index
+    return index
 
 
 @pytest.mark.releases

@@ -29,21 +29,10 @@ PLUGIN = """\
 def npu_platform_plugin() -> "str | None":
     logger.debug("Checking if NPU platform is available.")
     try:
-        import sys
         import torch
         import torch_npu  # noqa: F401
 
-        # The runtime reads ASCEND_RT_VISIBLE_DEVICES once, when devices are counted.
-        # In a worker of Ray that is too early: vLLM has yet to set it there.
-        ray = sys.modules.get("ray")
-        worker = (
-            ray is not None
-            and ray.is_initialized()
-            and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-        )
-        if (
-            worker and ray.get_runtime_context().get_accelerator_ids().get("NPU")
-        ) or torch.npu.is_available():
+        if torch.npu.is_available():
             logger.debug("Confirmed NPU platform is available.")
             return "vllm.platforms.npu.NPUPlatform"
         logger.debug("NPU platform is not available because no NPU is found.")
@@ -58,8 +47,7 @@ class PlatformPlugin(Rule):
 
     ## What it does
     Adds `npu_platform_plugin`, which imports `torch_npu` and asks for a device, and its entry in
-    `builtin_platform_plugins`. A worker of Ray that has NPUs is not asked: CANN would fix which
-    devices it sees before vLLM sets them.
+    `builtin_platform_plugins`.
 
     ## Why
     vLLM chooses its platform from this table. An NPU platform in the tree needs no package beside

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 logger = init_logger(__name__)
 
+# CANN reads it once, when it is first asked for devices. That was a moment ago, to
+# choose this platform: what is set from now on does not change what is seen here.
+_VISIBLE = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+
 # The paged attention and cache kernels work on blocks of 128 tokens.
 BLOCK_SIZE = 128
 
@@ -59,6 +63,34 @@ class NPUPlatform(Platform):
         "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES"
     ]
     simple_compile_backend: str = "eager"
+
+    @classmethod
+    def device_index(cls, local_rank: int) -> int:
+        """The index of a worker's NPU among those that this process sees.
+
+        Ray and vLLM set ASCEND_RT_VISIBLE_DEVICES in actors that run already, for
+        which it is too late: vLLM itself and what it imports have asked CANN.
+
+        Args:
+            local_rank: place of the worker's NPU in that variable as it is now.
+
+        Raises:
+            ValueError: The process does not see that NPU.
+        """
+        now = os.environ.get(cls.device_control_env_var)
+        if now == _VISIBLE:
+            return local_rank
+        wanted = local_rank if now is None else int(now.split(",")[local_rank])
+        if _VISIBLE is None:
+            seen = list(range(torch.npu.device_count()))
+        else:
+            seen = [int(device) for device in _VISIBLE.split(",")]
+        if wanted not in seen:
+            raise ValueError(
+                f"NPU: {wanted} was chosen for this worker, which sees {seen}: "
+                f"{cls.device_control_env_var} was changed too late."
+            )
+        return seen.index(wanted)
 
     @property
     def additional_env_vars(self) -> list[str]:

@@ -17,6 +17,7 @@ from vllm.distributed.parallel_state import (
     destroy_distributed_environment,
     destroy_model_parallel,
 )
+from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 from vllm.v1.worker.npu_model_runner import NPUModelRunner
 
@@ -34,6 +35,7 @@ class NPUWorker(Worker):
         if envs.VLLM_NPU_WEIGHT_NZ:
             # Else torch_npu quietly keeps every tensor in the plain format.
             torch.npu.config.allow_internal_format = True
+        self.local_rank = current_platform.device_index(self.local_rank)
         super().init_device()
         _check_chip(torch.npu.get_device_name(self.device))
         # torch_npu destroys all process groups when the interpreter exits. What
