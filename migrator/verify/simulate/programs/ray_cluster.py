@@ -11,6 +11,7 @@ to hand over. Ray counts the devices of the node by itself.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,11 +19,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 STARTUP = 300.0
 """Seconds that the cluster has to start in."""
+LOOK = 1.0
+"""Seconds between two looks at what processes have open."""
+MARK = "NPU_MIGRATE_RUN"
+"""Environment variable by which the processes of a run are known, as whoever starts it has it."""
 FOR_VLLM = ("VLLM_", "HCCL_", "ASCEND_GLOBAL_")
 """How the variables begin that the cluster does not have."""
 SETTINGS = {
@@ -65,9 +71,50 @@ def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
     return ask
 
 
+class Queues:
+    """The shared memory by which processes of a run talk, while they have it open.
+
+    The actors of data-parallel engines are killed together with what would remove theirs.
+    """
+
+    def __init__(self, mark: str) -> None:
+        """`mark`: a variable and its value, which all processes of the run have."""
+        self._mark = mark.encode()
+        self._seen: set[str] = set()
+
+    def look(self) -> None:
+        """Remember what is open now."""
+        self._seen |= self._open(self._mark)
+
+    def remove(self) -> list[str]:
+        """Remove what was seen, is still there and is open nowhere; gives the paths."""
+        removed = []
+        for path in sorted(self._seen - self._open(b"")):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            removed.append(path)
+        return removed
+
+    @staticmethod
+    def _open(mark: bytes) -> set[str]:
+        found: set[str] = set()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if mark in (entry / "environ").read_bytes():
+                    maps = (entry / "maps").read_text("utf-8", "replace")
+                    found.update(re.findall(r"/dev/shm/psm_\w+", maps))
+            except OSError:
+                continue
+        return found
+
+
 def main(program: list[str]) -> int:
     """Run `program` by this interpreter; gives its exit code, or that of a signal as a shell."""
-    variables = dict(os.environ) | SETTINGS
+    variables = {MARK: str(os.getpid()), **os.environ, **SETTINGS}
     os.environ.clear()
     os.environ.update({k: v for k, v in variables.items() if not k.startswith(FOR_VLLM)})
     import ray  # type: ignore[import-not-found]
@@ -77,6 +124,7 @@ def main(program: list[str]) -> int:
 
     # Sockets are below it, and their paths may not be longer than 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    queues = Queues(f"{MARK}={variables[MARK]}")
     try:
         context = ray.init(
             include_dashboard=False,
@@ -94,9 +142,17 @@ def main(program: list[str]) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, forward)
-        code = child.wait()
+        while child.poll() is None:
+            queues.look()
+            try:
+                child.wait(LOOK)
+            except subprocess.TimeoutExpired:
+                continue
+        code = child.returncode
     finally:
         ray.shutdown()
+        for path in queues.remove():
+            print(f"ray_cluster: {path} was left behind", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
     return code if code >= 0 else 128 - code
 
