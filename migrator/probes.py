@@ -128,6 +128,17 @@ def runner_marks_padding(tree: Tree) -> bool:
     return _defined(tree, home, "GPUModelRunner._prepare_padding_mask")
 
 
+def runner_keeps_prompt_logprobs(tree: Tree) -> bool:
+    """The model runner knows who asked for log probabilities of a prompt, not its input batch."""
+    made = tree.definition("vllm/v1/worker/gpu_model_runner.py", "GPUModelRunner.__init__")
+    return made is not None and any(
+        isinstance(node, ast.Attribute)
+        and node.attr == "num_prompt_logprobs"
+        and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(made)
+    )
+
+
 _PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
 
 
@@ -173,6 +184,7 @@ PROBES: dict[str, Probe] = {
         all2all_has_allgather_reducescatter,
         stages_share_sampled_tokens,
         runner_marks_padding,
+        runner_keeps_prompt_logprobs,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

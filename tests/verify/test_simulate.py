@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import zipfile
@@ -55,12 +56,21 @@ def made_reference() -> dict[str, Any]:
         "gap": 0.05,
         "noise": 0.0001,
         "new_tokens": NEW,
-        "fresh": {"prompts": fresh, "tokens": answers(len(fresh), 1000)},
+        "fresh": {
+            "prompts": fresh,
+            "tokens": answers(len(fresh), 1000),
+            "prompt_logprobs": [[-1.0] * (len(prompt) - 1) for prompt in fresh],
+        },
         "again": {"prompts": again, "tokens": answers(len(again), 2000)},
         "penalty": models.PENALTY,
         "penalties": {"prompts": [[5, 6]], "tokens": answers(1, 3000)},
         "adapters": [
-            {"name": name, "prompts": [[n, 1], [n, 2], [n, 3]], "tokens": answers(3, first)}
+            {
+                "name": name,
+                "prompts": [[n, 1], [n, 2], [n, 3]],
+                "tokens": answers(3, first),
+                "prompt_logprobs": [[-2.0]] * 3,
+            }
             for n, (name, first) in enumerate((("first", 4000), ("second", 5000)), start=20)
         ],
         "chats": [
@@ -509,6 +519,7 @@ def adapted() -> FakeRunner:
             "start": float(start),
             "end": start + 0.9,
             "tokens": [request.tokens for request in batch],
+            "prompt_logprobs": [request.logprobs for request in batch],
         }
         for start, (name, batch) in enumerate(judge.batches(runner.reference).items())
     }
@@ -539,6 +550,22 @@ def test_an_adapter_that_is_ignored_is_seen(run: Simulate) -> None:
     assert outcome.problems == ["one adapter, prompt 1: token 0 is 0, the reference has 4024"]
 
 
+def test_log_probabilities_of_prompts_are_by_their_adapters(run: Simulate) -> None:
+    runner = adapted()
+    name = judge.PROMPT_LOGPROBS_OF
+    assert run(runner, "lora2-eager").runs[0].passed
+    assert runner.jobs[-1]["prompt_logprobs_of"] in runner.jobs[-1]["batches"]
+    runner.phases[name]["prompt_logprobs"][1] = [-1.5]
+    runner.phases[name]["prompt_logprobs"][2] = None
+    runner.phases[name]["prompt_logprobs"][4] = [float("nan")]
+    (outcome,) = run(runner, "lora2-eager").runs
+    assert outcome.problems == [
+        f"{name}, prompt 1: the log probabilities of 1 of 1 prompt tokens are off, by up to 0.5",
+        f"{name}, prompt 2: no log probability for each of its tokens",
+        f"{name}, prompt 4: the log probabilities of 1 of 1 prompt tokens are off, by up to nan",
+    ]
+
+
 def test_a_part_without_an_answer_is_seen(run: Simulate) -> None:
     runner = adapted()
     del runner.phases["loaded again"]
@@ -550,6 +577,51 @@ def test_a_part_without_an_answer_is_seen(run: Simulate) -> None:
 def test_a_model_without_adapters_does_not_run_with_them(run: Simulate) -> None:
     with pytest.raises(simulate.SimulateError, match="qwen2 has no LoRA adapters, which lora1-"):
         run(FakeRunner(), "lora1-eager", model="qwen2")
+
+
+def test_shared_memory_of_killed_actors_is_removed() -> None:
+    path = environment.PROGRAMS / "ray_cluster.py"
+    spec = importlib.util.spec_from_file_location("ray_cluster", path)
+    assert spec is not None
+    assert spec.loader is not None
+    cluster = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cluster)
+    # As in an actor that Ray kills: nobody is left who would remove it.
+    code = (
+        "from multiprocessing import resource_tracker, shared_memory as s\n"
+        "m = s.SharedMemory(create=True, size=1000)\n"
+        "resource_tracker.unregister(m._name, 'shared_memory')\n"
+        "print(m.name, flush=True)\ninput()"
+    )
+    marks = [f"{cluster.MARK}={name}-{os.getpid()}" for name in ("ours", "another", "ours")]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict([mark.split("=")]),
+        )
+        for mark in marks
+    ]
+    blocks = []
+    try:
+        blocks = [Path("/dev/shm", (one.stdout or sys.stdin).readline().strip()) for one in started]
+        queues = cluster.Queues(marks[0])
+        queues.look()
+        assert queues.remove() == []
+        for one in started[:2]:
+            one.kill()
+            one.wait()
+        # Nor what is another run's, nor what somebody still has.
+        assert queues.remove() == [str(blocks[0])]
+        assert [block.exists() for block in blocks] == [False, True, True]
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+        for block in blocks:
+            block.unlink(missing_ok=True)
 
 
 def test_two_devices_talk_over_hccl(run: Simulate) -> None:

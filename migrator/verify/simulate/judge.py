@@ -30,15 +30,23 @@ MISSES_OF_ONE = 0.5
 
 UNLOADED_BEFORE = "loaded again"
 """Batch before which all adapters are unloaded."""
+PROMPT_LOGPROBS_OF = "two adapters and none"
+"""Batch whose requests ask for log probabilities of their prompts, too."""
+LOGPROB_ERROR = 1e-3
+"""Largest error of a log probability that the order of additions explains, in float32."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, the number of its adapter (0: none) and the tokens of the reference."""
+    """A prompt, the number of its adapter (0: none) and what the reference has of it.
+
+    `logprobs`: of each token of the prompt but the first.
+    """
 
     adapter: int
     prompt: list[int]
     tokens: list[int]
+    logprobs: list[float]
 
 
 def batches(reference: dict[str, Any]) -> dict[str, list[Request]]:
@@ -46,8 +54,10 @@ def batches(reference: dict[str, Any]) -> dict[str, list[Request]]:
     parts = [reference["fresh"], *reference["adapters"]]
     base, first, second = (
         [
-            Request(number, prompt, tokens)
-            for prompt, tokens in zip(part["prompts"], part["tokens"], strict=True)
+            Request(number, *request)
+            for request in zip(
+                part["prompts"], part["tokens"], part["prompt_logprobs"], strict=True
+            )
         ]
         for number, part in enumerate(parts)
     )
@@ -61,7 +71,7 @@ def batches(reference: dict[str, Any]) -> dict[str, list[Request]]:
         "one adapter": first,
         "one adapter and none": mixed(first, base),
         "two adapters": mixed(first, second),
-        "two adapters and none": mixed(base, second, first),
+        PROMPT_LOGPROBS_OF: mixed(base, second, first),
         UNLOADED_BEFORE: mixed(second, base, first),
         "without an adapter again": base,
     }
@@ -163,6 +173,8 @@ def judge(
     else:
         problems = list(misses(phases, score))
     equal = not problems and greedy <= set(phases)
+    if mode.adapters:
+        problems += prompt_logprobs(reference, phases)
     problems += sampling(phases)
     paths = count_paths(calls, phases)
     wanted = ("prefill", "decode") if mode.adapters else ("prefill", "decode", "chunked", "cached")
@@ -225,6 +237,27 @@ def differences(
         for number, (ours, theirs) in enumerate(zip(got, answers, strict=False)):
             if ours != theirs:
                 yield f"{name}, prompt {number}: {parting(ours, theirs)}"
+
+
+def prompt_logprobs(reference: dict[str, Any], phases: dict[str, Any]) -> Iterator[str]:
+    """Prompts whose log probabilities, by the adapter of their request, are not the reference's."""
+    if PROMPT_LOGPROBS_OF not in phases:
+        return
+    found = phases[PROMPT_LOGPROBS_OF]["prompt_logprobs"]
+    batch = batches(reference)[PROMPT_LOGPROBS_OF]
+    for number, (ours, request) in enumerate(zip(found, batch, strict=True)):
+        name = f"{PROMPT_LOGPROBS_OF}, prompt {number}"
+        if ours is None or len(ours) != len(request.logprobs):
+            yield f"{name}: no log probability for each of its tokens"
+            continue
+        errors = [abs(one - other) for one, other in zip(ours, request.logprobs, strict=True)]
+        # Not a number is no error that is small.
+        wrong = [error for error in errors if not error < LOGPROB_ERROR]
+        if wrong:
+            yield (
+                f"{name}: the log probabilities of {len(wrong)} of {len(errors)} prompt tokens "
+                f"are off, by up to {max(wrong):.2g}"
+            )
 
 
 def scored(phases: dict[str, Any]) -> list[tuple[str, int]]:

@@ -226,6 +226,7 @@ def engine_job(
             for name, batch in batches.items()
         },
         "unload_before": judge.UNLOADED_BEFORE,
+        "prompt_logprobs_of": judge.PROMPT_LOGPROBS_OF,
         "out": str(out),
         "model": str(model_folder),
         "devices": mode.devices,

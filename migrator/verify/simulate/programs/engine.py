@@ -43,7 +43,7 @@ class Record:
 def outputs(
     llm: Any, prompts: list[list[int]], parameters: Any, adapters: list[Any] | None = None
 ) -> dict[str, Any]:
-    """Tokens and cached prompt tokens of each prompt, and its log probabilities if asked for.
+    """Tokens and cached prompt tokens of each prompt, and log probabilities if asked for.
 
     `adapters` has a LoRA request or None for each prompt.
     """
@@ -64,6 +64,16 @@ def outputs(
             ]
             for one in completions
         ],
+        "prompt_logprobs": [
+            None
+            if result.prompt_logprobs is None
+            # The first token follows nothing.
+            else [
+                entry[token].logprob
+                for token, entry in zip(prompt[1:], result.prompt_logprobs[1:], strict=True)
+            ]
+            for prompt, result in zip(prompts, results, strict=True)
+        ],
     }
 
 
@@ -78,7 +88,7 @@ def run(job: dict[str, Any], llm: Any, record: Record) -> None:
     }
 
     if job["batches"]:
-        run_adapters(job, llm, record, SamplingParams(**base, temperature=0))
+        run_adapters(job, llm, record, SamplingParams, {**base, "temperature": 0})
         return
 
     def phase(name: str, prompts: list[list[int]], **settings: Any) -> None:
@@ -108,7 +118,9 @@ def run(job: dict[str, Any], llm: Any, record: Record) -> None:
     phase("drawn", job["fresh"], temperature=0.9, top_k=5, logprobs=5)
 
 
-def run_adapters(job: dict[str, Any], llm: Any, record: Record, parameters: Any) -> None:
+def run_adapters(
+    job: dict[str, Any], llm: Any, record: Record, sampling: Any, settings: dict[str, Any]
+) -> None:
     """Batches of requests with and without LoRA adapters."""
     from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
@@ -122,6 +134,8 @@ def run_adapters(job: dict[str, Any], llm: Any, record: Record, parameters: Any)
                 llm.llm_engine.remove_lora(number)
         start = time.time()
         adapters = [requests[number] for number, _ in batch]
+        more = {"prompt_logprobs": 0} if name == job["prompt_logprobs_of"] else {}
+        parameters = sampling(**settings, **more)
         found = outputs(llm, [prompt for _, prompt in batch], parameters, adapters)
         record.phase(name, start, **found)
 

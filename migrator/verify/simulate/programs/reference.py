@@ -158,6 +158,15 @@ def greedy(
     return tokens, smallest
 
 
+def prompt_logprobs(model: Any, prompt: list[int]) -> list[float]:
+    """The log probability of each token of a prompt but the first."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt])).logits[0, :-1]
+    wanted = torch.tensor(prompt[1:]).unsqueeze(1)
+    found: list[float] = logits.log_softmax(-1).gather(1, wanted).squeeze(1).tolist()
+    return found
+
+
 def save_adapter(model: Any, adapter: dict[str, Any], out: Path) -> None:
     """Write a random LoRA adapter in the format of PEFT, and merge it into the model's weights."""
     torch.manual_seed(adapter["rank"])
@@ -330,6 +339,7 @@ def main(job: dict[str, Any]) -> None:
                 "name": adapter["name"],
                 "prompts": prompts,
                 "tokens": [tuned.answers[tuple(prompt)] for prompt in prompts],
+                "prompt_logprobs": [prompt_logprobs(merged, prompt) for prompt in prompts],
             }
         )
         merged_searches.append(tuned)
@@ -348,7 +358,11 @@ def main(job: dict[str, Any]) -> None:
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "new_tokens": job["new_tokens"],
-        "fresh": {"prompts": fresh, "tokens": answers["fresh"]},
+        "fresh": {
+            "prompts": fresh,
+            "tokens": answers["fresh"],
+            "prompt_logprobs": [prompt_logprobs(model, prompt) for prompt in fresh],
+        },
         "again": {"prompts": again, "tokens": answers["again"]},
         "penalty": job["penalty"],
         "penalties": {"prompts": penalties, "tokens": penalized},

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -44,6 +45,46 @@ class NPUModelRunner(GPUModelRunner):
         result = super()._update_states(scheduler_output)
         keep_top_k_on_host(self.input_batch)
         return result
+
+    def _get_prompt_logprobs_dict(
+        self, hidden_states: torch.Tensor, scheduled: Any
+    ) -> dict[str, Any]:
+        """Log probabilities of prompts, each by the LoRA adapter of its request.
+
+        The logits layer was told of one row for each request. Here its rows are
+        tokens of a prompt: it is told of those, one request at a time.
+
+        Args:
+            hidden_states: [num_tokens, hidden_size], of the whole batch.
+            scheduled: number of tokens of each request in this step, or a scheduler's
+                output that has it.
+        """
+        # npu-migrate: when runner_keeps_prompt_logprobs
+        holder = self
+        # npu-migrate: otherwise
+        holder = self.input_batch
+        # npu-migrate: end
+        asked = holder.num_prompt_logprobs
+        if self.lora_config is None or not asked:
+            return super()._get_prompt_logprobs_dict(hidden_states, scheduled)
+        found: dict[str, Any] = {}
+        num_tokens = getattr(scheduled, "num_scheduled_tokens", scheduled)
+        for req_id in [r for r in asked if r in num_tokens]:
+            request = self.requests[req_id]
+            # The last token of the prompt is followed by none of it.
+            left = len(request.prompt_token_ids or ()) - request.num_computed_tokens - 1
+            adapter = request.lora_request
+            rows = (adapter.lora_int_id if adapter else 0,)
+            rows *= min(num_tokens[req_id], left)
+            if rows:
+                self._set_active_loras(rows, rows, {adapter} if adapter else set())
+            # The base class removes a request with whose prompt it is done.
+            holder.num_prompt_logprobs = {req_id: asked[req_id]}
+            found.update(super()._get_prompt_logprobs_dict(hidden_states, scheduled))
+            if req_id not in holder.num_prompt_logprobs:
+                del asked[req_id]
+        holder.num_prompt_logprobs = asked
+        return found
 
     def initialize_kv_cache_tensors(
         self,
