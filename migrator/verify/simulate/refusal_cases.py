@@ -252,6 +252,11 @@ CASES = (
         {**MODEL, "max_position_embeddings": 300_000},
         engine={"max_model_len": 300_000},
     ),
+    Case(
+        "batch",
+        "NPU: a batch of 5000 requests is larger than the 4096 that attention takes",
+        engine={"max_num_seqs": 5000, "max_num_batched_tokens": 8192},
+    ),
     _quantized("awq", bits=4, group_size=128, zero_point=True, version="gemm"),
     _quantized("gptq", bits=4, group_size=128, desc_act=False, sym=True),
     _quantized("fp8", activation_scheme="dynamic"),

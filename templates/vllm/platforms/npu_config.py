@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_CONTEXT = 262_144
 """Tokens of a context that the fused attention takes, by its documentation."""
 
+MAX_SEQUENCES = 4096
+"""Requests of a batch that the fused attention takes, by the source of its tiling."""
+
 CAPTURED_STREAMS = 1800
 """Of a device's 2048 streams; the rest is for what is not captured."""
 
@@ -214,6 +217,12 @@ def _reasons(vllm_config: "VllmConfig") -> Iterator[str]:
         yield (
             "speculative decoding accepts drafts in Triton kernels, which no NPU runs. "
             "Leave --speculative-config out"
+        )
+    sequences = _lookup(vllm_config, "scheduler_config.max_num_seqs")
+    if sequences is not _ABSENT and sequences > MAX_SEQUENCES:
+        yield (
+            f"a batch of {sequences} requests is larger than the {MAX_SEQUENCES} that "
+            "attention takes. Set --max-num-seqs"
         )
     yield from _connector_reasons(vllm_config)
     yield from _offload_reasons(vllm_config)
