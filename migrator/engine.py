@@ -14,14 +14,14 @@ import itertools
 import re
 import symtable
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
 from libcst._nodes.internal import CodegenState
 
 from migrator.matchers import DoubtfulError, forget, parents_of
-from migrator.outline import Lines, Outline, outline
+from migrator.outline import Lines, Outline, is_special, outline
 from migrator.rule import (
     Edit,
     File,
@@ -126,7 +126,7 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
         return FileResult(path, None, failure=parsed)
     names = _names(rules)
     while True:
-        short = outline(data, parsed, _wanted(rules, names))
+        short = outline(data, parsed, _wanted(rules, names), names)
         try:
             if short is not None:
                 result = _migrate_outline(path, data, parsed, short, names, rules, tree)
@@ -137,7 +137,11 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
             if not error.names:
                 break
             names |= error.names
-    return _migrate_module(path, data, data, parsed, parsed, rules, tree, None)
+
+    def file(kept: cst.Module) -> File:
+        return File(path, kept, parsed, data, tree, parsed, data)
+
+    return _migrate_module(path, data, parsed, rules, file)
 
 
 def _names(rules: Sequence[Rule]) -> frozenset[str]:
@@ -149,7 +153,7 @@ def _names(rules: Sequence[Rule]) -> frozenset[str]:
 def _wanted(rules: Sequence[Rule], names: Iterable[str]) -> bytes:
     """What stands in each statement that the rules look at."""
     expressions = [text for rule in rules for text in (*rule.triggers, *rule.reads)]
-    words = "|".join(sorted(re.escape(name) for name in names))
+    words = "|".join(sorted(re.escape(name) for name in names if not is_special(name)))
     return "|".join(f"(?:{text})" for text in [*expressions, rf"\b(?:{words})\b"]).encode()
 
 
@@ -167,7 +171,12 @@ def _migrate_outline(
     before = short.expand(short.data)
     if isinstance(inner, str) or before is None or before[0] != data:
         return None
-    result = _migrate_module(path, short.data, data, inner, parsed, rules, tree, names)
+
+    def file(kept: cst.Module) -> File:
+        left_out = b"".join(short.left_out)
+        return File(path, kept, inner, short.data, tree, parsed, data, names, left_out)
+
+    result = _migrate_module(path, short.data, inner, rules, file)
     if result.failure is not None:
         return None  # the whole file says what is wrong with it
     expanded = short.expand(result.after) if result.after is not None else before
@@ -191,39 +200,35 @@ def _whole(span: Span | None, lines: Lines) -> Span | None:
 def _migrate_module(
     path: str,
     data: bytes,
-    whole: bytes,
     parsed: ast.Module,
-    syntax: ast.Module,
     rules: Sequence[Rule],
-    tree: Tree,
-    names: frozenset[str] | None,
+    file: Callable[[cst.Module], File],
 ) -> FileResult:
     """Run rules over a module or its outline.
 
     Args:
         path: the file's path in the tree.
         data: what is parsed of the file.
-        whole: all of it.
-        parsed: what Python's parser makes of `data`.
-        syntax: what it makes of `whole`.
+        parsed: what Python's parser makes of it.
         rules: in the order of their codes.
-        tree: for rules that probe other files.
-        names: the names that an outline has all of; None for the whole module.
+        file: makes of what LibCST parses what rules see.
     """
     try:
         module = cst.parse_module(data)
     except (SyntaxError, cst.ParserSyntaxError, ValueError, RecursionError) as error:
         return FileResult(path, None, failure=f"LibCST cannot parse it: {_first_line(error)}")
     try:
-        findings = _findings(File(path, module, tree, syntax, whole, names), rules)
+        findings = _findings(file(module), rules)
         if not findings:
             return FileResult(path, None)
         edits = [edit for _, finding in findings for edit in finding.edits]
         sites = [finding.node for _, finding in findings]
         layout = Layout.of(module, data, parsed, [*sites, *(edit.node for edit in edits)])
-        old = _Source(module, layout.around(sites), {id(node) for node in sites})
+        pieces = list(layout.around(sites))
+        old = _Source(module, pieces, {id(node) for node in sites})
         # The parts that the edits are written in may be others than those that their sites are in.
-        written = _Source(module, layout.around([edit.node for edit in edits]), set())
+        others = list(layout.around([edit.node for edit in edits]))
+        written = old if others == pieces else _Source(module, others, set())
         if {old.data, written.data} != {data}:
             # It may be the layout that is wrong; the module as a whole says so for certain.
             layout = Layout(module)

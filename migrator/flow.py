@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -109,9 +110,33 @@ class Scope:
     """Name → every binding, wherever it stands and from whichever scope it comes."""
     elsewhere: dict[str, set[Binding]] = field(default_factory=dict)
     """Those of them that inner scopes make, by `global` or `nonlocal`."""
-    locals: frozenset[str] = frozenset()
-    outside: frozenset[str] = frozenset()
-    """Names that it declares `global` or `nonlocal`."""
+    body: Sequence[ast.AST] = ()
+    """What is run in it."""
+
+    # Most functions are never looked into: their names are found when they are asked for.
+
+    @cached_property
+    def _names(self) -> tuple[frozenset[str], frozenset[str]]:
+        names: set[str] = set()
+        outside: set[str] = set()
+        for part in own_nodes(self.body):
+            if isinstance(part, ast.Global | ast.Nonlocal):
+                outside.update(part.names)
+            else:
+                names.update(_binds(part))
+        if isinstance(self.node, Function):
+            names.update(parameter.arg for parameter in parameters(self.node))
+        return frozenset(names - outside), frozenset(outside)
+
+    @cached_property
+    def locals(self) -> frozenset[str]:
+        """The names that are its own, as Python's compiler finds them."""
+        return self._names[0]
+
+    @property
+    def outside(self) -> frozenset[str]:
+        """Names that it declares `global` or `nonlocal`."""
+        return self._names[1]
 
     def add(self, name: str, binding: Binding) -> None:
         """Note a binding of one of the scope's own names."""
@@ -244,20 +269,9 @@ class Flow:
 
     # -- for the walkers -----------------------------------------------------------------------
 
-    def _scope(self, node: ast.AST, outer: Scope | None, body: Iterable[ast.AST]) -> Scope:
-        """A new scope with the names that are its own, as Python's compiler finds them."""
-        scope = Scope(node, outer)
-        names: set[str] = set()
-        outside: set[str] = set()
-        for part in own_nodes(body):
-            if isinstance(part, ast.Global | ast.Nonlocal):
-                outside.update(part.names)
-            else:
-                names.update(_binds(part))
-        if isinstance(node, Function):
-            names.update(parameter.arg for parameter in parameters(node))
-        scope.locals = frozenset(names - outside)
-        scope.outside = frozenset(outside)
+    def _scope(self, node: ast.AST, outer: Scope | None, body: Sequence[ast.AST]) -> Scope:
+        """A new scope for what is run in a node."""
+        scope = Scope(node, outer, body=body)
         if isinstance(outer and outer.node, ast.ClassDef) and isinstance(node, Function):
             assert outer is not None
             assert isinstance(outer.node, ast.ClassDef)

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from migrator.engine import Record, Span
@@ -59,13 +60,18 @@ def blocks_of(
             that it overlaps, or else to the nearest. One that only replaces lines one by one is
             cut where it goes from a site to the next.
     """
-    # Popular lines are no anchors (autojunk): a long file with many blank lines would take seconds.
-    matcher = difflib.SequenceMatcher(None, before, after)
     found: list[Block] = []
-    for tag, start, stop, new_start, new_stop in matcher.get_opcodes():
-        if tag != "equal":
-            found += _cut(_owned(Block(start, stop, new_start, new_stop), sites), sites)
+    for block in _differences(tuple(before), tuple(after)):
+        found += _cut(_owned(block, sites), sites)
     return found
+
+
+@lru_cache(maxsize=64)
+def _differences(before: tuple[bytes, ...], after: tuple[bytes, ...]) -> tuple[Block, ...]:
+    """What differs, whoever it belongs to: the log and the patch ask for the same."""
+    # Popular lines are no anchors (autojunk): a long file with many blank lines would take seconds.
+    codes = difflib.SequenceMatcher(None, before, after).get_opcodes()
+    return tuple(Block(i1, i2, j1, j2) for tag, i1, i2, j1, j2 in codes if tag != "equal")
 
 
 def _owned(block: Block, sites: Sequence[Span]) -> Block:

@@ -8,13 +8,15 @@
 from __future__ import annotations
 
 import ast
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import libcst as cst
 
-from migrator.flow import Flow, in_order
+from migrator.flow import Flow, dotted, in_order, lines_of
 from migrator.matchers import Place, places
+from migrator.rule import File
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +41,34 @@ class Origin:
             yield name, place
 
 
-def origins(module: cst.Module, syntax: ast.Module, data: bytes, package: str) -> list[Origin]:
-    """The names of a module that may stand for a package or a part of it, where they are read.
+def origins(file: File, module: str) -> list[Origin]:
+    """The names of a file that may stand for a module, a package around it, or a part of it.
 
     Args:
-        module: the module.
-        syntax: what Python's own parser makes of it.
-        data: its source.
-        package: the package: `torch`.
+        file: the file; what it keeps has to hold each statement that matters and names the package.
+        module: the module: `torch.cuda`.
+
+    Returns:
+        Where they are read, in the order of the source.
+
+    Raises:
+        WantedError: other names of the module are looked for in what is not parsed yet.
     """
-    roots = _roots(syntax, package)
+    package = module.partition(".")[0]
+    roots = _roots(file, module)
+    file.want(*roots - {package})
+    syntax = file.kept_syntax
     reads = [n for n in in_order(syntax) if isinstance(n, ast.Name) and n.id in roots]
     names = [
         p
-        for p in places(module, cst.Name)
+        for p in places(file.kept, cst.Name)
         if isinstance(p.node, cst.Name) and p.node.value in roots and _is_expression(p)
     ]
     if [n.id for n in reads] != [p.node.value for p in names if isinstance(p.node, cst.Name)]:
-        raise AssertionError(f"Python and LibCST see other names of {package}")
+        raise AssertionError(f"Python and LibCST see other names of {module}")
     if not reads:
         return []
-    flow = Flow(syntax, data)
+    flow = Flow(syntax, file.kept_data)
     flow.enter([node.lineno for node in reads])
     found = []
     for read, place in zip(reads, names, strict=True):
@@ -68,22 +77,29 @@ def origins(module: cst.Module, syntax: ast.Module, data: bytes, package: str) -
         name, certain = flow.qualified(read)
         if name is None and read.id == package and not flow.bindings(read):
             name = package  # nothing that is seen here binds it
-        if name is not None and (name == package or name.startswith(f"{package}.")):
+        if name is not None and _is_akin(name, module):
             found.append(Origin(place, name, certain))
     return found
 
 
-def _roots(syntax: ast.Module, package: str) -> set[str]:
-    """Names that are bound to the package, a part of it, or what such a name is given to."""
+def _roots(file: File, module: str) -> set[str]:
+    """Names that are bound to the module, a package around it, or what is in one of them."""
+    package = module.partition(".")[0]
     roots = {package}
     assigned: list[tuple[str, ast.expr]] = []
-    for node in ast.walk(syntax):
+    for node in _binding_nodes(file):
         if isinstance(node, ast.Import):
-            names = [(a.asname or a.name.partition(".")[0], a.name) for a in node.names]
-            roots.update(local for local, name in names if _within(name, package))
+            for alias in node.names:
+                bound = alias.name if alias.asname else alias.name.partition(".")[0]
+                if _is_akin(bound, module):
+                    roots.add(alias.asname or bound)
         elif isinstance(node, ast.ImportFrom):
-            if not node.level and _within(node.module or "", package):
-                roots.update(alias.asname or alias.name for alias in node.names)
+            if not node.level:
+                roots.update(
+                    alias.asname or alias.name
+                    for alias in node.names
+                    if _is_akin(f"{node.module}.{alias.name}", module)
+                )
         elif isinstance(node, ast.Assign):
             assigned += [(t.id, node.value) for t in node.targets if isinstance(t, ast.Name)]
         elif isinstance(node, ast.AnnAssign | ast.NamedExpr):
@@ -95,32 +111,58 @@ def _roots(syntax: ast.Module, package: str) -> set[str]:
         new = {
             name
             for name, value in assigned
-            if name not in roots and (_root(value) in roots or _by_string(value, package))
+            if name not in roots
+            and (_is_made_of(value, roots, module) or _by_string(value, module))
         }
         roots |= new
         more = bool(new)
     return roots
 
 
-def _within(name: str, package: str) -> bool:
-    return name == package or name.startswith(f"{package}.")
+def _binding_nodes(file: File) -> Iterator[ast.AST]:
+    """The statements of a file, at every level, and its expressions `a := b`."""
+    named = lines_of(rb":=", file.data)
+    stack: list[ast.AST] = [*file.syntax.body]
+    while stack:
+        node = stack.pop()
+        yield node
+        first, last = getattr(node, "lineno", 0), getattr(node, "end_lineno", None) or 0
+        here = not last or bisect_left(named, first) < bisect_right(named, last)
+        for part in ast.iter_child_nodes(node) if here else _below(node):
+            if isinstance(part, ast.stmt | ast.excepthandler | ast.match_case):
+                stack.append(part)
+            else:
+                yield from (n for n in ast.walk(part) if isinstance(n, ast.NamedExpr))
 
 
-def _root(node: ast.expr) -> str | None:
-    """The name that an alias is made of: `torch` of `torch.cuda` and `getattr(torch, "cuda")`."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
-        return _root(node.args[0]) if node.func.id == "getattr" else None
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else None
+def _below(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements right below another one."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        yield from getattr(node, part, ())
 
 
-def _by_string(node: ast.expr, package: str) -> bool:
-    """Does a call name the package by a string, as `import_module` does?"""
+def _is_akin(name: str, module: str) -> bool:
+    """Is a name that of a module, of a package around it, or of what is in it?"""
+    return f"{module}.".startswith(f"{name}.") or name.startswith(f"{module}.")
+
+
+def _is_made_of(node: ast.expr, roots: set[str], module: str) -> bool:
+    """Does an expression begin with one of some names: `torch.cuda`, `getattr(torch, "cuda")`?"""
+    name = dotted(node)
+    if name is None:
+        if not isinstance(node, ast.Call) or not node.args or dotted(node.func) != "getattr":
+            return isinstance(node, ast.Attribute) and _is_made_of(node.value, roots, module)
+        return _is_made_of(node.args[0], roots, module)
+    root = name.partition(".")[0]
+    return root in roots and (root != module.partition(".")[0] or _is_akin(name, module))
+
+
+def _by_string(node: ast.expr, module: str) -> bool:
+    """Does a call name the module by a string, as `import_module` does?"""
     return isinstance(node, ast.Call) and any(
         isinstance(argument, ast.Constant)
         and isinstance(argument.value, str)
-        and _within(argument.value, package)
+        and _is_akin(argument.value, module)
         for argument in node.args
     )
 

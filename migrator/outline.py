@@ -2,9 +2,9 @@
 """A module without what no rule looks at: to parse it costs what the sites cost, not the file.
 
 LibCST takes twenty times as long as Python's own parser, and a hundred times a module's text in
-memory. So the bodies of functions, and statements of a module, in which nothing stands that a rule
-looks for are left out before: a name on a line of its own stands for them. What is written from the
-tree gets them back byte for byte.
+memory. So the functions, classes and statements in which nothing stands that a rule looks for are
+left out before: a name on a line of its own stands for them. What is written from the tree gets
+them back byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from migrator.flow import lines_of
@@ -61,55 +61,84 @@ class Outline:
         return b"".join(parts), Lines(marks)
 
 
-def outline(data: bytes, parsed: ast.Module, wanted: bytes) -> Outline | None:
+def outline(
+    data: bytes, parsed: ast.Module, wanted: bytes, names: Collection[str] = ()
+) -> Outline | None:
     """The outline of a module; None where all of it has to be parsed.
 
     Args:
         data: the module's source.
         parsed: what Python's parser makes of it.
-        wanted: a regular expression; each statement in which it matches is kept, and with it the
-            heads of the class and functions around it.
+        wanted: a regular expression; each statement in which it matches is kept, comments and
+            docstrings apart, and with it the heads of the classes around it.
+        names: names of classes and methods of which all definitions are kept. Those that Python
+            knows itself, such as `__init__`, count in the classes that are among the names.
     """
     lone = data.count(b"\r") != data.count(b"\r\n")
     if lone or _MARK in data or b"\f" in data:
         return None
-    return _Outliner(data, lines_of(wanted, data)).outline(parsed)
+    lines = data.splitlines(keepends=True)
+    said = _said(lines, parsed, lines_of(wanted, data))
+    return _Outliner(lines, said, frozenset(filter(is_special, names)), names).outline(parsed)
+
+
+def is_special(name: str) -> bool:
+    """Is it a name that Python gives a meaning, which many classes have for their own?"""
+    return name.startswith("__") and name.endswith("__")
+
+
+def _said(lines: Sequence[bytes], parsed: ast.Module, found: Sequence[int]) -> list[int]:
+    """Those of some lines that are no comment and in no docstring."""
+    told: list[tuple[int, int]] = []
+    stack: list[ast.AST] = [parsed]
+    while stack and found:
+        node = stack.pop()
+        body = getattr(node, "body", ())
+        stack += [part for part in body if isinstance(part, Definition)]
+        first = body[0] if body else None
+        if (
+            isinstance(node, Definition)
+            and isinstance(first, ast.Expr)
+            and isinstance(first.value, ast.Constant)
+            and isinstance(first.value.value, str)
+            and _stands_alone(lines, first)
+        ):
+            told.append(_extent(first))
+    told.sort()
+    starts = [first for first, _ in told]
+
+    def is_told(line: int) -> bool:
+        at = bisect_right(starts, line)
+        return at > 0 and line <= told[at - 1][1]
+
+    return [n for n in found if not (lines[n - 1].lstrip().startswith(b"#") or is_told(n))]
+
+
+def _stands_alone(lines: Sequence[bytes], node: ast.stmt) -> bool:
+    """Is there nothing else on the lines of a statement?"""
+    first, last = lines[node.lineno - 1], lines[(node.end_lineno or node.lineno) - 1]
+    return not first[: node.col_offset].strip() and not last[node.end_col_offset :].strip()
 
 
 class _Outliner:
-    def __init__(self, data: bytes, wanted: Sequence[int]) -> None:
-        self._lines = data.splitlines(keepends=True)
+    def __init__(
+        self,
+        lines: Sequence[bytes],
+        wanted: Sequence[int],
+        special: Collection[str],
+        names: Collection[str],
+    ) -> None:
+        self._lines = lines
         self._wanted = wanted
+        self._special = special
+        self._names = names
         self._left_out: list[tuple[int, int]] = []
         """First and last line of what is left out, counted from 1."""
+        self._indented = False
+        """Is a block kept? The first one of a module tells how it is indented."""
 
     def outline(self, parsed: ast.Module) -> Outline | None:
-        run: tuple[int, int] | None = None
-        indented = False
-        for number, statement in enumerate(parsed.body):
-            first, last = _extent(statement)
-            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                self._leave_out(run)
-                run = None
-                indented = True
-                self._definition(statement)
-                continue
-            simple = not hasattr(statement, "body")
-            imports = isinstance(statement, ast.Import | ast.ImportFrom) or (
-                not simple and any(b"import" in line for line in self._lines[first - 1 : last])
-            )
-            kept = number == 0 or imports or self._is_wanted(first, last)
-            if (
-                kept
-                or not (simple or indented)
-                or not self._own_lines(statement, parsed.body, number)
-            ):
-                self._leave_out(run)
-                run = None
-                indented = indented or not simple
-            else:
-                run = (first, last) if run is None else (run[0], last)
-        self._leave_out(run)
+        self._body(parsed.body, None)
         if not self._left_out:
             return None
         parts: list[bytes] = []
@@ -128,6 +157,49 @@ class _Outliner:
         parts += self._lines[line:]
         return Outline(b"".join(parts), tuple(texts))
 
+    def _body(self, body: Sequence[ast.stmt], class_: ast.ClassDef | None) -> None:
+        """Leave out what can be of the statements of a module or a class."""
+        run: tuple[int, int] | None = None
+        for number, statement in enumerate(body):
+            kept = self._is_kept(statement, class_, number)
+            if kept or not self._own_lines(statement, body, number):
+                self._leave_out(run)
+                run = None
+                self._inside(statement)
+                continue
+            first, last = _extent(statement)
+            if hasattr(statement, "body"):
+                last = self._footer(last, statement.col_offset)
+            run = (first, last) if run is None else (run[0], last)
+        self._leave_out(run)
+
+    def _is_kept(self, statement: ast.stmt, class_: ast.ClassDef | None, number: int) -> bool:
+        first, last = _extent(statement)
+        if self._is_wanted(first, last) or number == 0:
+            return True
+        if isinstance(statement, Definition):
+            # Of these, the first one shows how the module is indented.
+            special = class_ is not None and class_.name in self._names
+            return not self._indented or (special and statement.name in self._special)
+        if class_ is not None:
+            return False
+        if hasattr(statement, "body"):
+            lines = self._lines[first - 1 : last]
+            return not self._indented or any(b"import" in line for line in lines)
+        return isinstance(statement, ast.Import | ast.ImportFrom)
+
+    def _inside(self, node: ast.stmt) -> None:
+        """Leave out what can be below a statement that is kept."""
+        body = getattr(node, "body", None)
+        first = _extent(body[0])[0] if body else 0
+        if not body or self._lines[first - 1][: body[0].col_offset].strip(b" \t"):
+            return
+        only_shows, self._indented = not self._indented, True
+        if isinstance(node, ast.ClassDef):
+            self._body(node.body, node)
+        elif only_shows and isinstance(node, Definition) and not self._is_wanted(*_extent(node)):
+            self._leave_out((first, node.end_lineno or first))
+
     def _leave_out(self, run: tuple[int, int] | None) -> None:
         if run is not None and run[1] > run[0]:
             self._left_out.append(run)
@@ -140,20 +212,24 @@ class _Outliner:
         first, last = _extent(statement)
         before = _extent(body[number - 1])[1] if number else 0
         after = _extent(body[number + 1])[0] if number + 1 < len(body) else last + 1
-        return before < first and after > last and not self._lines[first - 1][:1].isspace()
+        start = self._lines[first - 1][: statement.col_offset]
+        return before < first and after > last and not start.strip(b" \t")
 
-    def _definition(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
-        if isinstance(node, ast.ClassDef):
-            for part in node.body:
-                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                    self._definition(part)
-            return
-        if self._is_wanted(*_extent(node)):
-            return
-        first, last = _extent(node.body[0])[0], node.end_lineno or 0
-        start = self._lines[first - 1][: node.body[0].col_offset]
-        if first > node.lineno and not start.strip(b" \t"):
-            self._leave_out((first, last))
+    def _footer(self, last: int, column: int) -> int:
+        """The last line of the comments below a block that are indented as if they were in it."""
+        for number in range(last + 1, len(self._lines) + 1):
+            line = self._lines[number - 1]
+            text = line.lstrip(b" \t")
+            if text.startswith(b"#"):
+                if len(line) - len(text) <= column:
+                    break
+                last = number
+            elif text.strip():
+                break
+        return last
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def _extent(node: ast.stmt) -> tuple[int, int]:

@@ -177,25 +177,34 @@ Modules = Callable[[str], tuple[ast.Module, bytes] | None]
 def receivers(
     module: ast.Module, data: bytes, attribute: str, modules: Modules
 ) -> list[tuple[ast.Attribute, Evidence]]:
-    """Each place of a module that asks an object for an attribute, and what the object is.
+    """Each place of a module that asks an object for an attribute without calling it.
 
     Args:
         module: Python's syntax tree of it.
         data: its source.
         attribute: the attribute; the places come in the order of the source.
         modules: other modules, for the results of functions that are imported.
+
+    Returns:
+        The places, each with what is known of the object.
     """
     lines = lines_of(rf"\b{attribute}\b".encode(), data)
+    asked = lines_of(rf"\b{attribute}\b(?!\()".encode(), data)
+    places: list[ast.Attribute] = []
+    called: set[int] = set()
+    for statement in module.body:
+        if _holds(statement, asked):
+            for node in in_order(statement):
+                if isinstance(node, ast.Call):
+                    called.add(id(node.func))
+                elif isinstance(node, ast.Attribute) and node.attr == attribute:
+                    places.append(node)
+    places = [node for node in places if id(node) not in called]
+    if not places:
+        return []
     flow = Flow(module, data)
-    flow.enter(lines)
+    flow.enter(asked)
     judge = _Judge(flow, attribute, lines, modules)
-    places = [
-        node
-        for statement in module.body
-        if _holds(statement, lines)
-        for node in in_order(statement)
-        if isinstance(node, ast.Attribute) and node.attr == attribute
-    ]
     return [(node, judge.evidence(node)) for node in places]
 
 

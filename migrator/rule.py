@@ -20,6 +20,7 @@ from typing import ClassVar
 import libcst as cst
 
 from migrator.matchers import DoubtfulError, Imports, bound, definition, every_definition
+from migrator.outline import is_special
 from migrator.tree import Tree
 
 TORCH_NPU = "torch_npu"
@@ -165,13 +166,19 @@ class File:
     path: str
     kept: cst.Module
     """The module without what no rule of this file looks for, or all of it."""
+    kept_syntax: ast.Module
+    """What Python's own parser makes of that."""
+    kept_data: bytes
+    """Its source."""
     tree: Tree
     syntax: ast.Module
-    """What Python's own parser makes of the same source."""
+    """What Python's own parser makes of the whole module."""
     data: bytes
-    """The source."""
+    """The source of the whole module."""
     names: frozenset[str] | None = None
     """The names that `kept` has all of; None where it is the whole module."""
+    left_out: bytes = b""
+    """The source of what is not in `kept`."""
     needs: frozenset[str] = field(default_factory=frozenset)
     """What the findings of the other rules need here; only import rules look at it."""
 
@@ -186,14 +193,19 @@ class File:
             raise WantedError
         return self.kept
 
-    def want(self, qualified_name: str) -> None:
-        """Make sure that whatever says a name is in `kept`.
+    def want(self, *qualified_names: str) -> None:
+        """Make sure that whatever says some names is in `kept`.
 
         Raises:
             WantedError: it may not be; the engine parses that, too, and asks again.
         """
-        lacking = {*qualified_name.split(".")} - (self.names or frozenset())
-        if self.names is not None and lacking:
+        if self.names is None:
+            return
+        lacking = {part for name in qualified_names for part in name.split(".")} - self.names
+        words = "|".join(sorted(map(re.escape, lacking)))
+        # What is special in a class is kept only where the class's name was wanted before.
+        special = any(is_special(p) for name in qualified_names for p in name.split("."))
+        if lacking and (special or re.search(rf"\b(?:{words})\b".encode(), self.left_out)):
             raise WantedError(lacking)
 
     def every_definition(self) -> Iterator[tuple[str, cst.FunctionDef | cst.ClassDef]]:
@@ -226,7 +238,7 @@ class File:
         return found if isinstance(found, cst.ClassDef) else None
 
     def head(self, class_name: str) -> cst.ClassDef | None:
-        """A class as `class_` gives it, with the heads of its methods and maybe no more of them.
+        """A class as `class_` gives it, maybe without statements that no rule looks for.
 
         Raises:
             DoubtfulError: as for functions.

@@ -54,8 +54,8 @@ def test_what_is_kept() -> None:
     short = outline(SOURCE, ast.parse(SOURCE), rb"is_cuda")
     assert short is not None
     assert b"return t.is_cuda" in short.data
-    assert b"def plain(a):\n    # a comment\n    _elided_0_\n" in short.data
-    assert b"return 2" not in short.data
+    assert b"def plain(a):\n    # a comment\n    _elided_0_\n" in short.data, "the first indent"
+    assert b"class C:\n    x = 1\n\n    _elided_1_\n\n    # above\n    def wanted" in short.data
     assert b"B = [" not in short.data
     assert b"import torch" in short.data
     ast.parse(short.data)
@@ -67,6 +67,60 @@ def test_what_is_kept() -> None:
         if b"_elided_" not in line:
             assert SOURCE.splitlines()[lines.whole(number) - 1] == line
     assert short.expand(short.data.replace(b"_elided_0_", b"x")) is None
+
+
+def test_what_only_a_comment_or_a_docstring_says_is_left_out() -> None:
+    head = b"import torch\n\n\ndef first():\n    return 1\n\n\n"
+    for body in (
+        b"    # is_cuda\n    return 2\n",
+        b'    """Ask\n    is_cuda.\n    """\n    return 2\n',
+        b'    "is_cuda"  \n    return 2\n',
+        b"    return 2\n    # is_cuda\n",
+    ):
+        data = head + b"def second():\n" + body
+        short = outline(data, ast.parse(data), rb"is_cuda")
+        assert short is not None
+        assert b"second" not in short.data, body
+    for body in (
+        b"    return x.is_cuda  # here\n",
+        b'    "Text."; x.is_cuda\n',
+        b'    x = """\n    is_cuda"""\n',
+        b"    return (  # more\n        x.is_cuda\n    )\n",
+    ):
+        data = head + b"def second():\n" + body
+        short = outline(data, ast.parse(data), rb"is_cuda")
+        assert short is None or body in short.data, body
+
+
+def test_special_methods_count_in_wanted_classes_only() -> None:
+    text = "class {}:\n    def f(self):\n        pass\n\n    def __init__(self):\n        g()\n\n\n"
+    data = (text.format("Zero") + text.format("One") + text.format("Two")).encode()
+    short = outline(data, ast.parse(data), rb"\bTwo\b", {"Two", "__init__"})
+    assert short is not None
+    assert short.data.count(b"__init__") == 1
+    assert b"One" not in short.data
+    assert b"__init__" in short.data[short.data.index(b"class Two") :]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"    # below, in it\n",
+        b"    # below, in it\n\n        # deeper\n# below\n",
+        b"\n# below\n    # and deeper\n",
+        b"  # between\n",
+    ],
+)
+def test_comments_below_a_block_go_with_it(more: bytes) -> None:
+    text = b"def first():\n    pass\n\n\ndef f():\n    a = 1\n    b = 2\n"
+    data = text + more + b"\n\ndef is_cuda():\n    pass\n"
+    short = outline(data, ast.parse(data), rb"is_cuda")
+    assert short is not None
+    assert b"in it" not in short.data
+    assert b"deeper" not in short.data.partition(b"# below")[0]
+    back = short.expand(short.data)
+    assert back is not None
+    assert back[0] == data
 
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n"])

@@ -64,7 +64,7 @@ class TensorDeviceGuard(Rule):
     safety = Safety.EQUIVALENT
     # Only a parenthesis right behind it makes it a call for certain: one on the next line does not.
     triggers = (r"is_cuda\b(?!\()",)
-    reads = (r"is_cuda\b", r"\btype\b(?!\()")
+    reads = (r"\btype\b(?!\(|: ignore)",)
     sites = (
         Site(
             _PENALTIES,
@@ -118,7 +118,11 @@ def f(x: torch.Tensor):
     def check(self, file: File) -> Iterator[Finding]:
         """Report each `.is_cuda` that is not called."""
         elsewhere = cuda_only(file.path, file.imports)
-        asked = [p for p in places(file.kept, cst.Attribute) if p.node.attr.value == _NAME]
+        asked = [
+            place
+            for place in places(file.kept, cst.Attribute)
+            if place.node.attr.value == _NAME and not _is_called(place)
+        ]
         known = _evidence(file, asked)
         for place in places(file.kept, cst.Attribute):
             node = place.node
@@ -126,7 +130,7 @@ def f(x: torch.Tensor):
             name = place.qualified_name
             if node.attr.value == "type" and _is_rewritten(node, place):
                 yield migrated(name, node)
-            if node.attr.value != _NAME or (isinstance(parent, cst.Call) and parent.func is node):
+            if node.attr.value != _NAME or _is_called(place):
                 continue
             if isinstance(parent, (cst.AssignTarget, cst.Del)) or (
                 isinstance(parent, (cst.AnnAssign, cst.AugAssign)) and parent.target is node
@@ -152,6 +156,11 @@ def f(x: torch.Tensor):
 
 
 _NAME = "is_cuda"
+
+
+def _is_called(place: Place[cst.Attribute]) -> bool:
+    parent = place.parent
+    return isinstance(parent, cst.Call) and parent.func is place.node
 
 
 def _evidence(file: File, asked: Sequence[Place[cst.Attribute]]) -> dict[int, Evidence]:

@@ -77,7 +77,7 @@ class HcclBackend(Rule):
 
     code = "NPU130"
     safety = Safety.BEHAVIOUR
-    reads = (r"nccl", r"dist_backend")
+    reads = (r"dist_backend", r"device_control_env_var")
     triggers = (r"nccl[\"',]", r"\bdist_backend\s*:")
     sites = (
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
@@ -158,7 +158,7 @@ def probe():
 
 
 def _platform_attribute(file: File) -> Iterator[Finding]:
-    class_ = file.class_("Platform")
+    class_ = file.head("Platform")
     if class_ is None:
         return
     declared = {
@@ -227,6 +227,8 @@ def _string(
     file: File, place: Place[cst.SimpleString], elsewhere: str | None, imported: set[int]
 ) -> Iterator[Finding]:
     node = place.node
+    if "nccl" not in node.value:
+        return
     value = node.evaluated_value
     if not isinstance(value, str) or (value != "nccl" and not _MAP.fullmatch(value)):
         return
@@ -288,7 +290,9 @@ def _platform_device(node: cst.CSTNode) -> cst.CSTNode:
 
 
 def _is_nccl(node: cst.CSTNode) -> bool:
-    return isinstance(node, cst.SimpleString) and node.evaluated_value == "nccl"
+    if not isinstance(node, cst.SimpleString) or "nccl" not in node.value:
+        return False
+    return node.evaluated_value == "nccl"
 
 
 def _is_group_argument(place: Place[cst.SimpleString]) -> bool:

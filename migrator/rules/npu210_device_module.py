@@ -104,6 +104,7 @@ class DeviceModule(Rule):
     safety = Safety.EQUIVALENT
     paths = (_RUNNER, _WORKER, _STATE, _GRAPH, _MEMORY, _UTILS)
     triggers = (r"\bcuda\b", r"device_module\(\)")
+    reads = (r"\btorch\s*=[^=]",)
     sites = (
         Site("GPUModelRunner", (_RUNNER,)),
         Site("GroupCoordinator.graph_capture", (_STATE,)),
@@ -194,12 +195,12 @@ torch.cuda.set_stream = _patched_set_stream
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report calls through `torch.cuda`, by whatever name, and those rewritten already."""
-        for place in places(file.module, cst.Attribute):
+        for place in places(file.kept, cst.Attribute):
             node = place.node
             called = dotted(node.value.func) if isinstance(node.value, cst.Call) else None
             if called == DEVICE_MODULE and _is_shared(file, place):
                 yield migrated(_site(place), node, [DEVICE_MODULE])
-        for origin in origins(file.module, file.syntax, file.data, "torch"):
+        for origin in origins(file, _CUDA):
             if _is_annotation(origin.place) or not _is_shared(file, origin.place):
                 continue
             before: cst.CSTNode | None = None
@@ -207,7 +208,7 @@ torch.cuda.set_stream = _patched_set_stream
                 if name.rpartition(".")[0] == _CUDA:
                     yield from _rewrite(use, before, name.rpartition(".")[2], origin.certain)
                 before = use.node
-        for asked in places(file.module, (cst.Call, cst.Subscript)):
+        for asked in places(file.kept, (cst.Call, cst.Subscript)):
             text = _by_string(asked.node)
             if text is not None and _is_shared(file, asked):
                 yield manual(_site(asked), asked.node, f"it names torch.cuda by a string: {text}")

@@ -97,7 +97,7 @@ environment_variables = {{
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the table of variables."""
-        for statement in file.module.body:
+        for statement in file.kept.body:
             if not isinstance(statement, cst.SimpleStatementLine):
                 continue
             part = statement.body[0]

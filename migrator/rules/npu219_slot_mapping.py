@@ -71,6 +71,7 @@ class SlotMapping(Rule):
     safety = Safety.GUARDED
     paths = (_BLOCK_TABLE,)
     triggers = (r"compute_slot_mapping",)
+    reads = (r"triton",)
     sites = (
         Site(
             _SITE,
@@ -143,7 +144,7 @@ class BlockTable:
         if function is None:
             return
         names = tuple(p.name.value for p in function.params.params)
-        if names == _ON_HOST and not _uses_triton(file.module):
+        if names == _ON_HOST and not _uses_triton(file.kept):
             yield skipped(_SITE, function, "it is computed by NumPy on the host")
             return
         launch = next(

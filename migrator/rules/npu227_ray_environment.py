@@ -367,7 +367,7 @@ def _actor(file: File) -> Iterator[Finding]:
 
 def _sets(file: File, name: str) -> Iterator[Place[cst.Set]]:
     """The set literals that `name` is bound to, in the module or in a class."""
-    for place in places(file.module, cst.Set):
+    for place in places(file.kept, cst.Set):
         above = place.parent
         target: cst.CSTNode | None = None
         if isinstance(above, cst.AnnAssign):

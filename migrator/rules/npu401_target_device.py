@@ -51,6 +51,7 @@ class TargetDevice(Rule):
     safety = Safety.GUARDED
     paths = _SETUP
     triggers = (r"_is_xpu",)
+    reads = (r"_no_device", r"ext_modules")
     templates = ("docker/Dockerfile.npu", "requirements/npu.txt")
     sites = (
         Site("_is_npu", _SETUP),
@@ -197,7 +198,7 @@ def _calls(node: cst.CSTNode, name: str) -> bool:
 
 def _extensions(file: File) -> Iterator[Finding]:
     """`if _no_device(): ext_modules = []` at module level."""
-    for statement in file.module.body:
+    for statement in file.kept.body:
         if not isinstance(statement, cst.If) or not _calls(statement.test, "_no_device"):
             continue
         assigned = any(
