@@ -66,20 +66,32 @@ def common_metadata_only_bounds_host_lengths(tree: Tree) -> bool:
     return "seq_lens_cpu_upper_bound" in fields and "seq_lens_cpu" not in fields
 
 
-def builders_declare_graph_support(tree: Tree) -> bool:
-    """Metadata builders say by an `AttentionCGSupport` which batches graphs can hold."""
-    return _defined(tree, COMMON_METADATA_HOMES, "AttentionCGSupport")
-
-
 def builders_take_the_runner(tree: Tree) -> bool:
     """Metadata builders get the model runner: the common metadata has no block table yet."""
     fields = _class_fields(tree, COMMON_METADATA_HOMES, "CommonAttentionMetadata")
     return "block_table_tensor" not in fields
 
 
+def builders_take_layer_names(tree: Tree) -> bool:
+    """Metadata builders get the names of their layers beside the configuration."""
+    return any(
+        "layer_names" in (tree.parameters(home, "AttentionMetadataBuilder.__init__") or ())
+        for home in COMMON_METADATA_HOMES
+    )
+
+
 def builders_take_the_config_only(tree: Tree) -> bool:
     """Metadata builders get the configuration, without the names of their layers."""
-    return not builders_take_the_runner(tree) and not builders_declare_graph_support(tree)
+    return not builders_take_the_runner(tree) and not builders_take_layer_names(tree)
+
+
+def graphs_hold_single_token_decodes(tree: Tree) -> bool:
+    """Builders that know their layers can say that graphs hold decode steps of a token each.
+
+    Between releases there was an `AttentionCGSupport` without such a member, and none.
+    """
+    members = _class_fields(tree, COMMON_METADATA_HOMES, "AttentionCGSupport")
+    return "UNIFORM_SINGLE_TOKEN_DECODE" in members and builders_take_layer_names(tree)
 
 
 def attention_takes_blocksparse_params(tree: Tree) -> bool:
@@ -173,9 +185,10 @@ PROBES: dict[str, Probe] = {
         model_config_knows_mm_prefix,
         common_metadata_has_exact_host_lengths,
         common_metadata_only_bounds_host_lengths,
-        builders_declare_graph_support,
         builders_take_the_runner,
+        builders_take_layer_names,
         builders_take_the_config_only,
+        graphs_hold_single_token_decodes,
         attention_takes_blocksparse_params,
         backends_set_block_size,
         config_has_compilation_mode,

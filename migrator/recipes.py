@@ -67,7 +67,8 @@ def npu_branch(
         file: the module.
         name: the function's qualified name, which is the site's name as well.
         tensor: the parameter whose device decides.
-        known: parameters for which `body` is right; one more or one less, and a person has to look.
+        known: parameters for which `body` is right; with one less a person has to look, and with
+            one more, but for those whose default is None: any other value is refused.
         optional: those of them that some releases do not have.
         body: statements of the branch, at indentation zero; they end with a `return`.
         reason: why, for the log.
@@ -86,16 +87,42 @@ def npu_branch(
         yield manual(name, function, f"it lacks parameters that the NPU branch uses: {lacking}")
         return
     unknown = [n for n in names if n not in known]
-    if unknown:
+    refused = refuse_unless_none(name, function, unknown)
+    if refused is None:
         yield manual(
             name, function, f"it has parameters that the NPU branch does not know: {unknown}"
         )
         return
-    branch = f'if {tensor}.device.type == "npu":\n{textwrap.indent(body, "    ")}'
+    branch = f'if {tensor}.device.type == "npu":\n{textwrap.indent(refused + body, "    ")}'
     edits = [Insert(first_statement(function), branch)]
     if helper:
         edits.append(Insert(function, helper, where="after", blank_lines=2))
     yield changed(name, function, reason, *edits, needs=needs)
+
+
+def refuse_unless_none(what: str, function: cst.FunctionDef, names: Collection[str]) -> str | None:
+    """Statements that refuse any value but None of parameters that a branch does not know.
+
+    A fork adds such parameters for kernels of its own, and passes them where it has those.
+
+    Args:
+        what: who takes them, for the message.
+        function: the function that has them.
+        names: theirs.
+
+    Returns:
+        Source at indentation zero, empty without names; None if a default is anything but None.
+    """
+    defaults = {p.name.value: p.default for p in parameters(function)}
+    for name in names:
+        default = defaults.get(name)
+        if not isinstance(default, cst.Name) or default.value != "None":
+            return None
+    return "".join(
+        f"if {name} is not None:\n"
+        f'    raise NotImplementedError("{what} takes no {name} on an NPU")\n'
+        for name in names
+    )
 
 
 def ones_for_missing_weight(file: File, name: str) -> str:
@@ -124,7 +151,8 @@ def forward_oot(
     Args:
         file: the module.
         class_name: the class; the site's name is `<class>.forward_oot`.
-        takes: the parameters that `forward_cuda` must have for `body` to be right.
+        takes: the parameters that `forward_cuda` must have for `body` to be right. Further ones
+            whose default is None are carried along, and any other value of them is refused.
         body: the method's statements, at indentation zero.
         reason: why, for the log.
         needs: what the method needs imported.
@@ -146,11 +174,14 @@ def forward_oot(
         yield manual(site, class_, "vLLM gives this class a forward_oot of its own")
         return
     names = tuple(parameter_names(cuda))
-    if names[: len(takes)] != takes or (signature is None and names != takes):
+    refused = (
+        "" if signature is not None else refuse_unless_none(class_name, cuda, names[len(takes) :])
+    )
+    if names[: len(takes)] != takes or refused is None:
         yield manual(site, cuda, f"its forward_cuda takes {names}, not {takes}")
         return
     header = signature if signature is not None else _header(file, cuda)
-    code = f"{header}\n{textwrap.indent(body, '    ')}"
+    code = f"{header}\n{textwrap.indent(refused + body, '    ')}"
     yield changed(site, cuda, reason, Insert(cuda, code, where="after", blank_lines=1), needs=needs)
 
 

@@ -188,3 +188,72 @@ def test_templates_fit_a_release(version: str, release: Callable[[str], Path]) -
                 if node.level == 0 and not templates._defines(node.module or "", alias.name, tree)
             ]
             assert unresolved == []
+
+
+# ---- shapes between releases ----------------------------------------------------------------
+
+COMMON = """\
+class CommonAttentionMetadata:
+    block_table_tensor: object
+    seq_lens_cpu: object
+"""
+BUILDER = """\
+class AttentionMetadataBuilder:
+    def __init__(self, kv_cache_spec, {}vllm_config, device):
+        ...
+"""
+SUPPORT = """\
+class AttentionCGSupport:
+    NEVER = 0
+    {} = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "parameters", "graphs"),
+    [
+        ((), "runner", False),
+        ((COMMON, BUILDER.format("")), "config", False),
+        # 555e7225bc of July 2025: names of layers, and no support of graphs yet.
+        ((COMMON, BUILDER.format("layer_names, ")), "layers", False),
+        # 23322431c8 to 74f441f4b5: a support without single tokens.
+        (
+            (COMMON, BUILDER.format("layer_names, "), SUPPORT.format("PURE_DECODE_ONLY")),
+            "layers",
+            False,
+        ),
+        (
+            (
+                COMMON,
+                BUILDER.format("layer_names, "),
+                SUPPORT.format("UNIFORM_SINGLE_TOKEN_DECODE"),
+            ),
+            "layers",
+            True,
+        ),
+    ],
+)
+def test_builders_of_every_shape(shape: tuple[str, ...], parameters: str, graphs: bool) -> None:
+    home = "vllm/v1/attention/backends/utils.py"
+    tree = Tree({home: "\n\n".join(shape).encode()})
+    text = templates._choose(TEMPLATES["vllm/v1/attention/backends/ascend_attn.py"], tree)
+    module = ast.parse(text)
+    (builder,) = (
+        node
+        for node in module.body
+        if isinstance(node, ast.ClassDef) and node.name == "AscendMetadataBuilder"
+    )
+    (made,) = (
+        node
+        for node in builder.body
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    taken = {
+        "runner": ["self", "runner", "kv_cache_spec", "block_table"],
+        "config": ["self", "kv_cache_spec", "vllm_config", "device"],
+        "layers": ["self", "kv_cache_spec", "layer_names", "vllm_config", "device"],
+    }
+    assert [parameter.arg for parameter in made.args.args] == taken[parameters]
+    assert ast.unparse(made.body[-1]).startswith("self._prepare(")
+    assert ("AttentionCGSupport" in text) == graphs
+    assert ("support is AttentionCGSupport.NEVER" in ast.unparse(made)) == graphs

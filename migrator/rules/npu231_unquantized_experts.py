@@ -186,6 +186,29 @@ class UnquantizedFusedMoEMethod:
             path=_METHOD,
             before="""\
 class UnquantizedFusedMoEMethod:
+    def forward_cuda(self, layer, x, topk_weights, topk_ids):
+        return self.kernel(x, layer.w13_weight, topk_weights, topk_ids)
+
+    forward_native = forward_cuda
+""",
+            after="""\
+class UnquantizedFusedMoEMethod:
+    def forward_cuda(self, layer, x, topk_weights, topk_ids):
+        if x.device.type == "npu":
+            from vllm.model_executor.layers.fused_moe.npu_fused_moe import (
+                unquantized_experts,
+            )
+
+            return unquantized_experts(layer, x, topk_weights, topk_ids)
+        return self.kernel(x, layer.w13_weight, topk_weights, topk_ids)
+
+    forward_native = forward_cuda
+""",
+        ),
+        Example(
+            path=_METHOD,
+            before="""\
+class UnquantizedFusedMoEMethod:
     def forward_native(self, layer, x, topk_weights, topk_ids):
         assert self.moe_kernel is not None
         return self.moe_kernel.apply(x, topk_weights, topk_ids)
@@ -299,6 +322,10 @@ def zero_experts_compute_triton(
             return
         if has_npu_branch(cuda):
             yield migrated(_CUDA, cuda)
+            return
+        if {"layer", "x", "topk_weights", "topk_ids"} <= set(parameter_names(cuda)):
+            # Between releases, forward_native was another name of a method with these.
+            yield changed(_CUDA, cuda, reason, Insert(first_statement(cuda), BRANCH))
             return
         selection = next((s for s in cuda.body.body if _selects(s)), None)
         if selection is None or not {"layer", "x"} <= set(parameter_names(cuda)):

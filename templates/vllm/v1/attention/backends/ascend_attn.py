@@ -45,7 +45,7 @@ from vllm.v1.attention.backend import (
     CommonAttentionMetadata,
 )
 
-# npu-migrate: when builders_declare_graph_support
+# npu-migrate: when graphs_hold_single_token_decodes
 from vllm.v1.attention.backend import AttentionCGSupport
 
 # npu-migrate: end
@@ -598,7 +598,7 @@ def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
-    # npu-migrate: when builders_declare_graph_support
+    # npu-migrate: when graphs_hold_single_token_decodes
     # Decode steps of one token a request can be captured as a whole.
     _cudagraph_support: ClassVar[AttentionCGSupport] = (
         AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
@@ -622,6 +622,8 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         )
         return AttentionCGSupport.NEVER if unfit else cls._cudagraph_support
 
+    # npu-migrate: end
+    # npu-migrate: when builders_take_layer_names
     def __init__(
         self,
         kv_cache_spec,
@@ -630,10 +632,14 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         device: torch.device,
     ):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        # npu-migrate: end
+        # npu-migrate: when graphs_hold_single_token_decodes
         support = self.get_cudagraph_support(vllm_config, kv_cache_spec)
         if support is AttentionCGSupport.NEVER:
             # Earlier releases ask the builder, not its class.
             self.cudagraph_support = support
+        # npu-migrate: end
+        # npu-migrate: when builders_take_layer_names
         self._prepare(device, _max_batch_tokens(vllm_config))
 
     # npu-migrate: end
