@@ -83,3 +83,10 @@ def test_a_part_that_a_later_release_brings_is_refused_if_it_is_set() -> None:
     with pytest.raises(ValueError, match="later_config is not supported"):
         TABLE.refuse_unsupported(later)
     TABLE.refuse_unsupported(configuration("later_config", None))
+
+
+def test_a_batch_is_as_large_as_attention_takes() -> None:
+    path = "scheduler_config.max_num_seqs"
+    TABLE.refuse_unsupported(configuration(path, 4096))
+    with pytest.raises(ValueError, match=r"^NPU: a batch of 4097 requests is larger than the 4096"):
+        TABLE.refuse_unsupported(configuration(path, 4097))
