@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Sequence
 
 import libcst as cst
 
-from migrator.matchers import Place, bound_by, dotted, places, walk
+from migrator.matchers import Place, bound_by, dotted, places
 from migrator.rule import (
     Example,
     File,
@@ -21,10 +22,20 @@ from migrator.rule import (
     manual,
     migrated,
 )
+from migrator.tree import Tree
 
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _RUNNER = "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
 _HOOK = "Worker._make_model_runner"
+
+
+def _calls_hook(tree: Tree) -> bool:
+    """Does any method of the worker make the model runner by the hook?"""
+    worker = tree.definition(_WORKER, "Worker")
+    return worker is not None and any(
+        isinstance(node, ast.Attribute) and node.attr == "_make_model_runner"
+        for node in ast.walk(worker)
+    )
 
 
 class ModelRunnerHook(Rule):
@@ -124,18 +135,30 @@ class Worker:
         return GPUModelRunnerV1(self.vllm_config, self.device)
 ''',
         ),
+        Example(
+            path=_WORKER,
+            before="""\
+class Worker:
+    def init_device(self):
+        self._make_workspace_and_runner()
+
+    def _make_workspace_and_runner(self):
+        self.model_runner = self._make_model_runner()
+
+    def _make_model_runner(self):
+        return GPUModelRunner(self.vllm_config, self.device)
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the call that makes the model runner, or the method that is there."""
         own = file.function(_HOOK)
-        function = file.function("Worker.init_device")
         if own is not None:
-            if function is not None and any(
-                dotted(n) == "self._make_model_runner" for n in walk(function)
-            ):
+            if _calls_hook(file.tree):
                 yield migrated(_HOOK, own)
             return
+        function = file.function("Worker.init_device")
         if function is None:
             return
         local = {
