@@ -12,7 +12,7 @@ from rich.text import Text
 
 from migrator.engine import Record, Span
 from migrator.escaping import page, terminal
-from migrator.github import workflow_command
+from migrator.github import Annotation, commands
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json
 from migrator.plan import Plan
@@ -21,16 +21,24 @@ from migrator.rule import Rule, Safety, Status
 from migrator.words import Tense, counted
 
 
-def render(plan: Plan, output_format: str, tense: Tense) -> str | None:
-    """The plan in a format for programs: `json`, `github` or `sarif`; None for `text`."""
+def render(plan: Plan, output_format: str, tense: Tense, within: str = "") -> str | None:
+    """The plan in a format for programs: `json`, `github` or `sarif`; None for `text`.
+
+    Args:
+        plan: what is told.
+        output_format: the name of the format.
+        tense: what its changes are called.
+        within: what paths begin with in the repository around the tree; GitHub and SARIF alone have
+            them so, whose readers know no tree.
+    """
     if output_format == "json":
         return pretty_json(make_log(plan)).decode()
     if output_format == "github":
-        return "".join(f"{line}\n" for line in _github(plan, tense))
+        return commands(annotated(plan, tense), within)
     if output_format == "sarif":
         from migrator.sarif import sarif
 
-        return sarif(plan, word=tense.value, emitted=tense is Tense.PAST)
+        return sarif(plan, word=tense.value, emitted=tense is Tense.PAST, within=within)
     return None
 
 
@@ -173,12 +181,19 @@ def _word(record: Record, tense: Tense) -> str:
     return tense.value if record.status is Status.CHANGED else record.status.value
 
 
-def _github(plan: Plan, tense: Tense) -> Iterator[str]:
-    """Workflow commands that annotate a pull request, at the lines that it has."""
+def annotated(plan: Plan, tense: Tense) -> list[Annotation]:
+    """What GitHub is told of a plan, at the lines that the pull request has.
+
+    Of what changes, that comes first which changes most: behaviour, then what is guarded.
+    """
     levels = {Status.CHANGED: "notice", Status.MANUAL: "warning"}
     rules = {rule.code: rule for rule in plan.rules}
     cuts = {cut.change.path: cut for cut in cut_plan(plan)} if tense is Tense.PAST else {}
-    for record in plan.records:
+    found = [
+        Annotation("error", missing.describe(), title=missing.rule) for missing in plan.missing
+    ]
+    found += [Annotation("error", f.reason, path=f.path) for f in plan.failures]
+    for record in sorted(plan.records, key=lambda r: _WEIGHT[rules[r.rule].safety]):
         level = levels.get(record.status)
         place = place_of(record, cuts.get(record.path), emitted=tense is Tense.PAST)
         if level is None or place is None:
@@ -186,30 +201,20 @@ def _github(plan: Plan, tense: Tense) -> Iterator[str]:
         rule = rules[record.rule]
         title = f"{rule.code} {rule.name} ({rule.safety.value})"
         text = f"{record.site}: {record.reason}"
-        yield annotation(level, text, path=record.path, span=place, title=title)
-    for failure in plan.failures:
-        yield annotation("error", failure.reason, path=failure.path)
-    for missing in plan.missing:
-        yield annotation("error", missing.describe(), title=missing.rule)
+        found.append(annotation(level, text, path=record.path, span=place, title=title))
+    return found
+
+
+_WEIGHT = {Safety.BEHAVIOUR: 0, Safety.GUARDED: 1, Safety.EQUIVALENT: 2}
 
 
 def annotation(
-    level: str,
-    text: str,
-    *,
-    path: str | None = None,
-    span: Span | None = None,
-    title: str | None = None,
-) -> str:
-    """A workflow command of GitHub: `notice`, `warning` or `error` at a place, or at none."""
-    return workflow_command(
-        level,
-        text,
-        file=path,
-        line=None if span is None else span.line,
-        endLine=None if span is None else span.end_line,
-        title=title,
-    )
+    level: str, text: str, *, path: str, span: Span | None, title: str | None = None
+) -> Annotation:
+    """An annotation of some lines of a file, or of the file."""
+    if span is None:
+        return Annotation(level, text, path=path, title=title)
+    return Annotation(level, text, path, span.line, span.end_line, title=title)
 
 
 def rule_heading(plan: Plan, code: str) -> list[str]:

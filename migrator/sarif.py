@@ -27,7 +27,7 @@ LEVELS = {Status.CHANGED: "note", Status.MANUAL: "warning"}
 """Level of a result by what became of its site; other sites are no results."""
 
 
-def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
+def sarif(plan: Plan, *, word: str, emitted: bool, within: str = "") -> str:
     """The log of one run: a result for each site that changes and each that waits for a person.
 
     Files that could not be handled are results too, and sites that should be there and are not.
@@ -37,6 +37,7 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
         word: what became of a site that changes, such as `would change`.
         emitted: the changes are made. Places are then those of the emitted files, and there is
             nothing left to fix.
+        within: what paths begin with in the repository around the tree.
     """
     cuts = {cut.change.path: cut for cut in cut_plan(plan)}
     index = {rule.code: number for number, rule in enumerate(plan.rules)}
@@ -51,18 +52,18 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
             "ruleIndex": index[record.rule],
             "level": LEVELS[record.status],
             "message": {"text": f"{text}: {record.reason}"},
-            "locations": [location(record.path, place_of(record, cut, emitted=emitted))],
+            "locations": [location(within + record.path, place_of(record, cut, emitted=emitted))],
         }
         if cut is not None and not emitted and record.after is not None:
             replacements = list(_replacements(cut, record))
             if replacements:
-                result["fixes"] = [_fix(record, replacements)]
+                result["fixes"] = [_fix(record, replacements, within)]
         results.append(result)
     results += [
         {
             "level": "error",
             "message": {"text": f"left as it is: {failure.reason}"},
-            "locations": [location(failure.path, None)],
+            "locations": [location(within + failure.path, None)],
         }
         for failure in plan.failures
     ]
@@ -73,11 +74,11 @@ def sarif(plan: Plan, *, word: str, emitted: bool) -> str:
             "level": "error",
             "message": {"text": missing.describe()},
             # Code scanning refuses a whole log for one result without a place.
-            "locations": [location(missing.paths[0], None)],
+            "locations": [location(within + missing.paths[0], None)],
         }
         for missing in plan.missing
     ]
-    artifacts = [_artifact(cut) for cut in cuts.values()]
+    artifacts = [_artifact(cut, within) for cut in cuts.values()]
     return document([rule_entry(rule) for rule in plan.rules], results, artifacts)
 
 
@@ -121,24 +122,26 @@ def rule_entry(rule: Rule) -> Object:
     }
 
 
-def _artifact(cut: Cut) -> Object:
+def _artifact(cut: Cut, within: str) -> Object:
     return {
-        "location": {"uri": _uri(cut.change.path)},
+        "location": {"uri": _uri(within + cut.change.path)},
         "roles": ["added" if cut.change.before is None else "modified"],
         "encoding": _encoding(cut.change.before or cut.change.after).removesuffix("-sig"),
     }
 
 
 def location(path: str, place: Span | None) -> Object:
-    """Lines of a file of the tree, or all of it."""
-    physical: Object = {"artifactLocation": {"uri": _uri(path)}}
-    if place is not None:
-        physical["region"] = {"startLine": place.line, "endLine": place.end_line}
-    return {"physicalLocation": physical}
+    """Lines of a file; its first one where all of it is meant, since code scanning wants a line."""
+    place = place or Span(1, 1)
+    region = {"startLine": place.line, "endLine": place.end_line}
+    return {"physicalLocation": {"artifactLocation": {"uri": _uri(path)}, "region": region}}
 
 
-def _fix(record: Record, replacements: list[Object]) -> Object:
-    change = {"artifactLocation": {"uri": _uri(record.path)}, "replacements": replacements}
+def _fix(record: Record, replacements: list[Object], within: str) -> Object:
+    change = {
+        "artifactLocation": {"uri": _uri(within + record.path)},
+        "replacements": replacements,
+    }
     return {"description": {"text": record.reason}, "artifactChanges": [change]}
 
 

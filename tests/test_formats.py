@@ -152,7 +152,7 @@ def test_github_lines_are_those_of_the_tree_that_is_there(tmp_path: Path, run_cl
     assert ("notice", "NPU120", cuda) in before
     after = marked(("apply", tree), tmp_path / "mini-npu")
     assert ("notice", "NPU120", cuda.replace("cuda", "oot")) in after
-    assert before[-1] == after[-1] == left
+    assert before[0] == after[0] == left, "the most important first"
     assert len(before) == len(after)
 
 

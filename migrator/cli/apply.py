@@ -66,7 +66,6 @@ def command(
     """
     from migrator.cli.plugin import refuse_plugin_target, what_was_written, write_plugin
     from migrator.log import emitted_files
-    from migrator.report import render
     from migrator.words import Tense
 
     in_place = in_place or commit
@@ -96,7 +95,7 @@ def command(
         common.tell(plan, tense, planning, following=following)
     common.refuse_missing(plan)
     if dry_run:
-        print_patch(plan, emitted_files(plan), output_format)
+        print_patch(plan, emitted_files(plan), output_format, source.tree.root)
         common.finish(plan, pending_counts=True)
     if layout == "plugin":
         write_plugin(plan, source.tree, target, force=force)
@@ -108,9 +107,7 @@ def command(
         said = _write(source.tree, plan, target, src, force=force)
         following = common.command_line("verify", target)
     with after_writing("the tree is written"):
-        text = render(plan, output_format, tense)
-        if text is not None:
-            click.echo(text, nl=False)
+        common.print_plan(plan, output_format, tense, source.tree.root if in_place else target)
         common.tell(plan, tense, planning, said=said, following=following)
     common.finish(plan, pending_counts=False)
 

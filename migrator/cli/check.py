@@ -45,7 +45,7 @@ def command(
     none any more is an error (exit code 2), unless it says itself that the release has none; a site
     that is not as it was and may need the rule to change is for a person (exit code 1).
     """
-    from migrator.report import render
+    from migrator.github import within_repository
     from migrator.sources import open_source
     from migrator.words import Tense
 
@@ -71,14 +71,13 @@ def command(
 
         labels = _labels(sources, [*names, tree])
         columns = [column(name, one) for name, one in zip(labels, sources, strict=True)]
-        _compare(columns, output_format, quiet=planning.quiet, verbose=planning.verbose)
+        within = within_repository(source.tree.root)
+        _compare(columns, output_format, within, quiet=planning.quiet, verbose=planning.verbose)
     tense = Tense.PENDING
     plan = common.make_plan(source.tree, known, planning)
     following = common.command_line("apply", tree) if plan.pending else None
     common.tell(plan, tense, planning, following=following)
-    text = render(plan, output_format, tense)
-    if text is not None:
-        click.echo(text, nl=False)
+    common.print_plan(plan, output_format, tense, source.tree.root)
     common.refuse_missing(plan)
     common.finish(plan, pending_counts=True)
 
@@ -100,16 +99,19 @@ def _labels(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
     return labels
 
 
-def _compare(columns: Sequence[Column], output_format: str, *, quiet: bool, verbose: bool) -> None:
+def _compare(
+    columns: Sequence[Column], output_format: str, within: str, *, quiet: bool, verbose: bool
+) -> None:
     """Print the comparison, and exit with the code that it calls for."""
     from migrator.liveness import Level, compare_all
-    from migrator.liveness.render import place, print_table, render
+    from migrator.liveness.render import annotated, place, print_table, render
 
     liveness = compare_all(columns)
     if not quiet:
         print_table(common.stderr_console(), liveness, verbose=verbose)
-    text = render(liveness, output_format)
-    if text is not None:
+    if output_format == "github":
+        common.annotate(annotated(liveness), within)
+    elif (text := render(liveness, output_format, within)) is not None:
         click.echo(text, nl=False)
     worst = liveness.worst()
     if quiet and worst is Level.ERROR:

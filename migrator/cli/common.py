@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from migrator.cache import Cache, Output
+    from migrator.github import Annotation
     from migrator.plan import Plan
     from migrator.rule import Rule
     from migrator.sources import Source
@@ -513,6 +514,39 @@ def refuse_missing(plan: Plan) -> None:
 def exit_code(plan: Plan, *, pending_counts: bool) -> int:
     """The exit code that a plan calls for."""
     return PENDING if plan.left_for_a_person or (pending_counts and plan.pending) else DONE
+
+
+def annotate(found: Sequence[Annotation], within: str) -> None:
+    """Print annotations for GitHub, and add what it does not show to the summary of the step."""
+    from migrator.github import append_summary, commands
+
+    click.echo(commands(found, within), nl=False)
+    try:
+        append_summary(found, within)
+    except OSError as error:
+        click.echo(f"The summary of the step cannot be written: {error.strerror}", err=True)
+
+
+def print_plan(plan: Plan, output_format: str, tense: Tense, root: Path) -> bool:
+    """Print a plan in a format for programs; False, and nothing, for `text`.
+
+    Args:
+        plan: what is told.
+        output_format: the name of the format.
+        tense: what its changes are called.
+        root: the tree whose files are meant.
+    """
+    from migrator.github import within_repository
+    from migrator.report import annotated, render
+
+    within = within_repository(root)
+    if output_format == "github":
+        annotate(annotated(plan, tense), within)
+        return True
+    text = render(plan, output_format, tense, within)
+    if text is not None:
+        click.echo(text, nl=False)
+    return text is not None
 
 
 def finish(plan: Plan, *, pending_counts: bool) -> NoReturn:

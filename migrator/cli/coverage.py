@@ -46,7 +46,8 @@ def command(
     With --since, code that was moved is not new; exit code 1 where something new is reachable.
     """
     from migrator.coverage import Grade, survey
-    from migrator.coverage.render import render
+    from migrator.coverage.render import annotated, render
+    from migrator.github import within_repository
     from migrator.sources import open_source
 
     known = common.settings(Path.cwd())
@@ -59,7 +60,11 @@ def command(
     found = survey(tree, rules, older=older, jobs=common.processes(planning, known))
     every = planning.verbose or "all" in show
     grades = set(Grade) if every else {Grade(name) for name in show}
-    text = render(found, common.format_of(output_format, known), grades)
-    click.echo(text, nl=False)
+    within = within_repository(tree.root)
+    output_format = common.format_of(output_format, known)
+    if output_format == "github":
+        common.annotate(annotated(found, grades), within)
+    else:
+        click.echo(render(found, output_format, grades, within), nl=False)
     new = older is not None and any(item.grade is Grade.REACHABLE for item in found.items)
     sys.exit(common.PENDING if new else common.DONE)

@@ -76,20 +76,16 @@ def command(
         common.keep_output(tree, known, planning, "patch", output)
         _write(output.data)
     else:
-        print_patch(plan, changes, "text")
+        print_patch(plan, changes, "text", tree.root)
     common.finish(plan, pending_counts=True)
 
 
-def print_patch(plan: Plan, changes: Sequence[FileChange], output_format: str) -> None:
-    """Write the patch, or the plan in another format, to stdout."""
+def print_patch(plan: Plan, changes: Sequence[FileChange], output_format: str, root: Path) -> None:
+    """Write the patch, or the plan of the tree in `root` in another format, to stdout."""
     from migrator.patch import unified_patch
-    from migrator.report import render
     from migrator.words import Tense
 
-    text = render(plan, output_format, Tense.WOULD)
-    if text is not None:
-        _write(text.encode())
-    else:
+    if not common.print_plan(plan, output_format, Tense.WOULD, root):
         _write_patch(unified_patch(changes))
 
 

@@ -17,9 +17,10 @@ import click
 from migrator.cli import common
 from migrator.cli.common import UserError
 from migrator.escaping import terminal
+from migrator.github import within_repository
 from migrator.interpreters import interpreter
 from migrator.verify.imports import Environment
-from migrator.verify.report import Report, as_github, as_json, as_text
+from migrator.verify.report import Report, annotated, as_json, as_text
 from migrator.verify.run import Options, verify
 from migrator.words import counted
 
@@ -214,7 +215,7 @@ def command(
     )
     with _status(quiet) as tell:
         report = verify(options, tell)
-    write(report, format_, quiet=quiet, verbose=verbose)
+    write(report, tree, format_, quiet=quiet, verbose=verbose)
     sys.exit(1 if report.findings else 0)
 
 
@@ -340,14 +341,14 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def write(report: Report, format_: str, *, quiet: bool, verbose: bool) -> None:
+def write(report: Report, tree: Path, format_: str, *, quiet: bool, verbose: bool) -> None:
     """Findings to standard output, everything else to standard error."""
     if format_ == "json":
         click.echo(as_json(report))
-    else:
-        text = (as_github if format_ == "github" else as_text)(report.findings)
-        if text:
-            click.echo(text)
+    elif format_ == "github":
+        common.annotate(annotated(report.findings), within_repository(tree))
+    elif text := as_text(report.findings):
+        click.echo(text)
     if quiet:
         return
     if verbose:

@@ -13,6 +13,7 @@ from migrator.coverage.effort import Effort
 from migrator.coverage.surface import Kind
 from migrator.engine import Span
 from migrator.escaping import terminal
+from migrator.github import Annotation, commands
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
 from migrator.sarif import document, location
@@ -50,21 +51,22 @@ DESCRIPTIONS = {
 }
 
 
-def render(survey: Survey, output_format: str, grades: Collection[Grade]) -> str:
+def render(survey: Survey, output_format: str, grades: Collection[Grade], within: str = "") -> str:
     """The survey in a format: `text`, `json`, `github` or `sarif`.
 
     Args:
         survey: what was found.
         output_format: the name of the format.
         grades: what text and annotations list; JSON and SARIF hold all.
+        within: what paths begin with in the repository around the tree, for GitHub and SARIF.
     """
     if output_format == "json":
         return pretty_json(_json(survey)).decode()
     if output_format == "sarif":
-        return _sarif(survey)
-    items = [item for item in survey.items if item.grade in grades]
+        return _sarif(survey, within)
     if output_format == "github":
-        return "".join(f"{line}\n" for line in _github(items))
+        return commands(annotated(survey, grades), within)
+    items = [item for item in survey.items if item.grade in grades]
     return "".join(f"{terminal(line)}\n" for line in _text(survey, items))
 
 
@@ -147,20 +149,23 @@ def _json(survey: Survey) -> dict[str, Any]:
     }
 
 
-def _github(items: Iterable[Item]) -> Iterator[str]:
+def annotated(survey: Survey, grades: Collection[Grade]) -> list[Annotation]:
+    """What GitHub is told of a survey: what an NPU comes to first."""
     levels = {"warning": "warning", "note": "notice", "none": "notice"}
-    for item in items:
-        text = f"{_what(item)}: {item.grade.value}: {item.reason}; {item.effort_why}"
-        yield annotation(
+    items = [item for item in survey.items if item.grade in grades]
+    return [
+        annotation(
             levels[LEVELS[item.grade]],
-            text,
+            f"{_what(item)}: {item.grade.value}: {item.reason}; {item.effort_why}",
             path=item.path,
             span=Span(item.line, item.end_line),
             title=f"{item.kind.value} ({item.effort.value})",
         )
+        for item in sorted(items, key=lambda item: [*LEVELS].index(item.grade))
+    ]
 
 
-def _sarif(survey: Survey) -> str:
+def _sarif(survey: Survey, within: str) -> str:
     index = {kind: number for number, kind in enumerate(Kind)}
     rules = [
         {
@@ -178,7 +183,7 @@ def _sarif(survey: Survey) -> str:
             # What no level is given to is no problem, in the format's words: an observation.
             "kind": "informational" if item.grade is Grade.UNREACHABLE else "fail",
             "message": {"text": f"{item.source}: {item.grade.value}: {item.reason}"},
-            "locations": [location(item.path, Span(item.line, item.end_line))],
+            "locations": [location(within + item.path, Span(item.line, item.end_line))],
             "properties": {
                 "function": item.function,
                 "grade": item.grade.value,

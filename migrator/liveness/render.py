@@ -11,6 +11,7 @@ from rich.text import Text
 
 from migrator.engine import Span
 from migrator.escaping import terminal
+from migrator.github import Annotation, commands
 from migrator.liveness import Cell, Finding, Level, Liveness
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
@@ -23,15 +24,21 @@ STYLES = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
 GITHUB = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
 
 
-def render(liveness: Liveness, output_format: str) -> str | None:
-    """The comparison in a format for programs: `json`, `github` or `sarif`; None for `text`."""
+def render(liveness: Liveness, output_format: str, within: str = "") -> str | None:
+    """The comparison in a format for programs: `json`, `github` or `sarif`; None for `text`.
+
+    Args:
+        liveness: what was found.
+        output_format: the name of the format.
+        within: what paths of the later tree begin with in the repository around it.
+    """
     if output_format == "json":
         return pretty_json(_json(liveness)).decode()
     if output_format == "github":
-        return "".join(f"{_annotation(finding)}\n" for finding in liveness.findings)
+        return commands(annotated(liveness), within)
     if output_format == "sarif":
         index = {rule.code: number for number, rule in enumerate(liveness.rules)}
-        results = [_result(finding, index) for finding in liveness.findings]
+        results = [_result(finding, index, within) for finding in liveness.findings]
         return document([rule_entry(rule) for rule in liveness.rules], results)
     return None
 
@@ -146,20 +153,25 @@ def _later_place(finding: Finding) -> tuple[str, Span | None]:
     return finding.path, None
 
 
-def _annotation(finding: Finding) -> str:
+def annotated(liveness: Liveness) -> list[Annotation]:
+    """What GitHub is told of a comparison."""
+    return [_annotation(finding) for finding in liveness.findings]
+
+
+def _annotation(finding: Finding) -> Annotation:
     path, span = _later_place(finding)
     return annotation(
         GITHUB[finding.level], finding.describe(), path=path, span=span, title=finding.rule
     )
 
 
-def _result(finding: Finding, index: dict[str, int]) -> dict[str, Any]:
+def _result(finding: Finding, index: dict[str, int], within: str) -> dict[str, Any]:
     path, span = _later_place(finding)
     return {
         "ruleId": finding.rule,
         "ruleIndex": index[finding.rule],
         "level": finding.level.value,
         "message": {"text": finding.describe()},
-        "locations": [location(path, span)],
+        "locations": [location(within + path, span)],
         "properties": {"change": finding.change.value},
     }

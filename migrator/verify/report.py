@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from migrator.escaping import terminal
-from migrator.github import workflow_command
+from migrator.github import Annotation
 
 CODES = {
     "V001": "a file that the migration log names is not in the tree",
@@ -77,12 +77,16 @@ def as_json(report: Report) -> str:
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
 
 
-def as_github(findings: Iterable[Finding]) -> str:
-    """Workflow commands that GitHub turns into annotations of the lines."""
-    lines = []
-    for f in findings:
-        message = f.message + (f"\nexpected: {f.expected}" if f.expected else "")
-        lines.append(
-            workflow_command("error", message, file=f.path, line=f.line, col=f.column, title=f.code)
+def annotated(findings: Iterable[Finding]) -> list[Annotation]:
+    """What GitHub is told of the findings."""
+    return [
+        Annotation(
+            "error",
+            f.message + (f"\nexpected: {f.expected}" if f.expected else ""),
+            path=f.path,
+            line=f.line,
+            column=f.column,
+            title=f.code,
         )
-    return "\n".join(lines)
+        for f in findings
+    ]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from migrator.github import commands
 from migrator.verify import compiles, imports, run
 from migrator.verify.api import NpuApi
 from migrator.verify.names import NameChecker
-from migrator.verify.report import CODES, Finding, as_github, as_text
+from migrator.verify.report import CODES, Finding, annotated, as_text
 from migrator.verify.tree import Tree, open_tree
 from migrator.verify.wheel import read_contents
 
@@ -190,9 +191,9 @@ def test_the_calls_of_files_that_were_not_changed_are_bound_too(
 
 def test_reports_escape_what_a_format_needs() -> None:
     finding = Finding("a,b:c.py", 1, 2, "V202", "100% \n wrong", "f(x)\nf(y)")
-    assert as_github([finding]) == (
+    assert commands(annotated([finding])) == (
         "::error file=a%2Cb%3Ac.py,line=1,col=2,title=V202::"
-        "100%25 %0A wrong%0Aexpected: f(x)%0Af(y)"
+        "100%25 %0A wrong%0Aexpected: f(x)%0Af(y)\n"
     )
     assert as_text([finding]).splitlines()[-2:] == ["    expected: f(x)", "    expected: f(y)"]
 
