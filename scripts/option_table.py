@@ -2,10 +2,13 @@
 """List what of a release can reach an NPU and what becomes of each; write docs/options/*.md.
 
 Options, environment variables, features of models and kernels are read off the emitted tree. Each
-needs an answer: it runs (by which simulated run or test), it is refused (by which case of
-`verify --refusals`), or it has no device side (and why). The answers are those of
-scripts/option_answers.toml, and what names a run, a case or a test there has to exist. An item
-without an answer ends the script with exit code 1, so what a new release brings shows up.
+needs an answer: it runs (by which simulated run or test) or it is refused (by which case of
+`verify --refusals`); what has no device side is listed apart, with the reason. So are the operators
+of vLLM's extensions that scripts/kernel_table.py finds on the NPU's path.
+
+The answers are those of scripts/option_answers.toml. What names a run, a case or a test there has
+to exist, and the run or test has to name the option, variable or argument that it is the proof of.
+An item without an answer ends the script with exit code 1, so what a new release brings shows up.
 The refused parts are also the table of docs/port/not-ported.md.
 
     python scripts/option_table.py                  # the three releases that have a page
@@ -28,12 +31,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import platformdirs
+from kernel_table import Row, survey_release
+from kernel_table import rows as rows_of_kernels
 from simulated_runs import RELEASES, Job, plan
 from tool import ROOT, command
+from upstream_tests import RELEASE as UPSTREAM
 from upstream_tests import SUITES
 
 from migrator.rules import all_rules
 from migrator.sources import fetch
+from migrator.verify.simulate import MODES, server
+from migrator.verify.simulate.models import MODELS
+from migrator.verify.simulate.modes import ENGINE
 from migrator.verify.simulate.refusal_cases import CASES
 
 ANSWERS = ROOT / "scripts" / "option_answers.toml"
@@ -288,6 +298,12 @@ KINDS: dict[str, tuple[str, Callable[[Source], Iterator[str]]]] = {
 }
 
 
+KERNEL = "kernel"
+TITLES = {kind: title for kind, (title, _) in KINDS.items()} | {
+    KERNEL: "Operators of vLLM's extensions"
+}
+
+
 def items(source: Source) -> list[Item]:
     """All that the tree has, by kind, as it is defined there."""
     return [
@@ -323,6 +339,7 @@ class Answer:
     part: str = ""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     places: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def holds(self, item: Item) -> bool:
         """Whether it names this item; `*` stands for any text."""
@@ -342,10 +359,10 @@ def read_answers(path: Path = ANSWERS) -> list[Answer]:
         if says not in SAID:
             raise TableError(f"{path.name}: [[{says}]] is none of {', '.join(SAID)}")
         for entry in entries:
-            known = {"why", "by", "part", "places", *KINDS}
+            known = {"why", "by", "part", "places", "stands_for", *TITLES}
             if unknown := entry.keys() - known:
                 raise TableError(f"{path.name}: no kind is called {', '.join(sorted(unknown))}")
-            names = {kind: tuple(entry[kind].split()) for kind in KINDS if kind in entry}
+            names = {kind: tuple(entry[kind].split()) for kind in TITLES if kind in entry}
             answer = Answer(
                 says,
                 entry["why"],
@@ -353,6 +370,7 @@ def read_answers(path: Path = ANSWERS) -> list[Answer]:
                 entry.get("part", ""),
                 names,
                 tuple(entry.get("places", ())),
+                dict(pair.split("=") for pair in entry.get("stands_for", "").split()),
             )
             if not answer.why or (says != "host" and not answer.by):
                 raise TableError(f"{path.name}: no reason or no proof for {entry}")
@@ -379,7 +397,7 @@ def unproven(answers: Iterable[Answer]) -> Iterator[str]:
             elif kind == "rule":
                 good = name in rules
             elif kind == "upstream":
-                good = any(name in suite.files for suite in SUITES)
+                good = any(name == suite.file for suite in SUITES)
             elif kind == "case":
                 good = name in cases
             elif kind == "test":
@@ -392,6 +410,94 @@ def unproven(answers: Iterable[Answer]) -> Iterator[str]:
                 yield f"{reference!r}, the proof of {answer.why[:60]!r}: there is no such thing"
             elif kind in {"run", "case"} and (answer.says == "refused") is not (kind == "case"):
                 yield f"{reference!r} is no proof that something {SAID[answer.says]}"
+
+
+# -- whether a proof is one
+
+NAMED = frozenset({"option", "variable", "attention", "experts"})
+"""Kinds of items that their proof has to name."""
+_SIMULATE = ROOT / "migrator" / "verify" / "simulate"
+
+
+def words(reference: str, source: Source) -> str:
+    """What a run is told, or the text of a test: where the item that it proves has to stand."""
+    kind, _, name = reference.partition(" ")
+    if kind == "test":
+        return (ROOT / name.partition("::")[0]).read_text(encoding="utf-8")
+    if kind == "upstream":
+        return (fetch(UPSTREAM) / "tests" / name).read_text(encoding="utf-8")
+    if kind != "run":
+        return ""
+    model, _, mode = name.partition(":")
+    told = [(_SIMULATE / "environment.py").read_text(encoding="utf-8")]
+    if mode == "features":
+        told += [(_SIMULATE / "programs" / "features.py").read_text(encoding="utf-8")]
+        told += [*ENGINE, (_SIMULATE / "trying.py").read_text(encoding="utf-8")]
+    elif mode == "install":
+        told += [(_SIMULATE / "installation.py").read_text(encoding="utf-8")]
+    elif mode.startswith("serve"):
+        engines, ray = (2 if "dp2" in mode else 1), "ray" in mode
+        tensor = 2 if mode.endswith("tp2") else 1
+        arguments = server.arguments(
+            MODELS[model], Path("model"), 0, engines, tensor=tensor, ray=ray
+        )
+        told += [a.removeprefix("--").replace("-", "_") for a in arguments]
+        told += server.way_to_serve(MODELS[model], engines, ray=ray).variables
+    else:
+        way = MODES[mode]
+        options = {**ENGINE, **way.engine}
+        told += ["model", *options, *map(str, options.values()), *way.variables]
+    if model in MODELS:
+        # What layers are made with, the model's own code says.
+        path = f"vllm/model_executor/models/{model.replace('-', '_')}.py"
+        told += [(source.root / path).read_text(encoding="utf-8")] if source.has(path) else []
+        told += MODELS[model].settings
+    return "\n".join(told)
+
+
+def unshown(founds: Iterable[Found], source: Source) -> Iterator[str]:
+    """Items that are said to run and that none of the runs and tests named for it names."""
+    texts: dict[str, set[str]] = {}
+    for item, answers in founds:
+        running = [answer for answer in answers if answer.says == "runs"]
+        if item.kind not in NAMED or not running:
+            continue
+        for by in (by for answer in running for by in answer.by):
+            if by not in texts:
+                texts[by] = set(re.findall(r"\w+", words(by, source)))
+        if not any(a.words.get(item.name, item.name) in texts[by] for a in running for by in a.by):
+            proofs = dict.fromkeys(by for answer in running for by in answer.by)
+            yield f"{item.kind} {item.name} is in none of {', '.join(proofs)}"
+
+
+# -- operators
+
+
+def kernels(rows: Iterable[Row], answers: list[Answer]) -> Iterator[Found]:
+    """The operators that an NPU's path names, by `kernel_table.rows`, with what becomes of each.
+
+    Of those with a version and the refused ones the answers have the proof; what an NPU never calls
+    has its reason from there.
+    """
+    places: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.reached:
+            places[row.operator.removeprefix("torch.ops.")].append(row)
+    for name, found in sorted(places.items()):
+        item = Item(KERNEL, name)
+        known: list[Answer] = []
+        for row in found:
+            if row.answer == "never":
+                known.append(Answer("host", row.why))
+                continue
+            says = {"version": "runs", "refused": "refused"}.get(row.answer)
+            proven = [a for a in answers if a.says == says and a.holds(item)]
+            # One place without an answer leaves the operator without one.
+            if not proven:
+                known = []
+                break
+            known += proven
+        yield Found(item, tuple(dict.fromkeys(known)))
 
 
 def taken(root: Path) -> dict[str, tuple[str, str]]:
@@ -508,36 +614,48 @@ def said(answer: Answer) -> str:
 
 def page(release: str, found: list[Found]) -> str:
     """The page of a release in Markdown."""
-    counts = {says: sum(any(a.says == says for a in f.answers) for f in found) for says in SAID}
+    apart = [f for f in found if f.answers and all(a.says == "host" for a in f.answers)]
+    reaching = [f for f in found if f not in apart]
+    counts = {
+        says: sum(any(a.says == says for a in f.answers) for f in reaching)
+        for says in ("runs", "refused")
+    }
     lines = [
         f"# What reaches an NPU in vLLM {release}",
         "",
         "Made by `python scripts/option_table.py` from the emitted tree. *Runs* names a simulated "
-        "run ([simulated-runs.md](../simulated-runs.md)) or a test; *refused* names a case of "
-        "`verify --refusals` that wants a clear error at start-up. What has both runs with some "
-        "values and is refused with others. There is no third answer: an item without one ends "
-        "the script with an error.",
+        "run ([simulated-runs.md](../simulated-runs.md)) or a test that sets it; *refused* names a "
+        "case of `verify --refusals` that wants a clear error at start-up, or a test. What has "
+        "both runs with some values and is refused with others. There is no third answer: an item "
+        "without one, and a run that does not name what it is said to run, end the script with an "
+        "error.",
         "",
-        f"{len(found)} items: {counts['runs']} run, {counts['refused']} are refused, "
-        f"{counts['host']} have no device side.",
+        f"{len(reaching)} items reach the device: {counts['runs']} run, {counts['refused']} are "
+        f"refused. {len(apart)} others [do not](#what-does-not-reach-the-device).",
+        *tables(release, reaching, "##"),
+        "",
+        "## What does not reach the device",
+        *tables(release, apart, "###"),
     ]
-    for kind, (title, _) in KINDS.items():
+    return "\n".join(lines) + "\n"
+
+
+def tables(release: str, found: list[Found], mark: str) -> Iterator[str]:
+    """A table for each kind, with a row for each answer."""
+    for kind, title in TITLES.items():
         rows: defaultdict[tuple[Answer, ...], list[str]] = defaultdict(list)
         for item, answers in found:
             if item.kind == kind:
                 rows[answers].append(item.name)
         if rows:
-            lines += ["", f"## {title}", "", "| | answer | by |", "| --- | --- | --- |"]
+            yield from ("", f"{mark} {title}", "", "| | answer | by |", "| --- | --- | --- |")
         for answers, names in rows.items():
             says = "; ".join(said(a) for a in answers)
             # Answers are written for docs/port/, where not-ported.md has them too.
             says = re.sub(r"\]\(([\w-]+\.md)", r"](../port/\1", says)
             by = list(dict.fromkeys(reference(b, release) for a in answers for b in a.by))
-            lines.append(
-                f"| {', '.join(f'`{name}`' for name in names)} | {says or '**none**'} "
-                f"| {', '.join(by)} |"
-            )
-    return "\n".join(lines) + "\n"
+            shown = ", ".join(f"`{name}`" for name in names)
+            yield f"| {shown} | {says or '**none**'} | {', '.join(by)} |"
 
 
 def not_ported(text: str, answers: Iterable[Answer]) -> str:
@@ -556,6 +674,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("releases", nargs="*", metavar="RELEASE", default=list(WRITTEN))
     parser.add_argument("--check", action="store_true", help="read no release, write nothing")
     parser.add_argument("--tree", type=Path, help="an emitted tree, in place of one made now")
+    cache = platformdirs.user_cache_path("vllm-npu-migrate") / "kernel-table"
+    parser.add_argument("--kernels", type=Path, default=cache, help="--state of kernel_table.py")
     given = parser.parse_args(arguments)
     answers = read_answers()
     problems = list(unproven(answers))
@@ -570,7 +690,10 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for release in given.releases:
             tree = given.tree or emitted(release, Path(scratch) / release)
-            found = answer_all(Source(tree), answers)
+            source = Source(tree)
+            found = answer_all(source, answers)
+            problems += (f"{release}: {said}" for said in unshown(found, source))
+            found += kernels(rows_of_kernels(survey_release(release, given.kernels)), answers)
             everything += found
             problems += [
                 f"{release}: {f.item.kind} {f.item.name} has no answer"

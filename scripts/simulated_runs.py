@@ -47,6 +47,7 @@ OLD = {
     "0.11.0": (
         "serve",
         "serve-dp2",
+        "serve-dp2-tp2",
         "serve-ray-dp2",
         "graph",
         "tp2-graph",
@@ -73,8 +74,12 @@ ALSO = (
     ("llama", "pp2"),
     ("mixtral", "eager"),
     ("qwen3-moe", "eager"),
+    ("qwen2-moe", "eager"),
+    ("glm4-moe", "eager"),
+    ("llama4", "eager"),
     ("llama", "serve"),
     ("mixtral", "serve-dp2"),
+    ("qwen3-moe", "serve-dp2-tp2"),
     ("vllm", "refusals"),
     ("vllm", "features"),
     ("llama", "bfloat16"),
@@ -145,7 +150,8 @@ lead of a best logit in the reference. A run also fails if an NPU operator of th
 reached, if sampling with a seed does not reproduce, if collectives do not go over HCCL, or if a
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
 answers in one piece, streamed, and several at once; `serve-dp2` has two engines (data parallel),
-over which the experts are spread. `ray-tp2` and `serve-ray-dp2` do the same with workers
+over which the experts are spread, and each of those of `serve-dp2-tp2` has two workers, which part
+the tokens among them before the experts. `ray-tp2` and `serve-ray-dp2` do the same with workers
 or engines in actors of a local Ray cluster, which lacks the settings of HCCL and CANN that vLLM
 has: each worker has to have them. `install` builds a wheel with
 `VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
@@ -313,6 +319,7 @@ def run_one(
     others = {
         "serve": simulate.serve,
         "serve-dp2": simulate.serve,
+        "serve-dp2-tp2": simulate.serve,
         "serve-ray-dp2": simulate.serve,
         "install": simulate.install,
         "refusals": simulate.refusals,
@@ -326,7 +333,8 @@ def run_one(
         modes=() if mode in others else simulate.select_modes((mode,)),
         work=work,
         timeout=timeout,
-        data_parallel=2 if mode in {"serve-dp2", "serve-ray-dp2"} else 1,
+        data_parallel=2 if "-dp2" in mode else 1,
+        tensor_parallel=2 if mode.endswith("dp2-tp2") else 1,
         ray=mode == "serve-ray-dp2",
     )
     return others.get(mode, simulate.simulate)(how)

@@ -6,13 +6,14 @@ The tests come with the release's source archive. A copy of them is rewritten fo
 (scripts/upstream/upstream_plugin.py), models are made up on this machine, and a fixed pseudo-random
 sample of the cases of each test function runs. What does not pass has to be told by a reason of the
 table in scripts/upstream/reasons.py, which says why the test does not apply, or it is a failure.
-Nothing of vLLM's tests is kept.
+Nothing of vLLM's tests is kept. Each file's outcomes are kept below --state as soon as it has run,
+by what they came from, so that an interrupted run goes on with the next file.
 
 What they import beside the environment of docs/simulated-runs.md goes in a folder of its own:
 
     ENV/bin/python -m pip install --no-deps --target EXTRA tblib pytest-asyncio
 
-    python scripts/upstream_tests.py --env DIR --extra EXTRA           # all files
+    python scripts/upstream_tests.py --env DIR --extra EXTRA           # all files, or go on
     python scripts/upstream_tests.py --env DIR --extra EXTRA --only sample/test_sampler
     python scripts/upstream_tests.py --write-only                      # the page from what is there
 """
@@ -20,19 +21,29 @@ What they import beside the environment of docs/simulated-runs.md goes in a fold
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import platformdirs
-from simulated_runs import NO_ENV, State, emit, exit_on_sigterm, launcher
+from simulated_runs import (
+    NO_ENV,
+    State,
+    digest,
+    emit,
+    exit_on_sigterm,
+    launcher,
+    program_digest,
+    tree_digest,
+)
 from tool import ROOT
 from upstream.reasons import REASONS, Reason
 from upstream.rewrite import rewrite_copy
@@ -51,32 +62,34 @@ TIMEOUT = 4 * 3600.0
 
 @dataclass(frozen=True)
 class Suite:
-    """Test files that run in one process, for importing is what costs.
+    """A test file, run in a process of its own.
 
-    `files` maps each to the most cases of one of its functions, 0 for all.
+    `most` is the most cases of one of its functions, 0 for all; `variant` tells apart two runs of
+    one file, which differ in `variables`.
     """
 
-    name: str
-    files: dict[str, int]
+    file: str
+    most: int = 0
+    variant: str = ""
     variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What is printed, and what the kept files are called but for slashes."""
+        return f"{self.file}, {self.variant}" if self.variant else self.file
 
 
 ATTENTION = "v1/attention/test_attention_backends.py"
 SUITES = (
-    Suite(
-        "with NNAL",
-        {
-            "kernels/moe/test_fused_topk.py": 12,
-            "kernels/moe/test_grouped_topk.py": 10,
-            "kernels/core/test_layernorm.py": 12,
-            ATTENTION: 8,
-            "v1/sample/test_sampler.py": 0,
-            "v1/worker/test_gpu_input_batch.py": 0,
-            "v1/worker/test_gpu_model_runner.py": 0,
-            "lora/test_layers.py": 6,
-        },
-    ),
-    Suite("without NNAL", {ATTENTION: 6}, {"VLLM_NPU_USE_NNAL": "0"}),
+    Suite("kernels/moe/test_fused_topk.py"),
+    Suite("kernels/moe/test_grouped_topk.py"),
+    Suite("kernels/core/test_layernorm.py", 12),
+    Suite(ATTENTION, 8),
+    Suite(ATTENTION, 6, "without NNAL", {"VLLM_NPU_USE_NNAL": "0"}),
+    Suite("v1/sample/test_sampler.py"),
+    Suite("v1/worker/test_gpu_input_batch.py"),
+    Suite("v1/worker/test_gpu_model_runner.py"),
+    Suite("lora/test_layers.py", 6),
 )
 
 
@@ -90,11 +103,12 @@ class Outcome(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """What became of a suite, and of what it was made."""
+    """What became of a suite: `key` names what it came from, `collected` counts all its cases."""
 
     suite: str
+    key: str
     torch_npu: str
-    collected: dict[str, int]
+    collected: int
     outcomes: list[Outcome]
 
 
@@ -103,7 +117,7 @@ def copy_tests(folder: Path) -> tuple[int, int]:
     tests = folder / "tests"
     shutil.rmtree(tests, ignore_errors=True)
     shutil.copytree(fetch(RELEASE) / "tests", tests)
-    return rewrite_copy(tests, sorted({file for suite in SUITES for file in suite.files}))
+    return rewrite_copy(tests, sorted({suite.file for suite in SUITES}))
 
 
 def make_models(python: Path, home: Path) -> None:
@@ -119,12 +133,26 @@ def make_models(python: Path, home: Path) -> None:
     done.write_bytes(program.read_bytes())
 
 
+def kept(state: State, suite: Suite, end: str) -> Path:
+    """A file of a suite below the state."""
+    name = suite.name.replace("/", ".").replace(", ", "-").replace(" ", "-")
+    return state.folder / "upstream" / f"{name}.{end}"
+
+
+def made_of(suite: Suite, tree: str, versions: Mapping[str, str]) -> str:
+    """Names what an outcome comes from: tree, environment, rewriting, simulator, cases."""
+    parts = digest(path for path in PARTS.glob("*.py") if path.name != "reasons.py")
+    told = [tree, parts, program_digest(), sorted(versions.items()), msgspec.to_builtins(suite)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
 def run(suite: Suite, state: State, python: Path, extra: Path) -> Result:
     """Run the sample of a suite's cases in one process."""
     folder = state.folder / "upstream"
-    out, log, job = (folder / f"{suite.name}.{end}" for end in ("jsonl", "log", "json"))
+    out, log, job = (kept(state, suite, end) for end in ("jsonl", "log", "job.json"))
     out.unlink(missing_ok=True)
-    job.write_text(json.dumps({"samples": suite.files, "out": str(out)}), encoding="utf-8")
+    samples = {suite.file: suite.most}
+    job.write_text(json.dumps({"samples": samples, "out": str(out)}), encoding="utf-8")
     tree = environment.open_tree(state.tree(RELEASE))
     variables = environment.variables(tree, state.folder / "work" / RELEASE)
     # Nothing that the device does not take is let pass.
@@ -142,8 +170,8 @@ def run(suite: Suite, state: State, python: Path, extra: Path) -> Result:
     options = ["-p", "no:cacheprovider", "-p", "upstream_plugin", "-q", "--tb=short"]
     options += ["-o", "asyncio_default_fixture_loop_scope=function"]
     options += ["--rootdir", str(folder), "-c", os.devnull, "--timeout", str(CASE_TIMEOUT)]
-    files = [str(folder / "tests" / file) for file in suite.files]
-    command = launcher(python).simulated(1, MEMORY, ["-m", "pytest", *options, *files])
+    file = str(folder / "tests" / suite.file)
+    command = launcher(python).simulated(1, MEMORY, ["-m", "pytest", *options, file])
     finished = process.run(command, variables, folder, log, TIMEOUT)
     return judge(suite, out, finished, log)
 
@@ -169,8 +197,8 @@ def judge(suite: Suite, out: Path, finished: process.Finished, log: Path) -> Res
         found.setdefault(suite.name, Outcome(suite.name, "failed", f"{ended}: {said}"))
     for test in map(short, chosen):
         found.setdefault(test, Outcome(test, "failed", f"no outcome; the process ended: {ended}"))
-    counts = Counter(short(test).partition("::")[0] for test in collected)
-    return Result(suite.name, "", dict(counts), [found[test] for test in sorted(found)])
+    outcomes = [found[test] for test in sorted(found)]
+    return Result(suite.name, "", "", len(collected), outcomes)
 
 
 def short(test: str) -> str:
@@ -243,12 +271,10 @@ def page(results: list[Result]) -> str:
 
 def rows(results: Iterable[Result]) -> Iterator[str]:
     for result in results:
-        for file, collected in result.collected.items():
-            kinds = Counter(o.kind for o in result.outcomes if o.id.startswith(f"{file}::"))
-            note = f", {result.suite}" if file == ATTENTION else ""
-            cells = [f"{file}{note}", collected, kinds.total()]
-            cells += [kinds[kind] for kind in ("passed", "not applicable", "failed")]
-            yield f"| {' | '.join(map(str, cells))} |"
+        kinds = Counter(outcome.kind for outcome in result.outcomes)
+        cells = [result.suite, result.collected, kinds.total()]
+        cells += [kinds[kind] for kind in ("passed", "not applicable", "failed")]
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 def first(text: str) -> str:
@@ -262,8 +288,7 @@ def first(text: str) -> str:
 def read(state: State, suite: Suite) -> Result | None:
     """What is kept of a suite."""
     try:
-        data = (state.folder / "upstream" / f"{suite.name}.result.json").read_bytes()
-        return msgspec.json.decode(data, type=Result)
+        return msgspec.json.decode(kept(state, suite, "result.json").read_bytes(), type=Result)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
@@ -281,11 +306,12 @@ def write_page(state: State, path: Path) -> list[Result]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    kept = platformdirs.user_cache_path("vllm-npu-migrate") / "upstream-tests"
+    cache = platformdirs.user_cache_path("vllm-npu-migrate") / "upstream-tests"
     parser.add_argument("--env", type=Path, help="environment with torch, torch_npu, pytest")
     parser.add_argument("--extra", type=Path, help="folder with what vLLM's tests import beside it")
-    parser.add_argument("--state", type=Path, default=kept, help="where outcomes are kept")
-    parser.add_argument("--only", help="suites whose name or files hold this text")
+    parser.add_argument("--state", type=Path, default=cache, help="where outcomes are kept")
+    parser.add_argument("--only", help="files whose name holds this text")
+    parser.add_argument("--again", action="store_true", help="run what is kept, too")
     parser.add_argument("--write-only", action="store_true", help="run nothing")
     parser.add_argument("--page", type=Path, default=PAGE, help="what to write")
     given = parser.parse_args(arguments)
@@ -307,13 +333,19 @@ def main(arguments: list[str]) -> int:
         versions = environment.check(
             python, environment.open_tree(state.tree(RELEASE)), serve=False
         ).installed
+        tree = tree_digest(state.tree(RELEASE))
         for suite in SUITES:
-            if given.only and given.only not in " ".join((suite.name, *suite.files)):
+            if given.only and given.only not in suite.name:
+                continue
+            key = made_of(suite, tree, versions)
+            known = read(state, suite)
+            if known is not None and known.key == key and not given.again:
+                print(f"{suite.name}: kept", flush=True)
                 continue
             result = run(suite, state, python, given.extra.absolute())
-            result.torch_npu = versions["torch_npu"]
-            kept_in = folder / f"{suite.name}.result.json"
-            kept_in.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+            result.key, result.torch_npu = key, versions["torch_npu"]
+            data = msgspec.json.format(msgspec.json.encode(result))
+            kept(state, suite, "result.json").write_bytes(data)
             kinds = Counter(outcome.kind for outcome in result.outcomes)
             print(f"{suite.name}: {dict(kinds)}", flush=True)
     results = write_page(state, given.page)

@@ -46,6 +46,7 @@ def configuration(path: str, value: Any) -> Any:
             has_inner_state=False,
             is_attention_free=False,
             max_model_len=128,
+            hf_text_config=SimpleNamespace(mova_num_experts=0),
         )
         values["load_config"] = SimpleNamespace(load_format="dummy")
     fields = [(name, Any, dataclasses.field(default=None)) for name in values]
@@ -90,3 +91,22 @@ def test_a_batch_is_as_large_as_attention_takes() -> None:
     TABLE.refuse_unsupported(configuration(path, 4096))
     with pytest.raises(ValueError, match=r"^NPU: a batch of 4097 requests is larger than the 4096"):
         TABLE.refuse_unsupported(configuration(path, 4097))
+
+
+def test_weights_stay_in_host_memory_only_where_the_release_copies_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = configuration("cache_config.cpu_offload_gb", 4)
+    TABLE.refuse_unsupported(asked)
+    monkeypatch.setattr(sys.modules["vllm.envs"], "environment_variables", {})
+    with pytest.raises(ValueError, match=r"unified addresses\. Leave --cpu-offload-gb out"):
+        TABLE.refuse_unsupported(asked)
+    TABLE.refuse_unsupported(configuration("cache_config.cpu_offload_gb", 0))
+
+
+def test_values_that_experts_mix_are_refused() -> None:
+    asked = configuration("model_config.enable_sleep_mode", False)
+    TABLE.refuse_unsupported(asked)
+    asked.model_config.hf_text_config = SimpleNamespace(mova_num_experts=4)
+    with pytest.raises(ValueError, match="mixes the values of attention by experts"):
+        TABLE.refuse_unsupported(asked)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))
 
 import option_table as table  # noqa: E402 - found by the line above
+from kernel_table import Row  # noqa: E402
 
 LAYERS = "vllm/model_executor/layers"
 TREE = {
@@ -119,8 +120,63 @@ def test_nothing_is_without_an_answer(source: table.Source, tmp_path: Path) -> N
         "option gone: no release that has a page has it"
     ]
     text = table.page("0.32.0", everything)
+    reaching, _, apart = text.partition("## What does not reach the device")
+    assert "| `VLLM_FRONT` | **no device side**: the front end |  |" in apart
+    assert "VLLM_FRONT" not in reaching
     assert "| `seed` | **runs**: a seed | llama eager |" in text
     assert "| `enable_log_requests` | **none** |  |" in text
+
+
+def test_a_proof_has_to_name_what_it_proves(source: table.Source) -> None:
+    def runs(*names: str, by: str, **words: str) -> list[table.Found]:
+        answer = table.Answer("runs", "why", (by,), words=words)
+        return [table.Found(table.Item("option", name), (answer,)) for name in names]
+
+    def said(founds: list[table.Found]) -> list[str]:
+        return list(table.unshown(founds, source))
+
+    eager = "run llama:eager"
+    assert said(runs("max_num_seqs", "enforce_eager", by=eager)) == []
+    assert said(runs("max_num", by=eager)) == [f"option max_num is in none of {eager}"]
+    assert said(runs("max_num", by=eager, max_num="max_num_seqs")) == []
+    assert said(runs("enable_lora", by=eager)) == [f"option enable_lora is in none of {eager}"]
+    assert said(runs("enable_lora", "max_lora_rank", by="run llama:lora1-eager")) == []
+    assert said(runs("hf_overrides", "num_gpu_blocks_override", by="run vllm:features")) == []
+    assert (
+        said(runs("data_parallel_size", "enable_expert_parallel", by="run mixtral:serve-dp2")) == []
+    )
+    assert said(runs("data_parallel_size", by="run llama:serve")) != []
+    test = "test tests/test_option_table.py::test_a_proof_has_to_name_what_it_proves"
+    assert said(runs("data_parallel_size", by=test)) == []
+    # What is refused is not run, and the kinds that a run need not name are not looked for.
+    answer = table.Answer("refused", "why", ("case float32",))
+    assert said([table.Found(table.Item("option", "nowhere"), (answer,))]) == []
+    assert (
+        said([table.Found(table.Item("rope", "Nowhere"), (runs("x", by=eager)[0].answers))]) == []
+    )
+
+
+def test_an_operator_has_the_answer_of_all_its_places() -> None:
+    def row(operator: str, answer: str, *, reached: bool = True) -> Row:
+        return Row("p", "f", f"torch.ops.{operator}", answer, "because", reached)
+
+    names = {table.KERNEL: ("_C.norm", "_C.both")}
+    version = table.Answer("runs", "a version", ("run llama:eager",), names=names)
+    found = {
+        f.item.name: [a.says for a in f.answers]
+        for f in table.kernels(
+            [
+                row("_C.norm", "version"),
+                row("_C.norm", "never"),
+                row("_C.unproven", "version"),
+                row("_C.both", "version"),
+                row("_C.both", ""),
+                row("_C.far", "never", reached=False),
+            ],
+            [version],
+        )
+    }
+    assert found == {"_C.norm": ["runs", "host"], "_C.unproven": [], "_C.both": []}
 
 
 @pytest.mark.parametrize(

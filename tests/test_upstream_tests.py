@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))
 
 import upstream_tests  # noqa: E402 - found by the line above
+from simulated_runs import State  # noqa: E402
 from upstream.reasons import REASONS, Reason  # noqa: E402
 from upstream.rewrite import (  # noqa: E402
     OPENED,
@@ -36,6 +37,10 @@ OPEN = next(iter(sorted(OPENED)))
         ('init(backend="nccl")\n', 'init(backend="hccl")\n'),
         ("opcheck(torch.ops._C.rms_norm, (x,))\n", "pass\n"),
         ('assert op._forward_method.__name__ == "forward_cuda"\n', "pass\n"),
+        (
+            "c.get_num_layers = types.MethodType(lambda self: 1, c)\n",
+            "c.get_num_layers = types.MethodType(lambda self, *_: 1, c)\n",
+        ),
         # What torch.npu has not, what is a part of a word, and what only looks alike, stays.
         ("torch.cuda.nccl.version()\n", None),
         ('s = "cuda_graph"\n', None),
@@ -109,7 +114,7 @@ def test_outcomes_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     ]
     assert kinds == ["passed", "not applicable", "failed", "failed"]
-    results = [upstream_tests.Result("s", "2.13.0", {"a.py": 4}, [])]
+    results = [upstream_tests.Result("a.py", "", "2.13.0", 4, [])]
     assert upstream_tests.unused(results) == [gpu]
     results[0].outcomes.append(upstream_tests.sort("a.py::t", "failed", "needs a GPU"))
     assert upstream_tests.unused(results) == []
@@ -125,8 +130,26 @@ def test_a_case_without_an_outcome_failed(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     log.write_text("dead\n", encoding="utf-8")
-    suite = upstream_tests.Suite("s", {"a.py": 1})
+    suite = upstream_tests.Suite("a.py", 1)
     result = upstream_tests.judge(suite, out, process.Finished(-11, 1.0), log)
     (outcome,) = result.outcomes
     assert (outcome.id, outcome.kind) == ("a.py::t[1]", "failed")
-    assert result.collected == {"a.py": 2}
+    assert result.collected == 2
+
+
+def test_what_a_run_came_from_tells_it(tmp_path: Path) -> None:
+    plain, other = upstream_tests.Suite("a/b.py", 2), upstream_tests.Suite("a/b.py", 2, "bare")
+    versions = {"torch": "2.13.0"}
+    key = upstream_tests.made_of(plain, "tree", versions)
+    assert key == upstream_tests.made_of(plain, "tree", versions)
+    assert key not in {
+        upstream_tests.made_of(other, "tree", versions),
+        upstream_tests.made_of(upstream_tests.Suite("a/b.py", 3), "tree", versions),
+        upstream_tests.made_of(plain, "another", versions),
+        upstream_tests.made_of(plain, "tree", {"torch": "2.8.0"}),
+    }
+    state = State(tmp_path)
+    assert upstream_tests.read(state, plain) is None
+    path = upstream_tests.kept(state, other, "result.json")
+    assert path.name == "a.b.py-bare.result.json"
+    assert path != upstream_tests.kept(state, plain, "result.json")

@@ -86,7 +86,7 @@ from migrator.words import counted
     "--models",
     metavar="NAMES",
     help="Models to run, comma separated: llama, qwen2, qwen3, mistral, mixtral, qwen3-moe, moe "
-    "(these two), gemma, gemma3, minimax-m2, gpt2, all.  "
+    "(these two), qwen2-moe, glm4-moe, llama4, gemma, gemma3, minimax-m2, gpt2, all.  "
     "[default: llama,qwen2,qwen3,moe; of --serve: llama]",
 )
 @click.option(

@@ -3,27 +3,28 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from migrator.matchers import parameter_names
 from migrator.recipes import npu_branch
 from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
-from migrator.tree import Tree
+from migrator.rules._routers import OPS, routes_only_by
 
-_OPS = "vllm/_custom_ops.py"
 _CHOICE = ("renormalize", "e_score_correction_bias", "is_padding")
-_ROUTERS = {
+_ROUTERS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "topk_softmax": (
+        "gating_output",
         ("topk_weights", "topk_ids", "token_expert_indices", "gating_output"),
         _CHOICE,
     ),
     "topk_sigmoid": (
+        "gating_output",
         ("topk_weights", "topk_ids", "token_expert_indices", "gating_output"),
         (*_CHOICE, "routed_scaling_factor"),
     ),
     "topk_hash_softplus_sqrt": (
+        "gating_output",
         ("topk_weights", "topk_indices", "token_expert_indices", "gating_output"),
         (
             *_CHOICE,
@@ -34,36 +35,37 @@ _ROUTERS = {
             "image_sentinel_lo",
         ),
     ),
+    "grouped_topk": (
+        "scores",
+        (
+            "scores",
+            "num_expert_group",
+            "topk_group",
+            "topk",
+            "renormalize",
+            "routed_scaling_factor",
+        ),
+        ("scores_with_bias", "bias", "scoring_func"),
+    ),
 }
-"""Wrapper of a router's operator → what it has to take, and what it takes in some releases."""
-
-
-def _routes_only_by(known: Collection[str], tree: Tree) -> bool:
-    """Is every operator by which `_custom_ops` chooses experts among `known`?"""
-    module = tree.parse(_OPS)
-    chosen = {
-        node.attr
-        for node in ast.walk(module or ast.Module([], []))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Attribute)
-        and node.value.attr == "_moe_C"
-        and "topk" in node.attr
-    }
-    return "topk_softmax" in chosen and chosen <= set(known)
+"""Wrapper of a router's operator → the tensor whose device decides, what it has to take, and what
+it takes in some releases."""
+_RETURNING = frozenset({"grouped_topk"})
+"""Those that return weights and experts; the others write them."""
 
 
 class TopkSoftmax(Rule):
     """Choose experts by softmax, sigmoid or softplus when the logits are on an NPU.
 
     ## What it does
-    Puts a branch before the body of `topk_softmax`, `topk_sigmoid` and `topk_hash_softplus_sqrt` of
-    `vllm/_custom_ops.py`, taken for an NPU tensor: the function of the same name in
-    `fused_moe/npu_fused_moe.py`, which the tool adds. It gets what the release passes:
+    Puts a branch before the body of `topk_softmax`, `topk_sigmoid`, `topk_hash_softplus_sqrt` and
+    `grouped_topk` of `vllm/_custom_ops.py`, taken for an NPU tensor: the function of the same name
+    in `fused_moe/npu_fused_moe.py`, which the tool adds. It gets what the release passes:
     renormalisation, a bias for the choice, a scaling factor, a table of experts by token, padding.
 
     ## Why
     The bodies call `torch.ops._moe_C`, which is not built for NPU. Every router of an unquantised
-    mixture comes by here, but grouped ones, which have a way in PyTorch.
+    mixture comes by here; NPU234 sends grouped ones, which have a way in PyTorch, too.
 
     ## Example
     ```python
@@ -82,36 +84,47 @@ class TopkSoftmax(Rule):
 
     code = "NPU230"
     safety = Safety.GUARDED
-    paths = (_OPS,)
-    triggers = (r"def topk_\w+\b",)
+    paths = (OPS,)
+    triggers = (r"def (topk_\w+|grouped_topk)\b",)
     sites = (
-        Site("topk_softmax", (_OPS,)),
+        Site("topk_softmax", (OPS,)),
         Site(
             "topk_sigmoid",
-            (_OPS,),
+            (OPS,),
             (
                 Absence(
                     "<0.16",
                     "experts are chosen by softmax, or in PyTorch",
-                    partial(_routes_only_by, {"topk_softmax", "grouped_topk"}),
+                    partial(routes_only_by, {"topk_softmax", "grouped_topk"}),
                 ),
             ),
         ),
         Site(
             "topk_hash_softplus_sqrt",
-            (_OPS,),
+            (OPS,),
             (
                 Absence(
                     "<0.20",
                     "no router scores by softplus",
-                    partial(_routes_only_by, {"topk_softmax", "grouped_topk", "topk_sigmoid"}),
+                    partial(routes_only_by, {"topk_softmax", "grouped_topk", "topk_sigmoid"}),
+                ),
+            ),
+        ),
+        Site(
+            "grouped_topk",
+            (OPS,),
+            (
+                Absence(
+                    "<0.10.2",
+                    "grouped routers are in PyTorch on every platform",
+                    partial(routes_only_by, {"topk_softmax"}),
                 ),
             ),
         ),
     )
     examples = (
         Example(
-            path=_OPS,
+            path=OPS,
             before="""\
 import torch
 
@@ -146,7 +159,7 @@ def topk_softmax(topk_weights: torch.Tensor, topk_ids: torch.Tensor,
 """,
         ),
         Example(
-            path=_OPS,
+            path=OPS,
             before="""\
 import torch
 
@@ -191,7 +204,7 @@ def topk_softmax(
 """,
         ),
         Example(
-            path=_OPS,
+            path=OPS,
             before="""\
 import torch
 
@@ -238,26 +251,64 @@ def topk_sigmoid(
     torch.ops._moe_C.topk_sigmoid(topk_weights, topk_ids, gating_output, renormalize)
 """,
         ),
+        Example(
+            path=OPS,
+            before="""\
+import torch
+
+
+def grouped_topk(scores: torch.Tensor, scores_with_bias: torch.Tensor,
+                 num_expert_group: int, topk_group: int, topk: int,
+                 renormalize: bool, routed_scaling_factor: float):
+    if not current_platform.is_cuda():
+        raise NotImplementedError
+    return torch.ops._moe_C.grouped_topk(scores, scores_with_bias, num_expert_group)
+""",
+            after="""\
+import torch
+
+
+def grouped_topk(scores: torch.Tensor, scores_with_bias: torch.Tensor,
+                 num_expert_group: int, topk_group: int, topk: int,
+                 renormalize: bool, routed_scaling_factor: float):
+    if scores.device.type == "npu":
+        from vllm.model_executor.layers.fused_moe.npu_fused_moe import (
+            grouped_topk as npu_grouped_topk,
+        )
+
+        return npu_grouped_topk(
+            scores,
+            num_expert_group,
+            topk_group,
+            topk,
+            renormalize,
+            routed_scaling_factor,
+            scores_with_bias=scores_with_bias,
+        )
+    if not current_platform.is_cuda():
+        raise NotImplementedError
+    return torch.ops._moe_C.grouped_topk(scores, scores_with_bias, num_expert_group)
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the wrappers that have no branch for NPU tensors."""
-        for name, (required, optional) in _ROUTERS.items():
+        for name, (tensor, required, optional) in _ROUTERS.items():
             function = file.function(name)
             names = parameter_names(function) if function is not None else []
             arguments = [*required, *(f"{n}={n}" for n in names if n in optional)]
             listed = "".join(f"    {argument},\n" for argument in arguments)
+            call = f"npu_{name}(\n{listed})\n"
             yield from npu_branch(
                 file,
                 name,
-                tensor="gating_output",
+                tensor=tensor,
                 known=(*required, *optional),
                 optional=optional,
                 body="from vllm.model_executor.layers.fused_moe.npu_fused_moe import (\n"
                 f"    {name} as npu_{name},\n"
-                ")\n\n"
-                f"npu_{name}(\n{listed})\n"
-                "return\n",
+                ")\n\n" + (f"return {call}" if name in _RETURNING else f"{call}return\n"),
                 reason=f"the operator of {name} in torch.ops._moe_C is not built for NPU; "
                 "npu_fused_moe.py has one of the same contract",
                 needs=(),

@@ -42,6 +42,36 @@ _ZERO_PARAMETERS = (
     "hidden_states",
 )
 
+_IMPL = "fused_experts_impl"
+_CALLED = ("hidden_states", "w1", "w2", "topk_weights", "topk_ids")
+_CALLED_WITH = (
+    "inplace",
+    "activation",
+    "is_act_and_mul",
+    "apply_router_weight_on_input",
+    "global_num_experts",
+    "expert_map",
+    "w1_bias",
+    "w2_bias",
+)
+_QUANTIZED = (
+    "use_fp8_w8a8",
+    "use_int8_w8a8",
+    "use_int8_w8a16",
+    "use_int4_w4a16",
+    "use_mxfp4_w4a4",
+    "ocp_mx_scheme",
+    "per_channel_quant",
+    "w1_scale",
+    "w2_scale",
+    "w1_zp",
+    "w2_zp",
+    "a1_scale",
+    "a2_scale",
+    "block_shape",
+)
+"""What `fused_experts_impl` takes: in each release, in some, and for quantised weights."""
+
 BRANCH = """\
 if x.device.type == "npu":
     from vllm.model_executor.layers.fused_moe.npu_fused_moe import (
@@ -101,7 +131,9 @@ class UnquantizedExperts(Rule):
 
     When a layer is made, `create_weights` has `check_experts` refuse what these experts would not
     honour: an activation, or any setting of the layer or of its configuration that they do not know
-    and that is not at its default. `zero_experts_compute_triton` gets a branch for NPU tensors.
+    and that is not at its default. `zero_experts_compute_triton` gets a branch for NPU tensors, and
+    so does `fused_experts_impl`, which models with experts of their own come to (MiniCPM, Arctic,
+    the first DeepSeek).
 
     ## Why
     An out-of-tree platform has no experts kernel: `fused_experts` is None there in older releases,
@@ -125,7 +157,7 @@ class UnquantizedExperts(Rule):
     code = "NPU231"
     safety = Safety.GUARDED
     paths = (_METHOD, _LAYER, _ZERO)
-    triggers = (rf"class {_CLASS}\b", rf"def {_ZERO_EXPERTS}\b")
+    triggers = (rf"class {_CLASS}\b", rf"def ({_ZERO_EXPERTS}|{_IMPL})\b")
     sites = (
         Site(
             _CUDA,
@@ -155,6 +187,7 @@ class UnquantizedExperts(Rule):
             (_ZERO,),
             (Absence("<0.11", "all experts have weights", _all_have_weights),),
         ),
+        Site(_IMPL, (_ZERO,)),
     )
     examples = (
         Example(
@@ -282,6 +315,33 @@ def zero_experts_compute_triton(
     return output
 """,
         ),
+        Example(
+            path=_ZERO,
+            before="""\
+def fused_experts_impl(
+    hidden_states, w1, w2, topk_weights, topk_ids, activation="silu", use_fp8_w8a8=False
+):
+    return launch(hidden_states, w1, w2, topk_weights, topk_ids)
+""",
+            after="""\
+def fused_experts_impl(
+    hidden_states, w1, w2, topk_weights, topk_ids, activation="silu", use_fp8_w8a8=False
+):
+    if hidden_states.device.type == "npu":
+        from vllm.model_executor.layers.fused_moe.npu_fused_moe import fused_experts
+
+        return fused_experts(
+            hidden_states,
+            w1,
+            w2,
+            topk_weights,
+            topk_ids,
+            activation=activation,
+            use_fp8_w8a8=use_fp8_w8a8,
+        )
+    return launch(hidden_states, w1, w2, topk_weights, topk_ids)
+""",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
@@ -295,6 +355,7 @@ def zero_experts_compute_triton(
             reason="experts without weights are computed in a Triton kernel",
             needs=(),
         )
+        yield from self._check_called(file)
         yield from self._check_experts(file)
         create = file.function(_CREATE)
         if create is None:
@@ -307,6 +368,24 @@ def zero_experts_compute_triton(
             _CREATE,
             body=CHECK,
             reason="a setting of a layer that its experts do not know would be ignored",
+        )
+
+    def _check_called(self, file: File) -> Iterator[Finding]:
+        function = file.function(_IMPL)
+        names = parameter_names(function) if function is not None else []
+        optional = (*_CALLED_WITH, *_QUANTIZED)
+        given = [*_CALLED, *(f"{name}={name}" for name in names if name in optional)]
+        listed = "".join(f"    {argument},\n" for argument in given)
+        yield from npu_branch(
+            file,
+            _IMPL,
+            tensor="hidden_states",
+            known=(*_CALLED, *optional),
+            optional=optional,
+            body="from vllm.model_executor.layers.fused_moe.npu_fused_moe import fused_experts\n\n"
+            f"return fused_experts(\n{listed})\n",
+            reason="experts that a model calls by itself are computed in Triton kernels",
+            needs=(),
         )
 
     def _check_experts(self, file: File) -> Iterator[Finding]:

@@ -142,20 +142,7 @@ def fit_runner(module: ModuleType) -> None:
     replace(module, "BLOCK_SIZE", BLOCK_SIZE)
 
 
-# -- routers
-
-
-def fit_grouped_router(module: ModuleType) -> None:
-    """The router of groups that an NPU takes, in place of CUDA's operator, whose it must equal."""
-    from vllm.model_executor.layers.fused_moe.router import (  # type: ignore[import-not-found]
-        grouped_topk_router,
-    )
-
-    replace(module, "fused_grouped_topk", grouped_topk_router.grouped_topk)
-
-
 FITTINGS: dict[str, Callable[[ModuleType], None]] = {
-    "kernels/moe/test_grouped_topk.py": fit_grouped_router,
     "v1/attention/test_attention_backends.py": fit_attention,
     "v1/worker/test_gpu_model_runner.py": fit_runner,
 }

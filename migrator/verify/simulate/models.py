@@ -169,6 +169,58 @@ _ALL = (
         _SPARSE,
     ),
     Model("qwen3-moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM", _EXPERTS, _SPARSE),
+    # An expert that every token goes through, weighted by a gate of its own.
+    Model(
+        "qwen2-moe",
+        "Qwen2MoeConfig",
+        "Qwen2MoeForCausalLM",
+        {
+            **_EXPERTS,
+            "hidden_size": 256,
+            "shared_expert_intermediate_size": 64,
+            "rope_theta": 1000000.0,
+        },
+        _SPARSE,
+    ),
+    # Sigmoid scores, a bias that only chooses, experts in groups, a shared expert without a gate,
+    # half of a head rotated. The router is vLLM's own, of PyTorch.
+    Model(
+        "glm4-moe",
+        "Glm4MoeConfig",
+        "Glm4MoeForCausalLM",
+        {
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "moe_intermediate_size": 64,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "partial_rotary_factor": 0.5,
+            "use_qk_norm": True,
+        },
+        tuple(role for role in _SPARSE if role != "router"),
+    ),
+    # Attention in chunks of a KV block in all layers but one, which does not rotate; an expert that
+    # weighs its input, chosen by a function of the model's own, and a shared one.
+    Model(
+        "llama4",
+        "Llama4TextConfig",
+        "Llama4ForCausalLM",
+        {
+            "attention_chunk_size": 128,
+            "intermediate_size_mlp": 128,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "interleave_moe_layer_step": 2,
+            "no_rope_layers": [1, 1, 0],
+            "use_qk_norm": True,
+            "attn_temperature_tuning": False,
+        },
+        tuple(role for role in _SPARSE if role != "router"),
+    ),
     Model(
         "gemma",
         "GemmaConfig",

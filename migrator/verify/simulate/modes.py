@@ -88,8 +88,9 @@ _ALL = (
     ),
     Mode(
         "pp2",
-        "pipeline parallel over two devices",
+        "pipeline parallel over two devices, the workers started anew in place of forks",
         {**_EAGER, "pipeline_parallel_size": 2, "distributed_executor_backend": "mp"},
+        {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
         devices=2,
         multiprocess=True,
         collectives=_POINT_TO_POINT,

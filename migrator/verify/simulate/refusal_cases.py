@@ -311,6 +311,24 @@ CASES = (
         needs="class FusedMoEWithLoRA(",
         where="vllm/lora/layers/fused_moe.py",
     ),
+    Case(
+        "option: specialize_active_lora",
+        "NPU: specialize_active_lora=True is not supported",
+        engine={"enable_lora": True, "specialize_active_lora": True},
+        needs="specialize_active_lora: bool",
+    ),
+    Case(
+        "option: enable_tower_connector_lora",
+        "NPU: enable_tower_connector_lora=True is not supported",
+        engine={"enable_lora": True, "enable_tower_connector_lora": True},
+        needs="enable_tower_connector_lora: bool",
+    ),
+    Case(
+        "option: lora_extra_vocab_size",
+        "NPU: lora_extra_vocab_size=512 is not supported",
+        engine={"enable_lora": True, "lora_extra_vocab_size": 512},
+        needs="lora_extra_vocab_size: ",
+    ),
     # vLLM's own words, of every platform without CUDA's streams.
     Case(
         "variable: VLLM_LORA_ENABLE_DUAL_STREAM",
@@ -381,6 +399,9 @@ CASES = (
     _option("weight_transfer_config", {"backend": "nccl"}),
     _option("device", "cpu", needs="device: Device", says="device_type='cpu'"),
     _variable("VLLM_BATCH_INVARIANT", "1"),
+    _variable("VLLM_DISTRIBUTED_USE_SPLIT_GROUP", "1"),
+    _variable("VLLM_USE_RAY_COMPILED_DAG_CHANNEL_TYPE", "nccl"),
+    _variable("VLLM_USE_RAY_COMPILED_DAG_OVERLAP_COMM", "1"),
     _variable("VLLM_USE_BREAKABLE_CUDAGRAPH", "1"),
     _variable("VLLM_USE_V2_MODEL_RUNNER", "1"),
     _variable("VLLM_GPU_SYNC_CHECK", "error"),

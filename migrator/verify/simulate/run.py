@@ -58,7 +58,9 @@ class Options:
     timeout: float = 600.0
     stop_at_failure: bool = False
     data_parallel: int = 1
-    """Engines of a server, each on a device of its own; experts are spread over them."""
+    """Engines of a server, each on devices of its own; experts are spread over them."""
+    tensor_parallel: int = 1
+    """Workers of each engine of a server."""
     ray: bool = False
     """Whether the several engines of a server are actors of a Ray cluster."""
     vllm: Path | None = None

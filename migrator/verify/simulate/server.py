@@ -55,7 +55,8 @@ def _serve(
     options: Options,
 ) -> Run:
     wanted = json.loads((model_folder / "reference.json").read_text(encoding="utf-8"))
-    mode = way_to_serve(model, options.data_parallel, ray=options.ray)
+    engines, tensor, ray = options.data_parallel, options.tensor_parallel, options.ray
+    mode = way_to_serve(model, engines, tensor=tensor, ray=ray)
     folder = work / f"{model.name}-{mode.name}"
     shutil.rmtree(folder, ignore_errors=True)
     record, log = folder / "record", folder / "log"
@@ -66,7 +67,7 @@ def _serve(
         "NPU_MIGRATE_RECORD": str(record),
         **mode.variables,
     }
-    program = arguments(model, model_folder, port, options.data_parallel, ray=options.ray)
+    program = arguments(model, model_folder, port, engines, tensor=tensor, ray=ray)
     if mode.ray:
         program = environment.over_ray(program)
     command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program)
@@ -112,27 +113,45 @@ def _serve(
     )
 
 
-def way_to_serve(model: Model, engines: int, *, ray: bool = False) -> Mode:
-    """What a server of so many engines is called, and what has to be seen of it."""
+_SPREAD = {
+    "VLLM_DISABLE_NCCL_FOR_DP_SYNCHRONIZATION": "1",
+    "VLLM_RANDOMIZE_DP_DUMMY_INPUTS": "1",
+}
+"""What has another value than its own where several engines serve without Ray."""
+
+
+def way_to_serve(model: Model, engines: int, *, tensor: int = 1, ray: bool = False) -> Mode:
+    """What a server of so many engines is called, and what has to be seen of it.
+
+    Each engine has `tensor` workers.
+    """
     if engines == 1:
         return Mode("serve", "`vllm serve`, asked through the OpenAI client")
     return Mode(
-        f"serve-ray-dp{engines}" if ray else f"serve-dp{engines}",
+        f"serve-{'ray-' if ray else ''}dp{engines}{f'-tp{tensor}' if tensor > 1 else ''}",
         "`vllm serve` with several engines, over which experts are spread",
-        variables=SET_FOR_WORKERS if ray else {},
-        devices=engines,
+        variables=SET_FOR_WORKERS if ray else _SPREAD,
+        devices=engines * tensor,
         ray=ray,
         collectives=_SPREAD_EXPERTS if "experts" in model.roles else (),
     )
 
 
 def arguments(
-    model: Model, model_folder: Path, port: int, engines: int, *, ray: bool = False
+    model: Model,
+    model_folder: Path,
+    port: int,
+    engines: int,
+    *,
+    tensor: int = 1,
+    ray: bool = False,
 ) -> list[str]:
     """The Python program and arguments that `vllm serve` stands for."""
     several = ["--data-parallel-size", str(engines)] if engines > 1 else []
     if several and "experts" in model.roles:
         several.append("--enable-expert-parallel")
+    if tensor > 1:
+        several += ["--tensor-parallel-size", str(tensor)]
     if ray:
         several += ["--data-parallel-backend", "ray"]
     return [

@@ -29,11 +29,39 @@ CHECKS: dict[str, tuple[str, ...]] = {
     ),
     "options": ("enable_prompt_embeds", "logprobs_mode", "scheduling_policy"),
     "logits processor": ("logits_processors",),
-    "pooling": (),
+    "pooling": ("runner", "convert"),
     "model of transformers": ("model_impl",),
+    "mean pooling": (),
     "weights in host memory": (),
+    "some weights in host memory": (),
+    "external launcher": ("external_launcher",),
+    "settings": ("hf_overrides", "load_format", "max_logprobs", "num_gpu_blocks_override"),
+    "settings of graphs": ("enforce_eager",),
 }
 """Check of the program → what it has to try at least."""
+VARIABLES: dict[str, str] = {
+    "VLLM_ATTENTION_BACKEND": "FLASH_ATTN",
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
+    "VLLM_DISABLE_COMPILE_CACHE": "1",
+    "VLLM_DISABLE_PAD_FOR_CUDAGRAPH": "1",
+    "VLLM_ENABLE_CUDAGRAPH_GC": "1",
+    "VLLM_ENABLE_INDUCTOR_COORDINATE_DESCENT_TUNING": "0",
+    "VLLM_ENABLE_INDUCTOR_MAX_AUTOTUNE": "0",
+    "VLLM_ENABLE_PREGRAD_PASSES": "1",
+    "VLLM_FLOAT32_MATMUL_PRECISION": "high",
+    "VLLM_LOGITS_PROCESSOR_THREADS": "2",
+    "VLLM_LOG_BATCHSIZE_INTERVAL": "0.1",
+    "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": "0",
+    "VLLM_RAISE_ON_LOGIT_NANS": "1",
+    "VLLM_USE_AOT_COMPILE": "0",
+    "VLLM_USE_BYTECODE_HOOK": "0",
+    "VLLM_USE_LAYERNAME": "0",
+    "VLLM_USE_MEGA_AOT_ARTIFACT": "0",
+    "VLLM_USE_STANDALONE_COMPILE": "0",
+    "VLLM_WEIGHT_OFFLOADING_DISABLE_PIN_MEMORY": "1",
+}
+"""What has another value than its own in some checks, and in these alone."""
+WITH_VARIABLES = frozenset({"settings", "settings of graphs", "some weights in host memory"})
 
 
 def features(
@@ -52,6 +80,7 @@ def features(
         model = reference(MODELS["llama"], options, versions, runner)
         shutil.rmtree(work / MODE, ignore_errors=True)
         settings = {**environment.variables(tree, work), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        others = {**settings, **VARIABLES}
         found: dict[str, Any] = {}
         problems: list[str] = []
         tail: list[str] = []
@@ -71,7 +100,8 @@ def features(
             job.write_text(json.dumps(content), encoding="utf-8")
             program = [str(environment.PROGRAMS / "features.py"), str(job)]
             command = options.launcher.simulated(1, DEVICE_MEMORY, program)
-            finished = runner(command, settings, folder, log, options.timeout)
+            variables = others if check in WITH_VARIABLES else settings
+            finished = runner(command, variables, folder, log, options.timeout)
             seconds += finished.seconds
             came = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
             broken = list(ended(finished))

@@ -79,6 +79,7 @@ _NO_EPLB = "experts are moved and counted by CUDA and Triton kernels"
 _NO_ROUTED_EXPERTS = "the experts of an NPU do not record where tokens went"
 _NO_POOL = "it needs an allocator that unmaps memory behind a live tensor"
 _NO_ENCODER_GRAPHS = "the graphs of encoders are CUDA graphs"
+_NO_ENCODER_OPTION = "no encoder was compared with it on an NPU"
 _NO_OTHER_KERNELS = "the kernels to choose from are for other accelerators"
 
 TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -127,14 +128,46 @@ TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
         ),
         "it reads quantized weights or goes by CUDA",
     ),
+    "lora_config.enable_tower_connector_lora": (
+        (False,),
+        "no adapter of an encoder was compared on an NPU",
+    ),
+    "lora_config.lora_extra_vocab_size": (
+        (256,),
+        "words that adapters add are those of vLLM's own default",
+    ),
+    "lora_config.specialize_active_lora": (
+        (False,),
+        "a graph serves any number of adapters",
+    ),
     "model_config.enable_cumem_allocator": ((False,), _NO_POOL),
     "model_config.enable_nccl_comm_suspend": ((False,), "communicators are HCCL's"),
     "model_config.enable_return_routed_experts": ((False,), _NO_ROUTED_EXPERTS),
     "model_config.enable_sleep_mode": ((False,), _NO_POOL),
     "model_config.enable_trace_replay": ((False,), "its sampler is in Triton"),
+    "model_config.multimodal_config.mm_device_do_normalize": (
+        (False, None),
+        _NO_ENCODER_OPTION,
+    ),
+    "model_config.multimodal_config.mm_encoder_attn_backend": (
+        (None,),
+        "encoders attend by the platform's own choice",
+    ),
     "model_config.multimodal_config.mm_encoder_attn_dtype": (
         (None,),
         "encoders attend in the model's own dtype",
+    ),
+    "model_config.multimodal_config.mm_encoder_only": (
+        (False, None),
+        _NO_ENCODER_OPTION,
+    ),
+    "model_config.multimodal_config.mm_encoder_tp_mode": (
+        ("weights",),
+        _NO_ENCODER_OPTION,
+    ),
+    "model_config.multimodal_config.video_pruning_rate": (
+        (None, 0.0),
+        _NO_ENCODER_OPTION,
     ),
     "model_config.quantization_config": (
         (None, {}),
@@ -190,9 +223,15 @@ TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
         ("allgather_reducescatter", "naive"),
         "experts exchange tokens by all-gather and reduce-scatter",
     ),
+    "VLLM_DISTRIBUTED_USE_SPLIT_GROUP": (("0",), "HCCL's groups cannot be split"),
     "VLLM_GPU_SYNC_CHECK": (("0", "off"), "torch.cuda finds the synchronizations"),
     "VLLM_KV_CACHE_LAYOUT": (("NHD",), "the KV cache holds a token's heads together"),
     "VLLM_USE_BREAKABLE_CUDAGRAPH": (("0",), "only CUDA graphs can be taken apart"),
+    "VLLM_USE_RAY_COMPILED_DAG_CHANNEL_TYPE": (
+        ("auto", "shm"),
+        "Ray's channels of device memory are NCCL's",
+    ),
+    "VLLM_USE_RAY_COMPILED_DAG_OVERLAP_COMM": (("0",), "Ray overlaps on CUDA streams"),
     "VLLM_USE_V1": (("1",), "vLLM's V0 engine has no NPU worker"),
     "VLLM_USE_V2_MODEL_RUNNER": (("0",), "model runner V2 is made of Triton kernels"),
 }
@@ -257,6 +296,11 @@ def _model_reasons(model_config: "ModelConfig", load_config: Any) -> Iterator[st
         yield (
             f"a context of {model_config.max_model_len} tokens is longer than the "
             f"{MAX_CONTEXT} that attention takes. Set --max-model-len"
+        )
+    if getattr(model_config.hf_text_config, "mova_num_experts", 0):
+        yield (
+            "the model mixes the values of attention by experts; their kernels are "
+            "Triton's"
         )
     if load_config.load_format != "dummy" and _is_modelslim(model_config):
         yield (

@@ -200,6 +200,46 @@ def check_experts_of_other_ranks() -> None:
     compare(layer)
 
 
+def check_experts_that_a_model_calls() -> None:
+    torch.manual_seed(2)
+    bias13 = torch.randn(EXPERTS, 2 * INNER).bfloat16().npu()
+    bias2 = torch.randn(EXPERTS, HIDDEN).bfloat16().npu()
+    x, weights, ids = inputs(7)
+    for activation, settings in (
+        ("silu", {}),
+        ("gelu", {"w1_bias": bias13, "w2_bias": bias2}),
+        ("swigluoai", {"expert_map": torch.tensor([4, -1, 0, 5, 1, 3]).npu()}),
+        ("relu2_no_mul", {}),
+    ):
+        layer = make_layer(
+            activation,
+            w13_bias=settings.get("w1_bias"),
+            w2_bias=settings.get("w2_bias"),
+            expert_map=settings.get("expert_map"),
+        )
+        want = expected(layer, x, weights, ids)
+        given = layer.w13_weight, layer.w2_weight, weights.npu(), ids.npu()
+        for name, inplace in ((activation, False), (SimpleNamespace(value=activation), True)):
+            mine = x.npu()
+            with torch.inference_mode():
+                got = moe.fused_experts(
+                    mine, *given, inplace=inplace, activation=name,
+                    global_num_experts=EXPERTS, use_fp8_w8a8=False, w1_scale=None, **settings,
+                )  # fmt: skip
+            assert (got is mine) is inplace
+            assert torch.equal(mine.cpu(), x) is not inplace
+            tolerance = 0.03 * max(1.0, float(want.abs().max()))
+            torch.testing.assert_close(got.cpu().double(), want, atol=tolerance, rtol=0.0)
+
+    def refused(**settings: Any) -> str:
+        return refusal(lambda: moe.fused_experts(x.npu(), *given, **settings))
+
+    assert "quantized weights (use_int8_w8a16)" in refused(use_int8_w8a16=True)
+    assert "quantized weights (w1_scale)" in refused(w1_scale=torch.ones(1))
+    assert "activation situ are not supported" in refused(activation="situ")
+    assert "activation silu are not supported" in refused(is_act_and_mul=False)
+
+
 # ---- what a layer may say -------------------------------------------------------------------
 
 
@@ -377,6 +417,70 @@ def check_logits_that_are_no_numbers() -> None:
         assert all(len(set(row)) == 4 and set(row) <= set(range(16)) for row in ids.tolist()), case
         torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5, msg=case)
         assert torch.equal(ids.long(), experts), case
+
+
+def best_groups(choice: torch.Tensor, groups: int, kept: int) -> torch.Tensor:
+    """The choice, with minus infinity for all experts but those of the best groups."""
+    grouped = choice.view(choice.shape[0], groups, -1)
+    best = grouped.topk(2, -1).values.sum(-1).topk(kept, -1).indices
+    mask = torch.zeros(choice.shape[0], groups, dtype=torch.bool).scatter_(1, best, True)
+    return grouped.masked_fill(~mask.unsqueeze(-1), -INF).flatten(1)
+
+
+def check_grouped_routers() -> None:
+    torch.manual_seed(0)
+    for groups, kept, renormalize, sigmoid, dtype in itertools.product(
+        (1, 4), (1, 2, 4), (True, False), (True, False), (torch.float32, torch.bfloat16)
+    ):
+        if kept > groups:
+            continue
+        logits = (torch.randn(9, 16) * 3).to(dtype)
+        bias = torch.randn(16) * 0.5
+        scores = logits if sigmoid else logits.softmax(-1)
+        found = scores.double().sigmoid() if sigmoid else scores.double()
+        choice = best_groups(found + bias.double(), groups, kept)
+        experts = torch.sort(choice, dim=-1, descending=True, stable=True).indices[:, :4]
+        want = found.gather(-1, experts)
+        if renormalize:
+            want = want / want.sum(-1, keepdim=True)
+        ready = scores.npu(), groups, kept, 4, renormalize, 2.5
+        with torch.inference_mode():
+            got, ids = moe.grouped_topk(*ready, bias=bias.npu(), scoring_func=int(sigmoid))
+        case = f"{groups} {kept} {renormalize} {sigmoid} {dtype}"
+        assert ids.dtype == torch.int32
+        assert got.dtype == torch.float32
+        assert torch.equal(ids.cpu().long(), experts), case
+        torch.testing.assert_close(got.cpu().double(), want * 2.5, atol=1e-5, rtol=1e-5, msg=case)
+        if not sigmoid:  # older releases add the bias up themselves
+            with torch.inference_mode():
+                again = moe.grouped_topk(*ready, scores_with_bias=(scores.float() + bias).npu())
+            assert torch.equal(again[1], ids), case
+            assert torch.equal(again[0], got), case
+    said = refusal(moe.grouped_topk, logits.npu(), 1, 1, 4, True, 1.0, None, 2)
+    assert "routers with the scoring function 2 are not supported" in said
+
+
+def check_grouped_routers_of_logits_that_are_no_numbers() -> None:
+    for groups, renormalize in itertools.product((1, 4), (True, False)):
+        logits = torch.full((3, 16), NAN)
+        logits[1, :3] = torch.tensor([0.5, 2.0, 1.0])
+        logits[1, 3], logits[1, 4] = INF, -INF
+        logits[2] = 0
+        with torch.inference_mode():
+            got, ids = moe.grouped_topk(
+                logits.npu(), groups, groups, 4, renormalize, 2.5,
+                bias=torch.zeros(16).npu(), scoring_func=1,
+            )  # fmt: skip
+        weights, experts = got.cpu(), ids.cpu().tolist()
+        if groups == 1:
+            assert experts == [[0, 1, 2, 3], [1, 2, 0, 3], [0, 1, 2, 3]]
+        assert all(len(set(row)) == 4 for row in experts)
+        assert torch.equal(weights[0], torch.full((4,), 0.25 if renormalize else 0.0))
+        finite = torch.tensor([2.0, 1.0, 0.5, -INF]).sigmoid()
+        share = finite.sum() if renormalize else 1.0
+        torch.testing.assert_close(weights[1], finite / share * 2.5)
+        each = 2.5 / 4 if renormalize else 2.5 * 0.5
+        torch.testing.assert_close(weights[2], torch.full((4,), each))
 
 
 def check_padding_weighs_nothing() -> None:

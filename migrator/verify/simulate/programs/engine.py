@@ -276,15 +276,53 @@ def kernels() -> dict[str, Any]:
         wanted = torch.tensor([[0, 1, 0, 2, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]])
         return [(counts, wanted), (mask.int(), wanted.gt(0).int())]
 
+    def grouped_topk() -> list[tuple[Any, Any]]:
+        folder = "vllm.model_executor.layers.fused_moe"
+        home = next(
+            module
+            for name in ("router.grouped_topk_router", "fused_moe")
+            if (module := import_if_there(f"{folder}.{name}")) is not None
+            and hasattr(module, "grouped_topk")
+        )
+        logits = torch.randn(4, 8, generator=generator)
+        bias = torch.randn(8, generator=generator)
+        scores = logits.sigmoid()
+        # Only releases with an operator promise something of what is no number.
+        rows = 3 if hasattr(home, "fused_grouped_topk") else 4
+        logits[rows:] = float("nan")
+        weights, _ = home.grouped_topk(
+            x[:4].npu(),
+            logits.npu(),
+            topk=2,
+            renormalize=True,
+            num_expert_group=2,
+            topk_group=2,
+            scoring_func="sigmoid",
+            e_score_correction_bias=bias.npu(),
+        )
+        wanted = scores.gather(1, (scores + bias).topk(2).indices)
+        wanted = wanted / wanted.sum(-1, keepdim=True)
+        wanted[rows:] = 0.5
+        return [(weights.sort().values, wanted.sort().values)]
+
     found: dict[str, Any] = {}
-    for call in (rms_norm, fused_add_rms_norm, get_token_bin_counts_and_mask):
+    for call in (rms_norm, fused_add_rms_norm, get_token_bin_counts_and_mask, grouped_topk):
         try:
             pairs = call()
         except (AttributeError, RuntimeError, TypeError, NotImplementedError) as error:
             found[call.__name__] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
-        found[call.__name__] = max(float((a.cpu() - b).abs().max()) for a, b in pairs)
+        errors = [float((a.cpu() - b).abs().nan_to_num(nan=float("inf")).max()) for a, b in pairs]
+        found[call.__name__] = max(errors)
     return found
+
+
+def import_if_there(name: str) -> Any | None:
+    """A module, or None in a release that has no such one."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def follows_streams() -> bool:

@@ -49,35 +49,51 @@ def near(what: str, found: Any, wanted: Any, tolerance: float = 1e-4) -> None:
         raise AssertionError(f"{what}: differs by {difference:.3g}")
 
 
-def transformer(job: Job) -> Any:
-    """The model by transformers, on the CPU."""
+def transformer(job: Job, **config: Any) -> Any:
+    """The model by transformers, on the CPU, with changes to its configuration."""
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(job["model"]).float().eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(job["model"], **config)
+    model = model.float().eval()
     assert next(model.parameters()).device == torch.device("cpu")
     return model
 
 
 def check_pooling(job: Job) -> list[str]:
     """A decoder as an embedding model: the last token's hidden state, normalized."""
+    compare_embeddings(job, lambda states: states[-1])
+    return ["runner", "convert"]
+
+
+def check_mean_pooling(job: Job) -> list[str]:
+    """The mean of all tokens' hidden states in its place."""
+    from vllm.config import PoolerConfig  # type: ignore[import-not-found]
+
+    (name,) = known({"pooler_config": None}) or known({"override_pooler_config": None})
+    options = {name: PoolerConfig(pooling_type="MEAN")}
+    compare_embeddings(job, lambda states: states.mean(0), **options)
+    return [name]
+
+
+def compare_embeddings(job: Job, pool: Callable[[Any], Any], **options: Any) -> None:
+    """Raise where embeddings are not what `pool` makes of the states [tokens, size], normalized."""
     import torch
 
-    llm = engine(job, runner="pooling", convert="embed")
+    model = transformer(job).model
+    llm = engine(job, runner="pooling", convert="embed", **options)
     found = llm.embed([{"prompt_token_ids": prompt} for prompt in PROMPTS], use_tqdm=False)
     close(llm)
-    model = transformer(job).model
     for prompt, result in zip(PROMPTS, found, strict=True):
         with torch.no_grad():
-            state = model(torch.tensor([prompt])).last_hidden_state[0, -1]
-        wanted = torch.nn.functional.normalize(state, dim=-1)
+            states = model(torch.tensor([prompt])).last_hidden_state[0]
+        wanted = torch.nn.functional.normalize(pool(states), dim=-1)
         near("embedding", torch.tensor(result.outputs.embedding), wanted)
-    return [f"{len(PROMPTS)} embeddings"]
 
 
 def check_weights_in_host_memory(job: Job) -> list[str]:
     """Weights that are copied to the device in each forward pass, or a refusal that says so."""
-    from vllm import SamplingParams, envs
+    from vllm import envs
 
     if "VLLM_WEIGHT_OFFLOADING_DISABLE_UVA" not in envs.environment_variables:
         try:
@@ -87,37 +103,107 @@ def check_weights_in_host_memory(job: Job) -> list[str]:
                 return ["refused"]
             raise
         raise AssertionError("an engine starts")
-    wanted = references(job, 4)
-    llm = engine(job, cpu_offload_gb=1)
-    parameters = SamplingParams(max_tokens=4, temperature=0, detokenize=False, ignore_eos=True)
-    found = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], parameters, use_tqdm=False)
-    close(llm)
-    compare_tokens(found, wanted)
+    compare(job, cpu_offload_gb=1)
     return ["cpu_offload_gb"]
+
+
+def check_some_weights_in_host_memory(job: Job) -> list[str]:
+    """Only those of some layers, where a release has that choice."""
+    chosen = known({"cpu_offload_params": {"down_proj"}})
+    if chosen:
+        compare(job, cpu_offload_gb=1, **chosen)
+    return sorted(chosen)
 
 
 def check_model_of_transformers(job: Job) -> list[str]:
     """The model as transformers has it, with vLLM's attention: its own greedy tokens."""
-    from vllm import SamplingParams
-
-    # Before vLLM makes the classes of transformers its own.
-    wanted = references(job, 4)
-    llm = engine(job, model_impl="transformers")
-    parameters = SamplingParams(max_tokens=4, temperature=0, detokenize=False, ignore_eos=True)
-    found = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], parameters, use_tqdm=False)
-    close(llm)
-    compare_tokens(found, wanted)
+    compare(job, model_impl="transformers")
     return ["model_impl"]
 
 
-def references(job: Job, count: int) -> list[list[int]]:
-    """The best tokens after PROMPTS, by transformers."""
-    model = transformer(job)
-    return [greedy(model, prompt, count) for prompt in PROMPTS]
+EPSILON = 0.5
+"""Of the norms, where the configuration is overridden: large enough for other tokens."""
+SETTINGS: dict[str, Any] = {
+    "async_scheduling": False,
+    "attention_backend": "FLASH_ATTN",
+    "device_ids": [0],
+    "disable_cascade_attn": False,
+    "disable_sliding_window": True,
+    "generation_config": "vllm",
+    "hf_overrides": {"rms_norm_eps": EPSILON},
+    "ir_op_priority": {"rms_norm": ["native"]},
+    "kv_cache_memory_bytes": 16 << 20,
+    "load_format": "safetensors",
+    "long_prefill_token_threshold": 32,
+    "max_logprobs": 3,
+    "num_gpu_blocks_override": 24,
+    "override_attention_dtype": "float16",
+    "swap_space": 0,
+}
+SETTINGS_OF_GRAPHS: dict[str, Any] = {
+    "async_scheduling": True,
+    "cuda_graph_sizes": [4],
+    "cudagraph_capture_sizes": [1, 2, 4],
+    "enforce_eager": False,
+    "max_cudagraph_capture_size": 4,
+    "optimization_level": 1,
+    "performance_mode": "interactivity",
+}
+"""Options at other values than their own; a release takes those that it has."""
 
 
-def compare_tokens(found: Any, wanted: list[list[int]]) -> None:
-    """Raise where the first answers are not these."""
+def known(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that the release has."""
+    import dataclasses
+
+    from vllm.engine.arg_utils import EngineArgs  # type: ignore[import-not-found]
+
+    names = {field.name for field in dataclasses.fields(EngineArgs)}
+    return {name: value for name, value in options.items() if name in names}
+
+
+def check_settings(job: Job) -> list[str]:
+    """Many options at once, in a model with another epsilon, without graphs."""
+    options = known(SETTINGS)
+    compare(job, {"rms_norm_eps": EPSILON}, **options)
+    return sorted(options)
+
+
+def check_settings_of_graphs(job: Job) -> list[str]:
+    """Many options at once, with graphs."""
+    options = known(SETTINGS_OF_GRAPHS)
+    compare(job, **options)
+    return sorted(options)
+
+
+def check_external_launcher(job: Job) -> list[str]:
+    """An engine that another program starts as one of its ranks: here the only one."""
+    import socket
+    from unittest.mock import patch
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    with patch.dict("os.environ", ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}):
+        compare(job, distributed_executor_backend="external_launcher")
+    return ["external_launcher"]
+
+
+def compare(job: Job, config: dict[str, Any] | None = None, **options: Any) -> None:
+    """Start an engine with these options; its greedy tokens have to be those of transformers.
+
+    `config` is what differs in the configuration of the model.
+    """
+    from vllm import SamplingParams
+
+    # Before vLLM makes the classes of transformers its own.
+    model = transformer(job, **(config or {}))
+    wanted = [greedy(model, prompt, 4) for prompt in PROMPTS]
+    llm = engine(job, **options)
+    parameters = SamplingParams(max_tokens=4, temperature=0, detokenize=False, ignore_eos=True)
+    found = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], parameters, use_tqdm=False)
+    close(llm)
     tokens = [list(result.outputs[0].token_ids) for result in found]
     if tokens != wanted:
         raise AssertionError(f"{tokens}, not {wanted}")
@@ -332,7 +418,12 @@ CHECKS: dict[str, Callable[[Job], list[str]]] = {
     "logits processor": check_logits_processor,
     "pooling": check_pooling,
     "model of transformers": check_model_of_transformers,
+    "mean pooling": check_mean_pooling,
     "weights in host memory": check_weights_in_host_memory,
+    "some weights in host memory": check_some_weights_in_host_memory,
+    "external launcher": check_external_launcher,
+    "settings": check_settings,
+    "settings of graphs": check_settings_of_graphs,
 }
 
 

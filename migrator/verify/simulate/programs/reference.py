@@ -104,6 +104,7 @@ def make_model(job: dict[str, Any]) -> Any:
             elif "norm" in name or ".ln_" in name:
                 parameter.normal_(1, 0.1)
         for name, buffer in model.named_buffers():
+            # Of a router: with it other experts are chosen, whose weights are without it.
             if name.endswith("correction_bias"):
                 buffer.normal_(0, 0.3)
     return model

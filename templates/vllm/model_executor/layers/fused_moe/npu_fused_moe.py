@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ MAX_TOP_K = 1024
 OAI_LIMIT, OAI_ALPHA, OAI_BETA = 7.0, 1.702, 1.0
 STEP_LIMIT = 7.0
 # The softplus of vLLM's router kernels is linear above this.
+SMALLEST_SUM = 1e-20
+"""Added to the sum of a token's weights, so that they can be divided by it."""
+
 SOFTPLUS_THRESHOLD = 20.0
 # An image has this many sentinel tokens, with consecutive ids.
 IMAGE_SENTINELS = 5
@@ -230,7 +234,7 @@ def _alike(value: Any, default: Any) -> bool:
     return bool(value == default)
 
 
-def _setting(layer: torch.nn.Module, name: str) -> Any:
+def _setting(layer: torch.nn.Module | SimpleNamespace, name: str) -> Any:
     """A setting of the layer, or of its configuration; None where neither has it."""
     value = getattr(layer, name, None)
     if value is None:
@@ -238,7 +242,7 @@ def _setting(layer: torch.nn.Module, name: str) -> Any:
     return value
 
 
-def _activation(layer: torch.nn.Module) -> str:
+def _activation(layer: torch.nn.Module | SimpleNamespace) -> str:
     # A string in some releases, an enumeration with these values in others.
     activation = getattr(layer.activation, "value", layer.activation)
     return "gelu_tanh" if activation == "gelu_pytorch_tanh" else activation
@@ -414,6 +418,71 @@ def topk_hash_softplus_sqrt(
     )
 
 
+def grouped_topk(
+    scores: torch.Tensor,
+    num_expert_group: int,
+    topk_group: int,
+    topk: int,
+    renormalize: bool,
+    routed_scaling_factor: float,
+    bias: torch.Tensor | None = None,
+    scoring_func: int = 0,
+    scores_with_bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts from the best groups, like `_custom_ops.grouped_topk`.
+
+    A score that is not finite is chosen last and weighs nothing. A row without any
+    other gets equal weights if they are to add up to 1, and zeros if not.
+
+    Args:
+        scores: [num_tokens, num_experts], logits where `scoring_func` is 1.
+        num_expert_group: groups of equal size, of experts that follow each other.
+        topk_group: how many groups are chosen, by the sum of their two best.
+        topk: experts of a token.
+        renormalize: make each token's weights add up to 1 before they are scaled.
+        routed_scaling_factor: what all weights are multiplied by in the end.
+        bias: [num_experts], counts for the choice only.
+        scoring_func: 0 if the scores are ready, 1 for a sigmoid.
+        scores_with_bias: as `scores`, in place of a bias in releases that add it
+            up themselves.
+
+    Returns:
+        Weights, float32, and experts, int32: [num_tokens, topk] each, the best
+        first, the lower expert in a tie.
+
+    Raises:
+        NotImplementedError: `scoring_func` is another one.
+    """
+    if scoring_func not in (0, 1):
+        raise NotImplementedError(
+            f"NPU: routers with the scoring function {scoring_func} are not supported."
+        )
+    raw = scores.float()
+    weights = raw.sigmoid() if scoring_func == 1 else raw
+    weights = weights.masked_fill(~raw.isfinite(), 0)
+    if scores_with_bias is not None:
+        choice = scores_with_bias.float()
+    else:
+        choice = weights if bias is None else weights + bias.float()
+    choice = choice.masked_fill(~(raw.isfinite() & choice.isfinite()), -math.inf)
+    if topk_group < num_expert_group:
+        grouped = choice.unflatten(-1, (num_expert_group, -1))
+        best = grouped.sort(dim=-1, descending=True).values[..., :2].sum(dim=-1)
+        left = torch.ones_like(best, dtype=torch.bool)
+        left.scatter_(-1, _choose(best, None, topk_group), False)
+        choice = grouped.masked_fill(left.unsqueeze(-1), -math.inf).flatten(-2)
+    ids = _choose(choice, None, topk)
+    usable = choice.gather(-1, ids).isfinite()
+    weights = weights.gather(-1, ids).masked_fill(~usable, 0)
+    if renormalize:
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + SMALLEST_SUM)
+    if routed_scaling_factor != 1.0:
+        weights = weights * routed_scaling_factor
+    if renormalize:
+        weights = weights.masked_fill(~usable.any(dim=-1, keepdim=True), 1 / topk)
+    return weights, ids.int()
+
+
 def _finite(scores: torch.Tensor) -> torch.Tensor:
     """The scores, with 0 for NaN and infinities."""
     return scores.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -485,7 +554,7 @@ def zero_experts(
 
 
 def unquantized_experts(
-    layer: torch.nn.Module,
+    layer: torch.nn.Module | SimpleNamespace,
     x: torch.Tensor,
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
@@ -555,8 +624,76 @@ def unquantized_experts(
     )
 
 
+def fused_experts(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    inplace: bool = False,
+    activation: Any = "silu",
+    is_act_and_mul: bool = True,
+    apply_router_weight_on_input: bool = False,
+    global_num_experts: int = -1,
+    expert_map: torch.Tensor | None = None,
+    w1_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    **quantization: Any,
+) -> torch.Tensor:
+    """What experts make of their input, like `fused_experts_impl`.
+
+    For models that have no layer of experts but tensors of their weights.
+
+    Args:
+        hidden_states: [num_tokens, hidden]
+        w1: [experts, 2 * inner, hidden], or [experts, inner, hidden] for an
+            activation that is not gated.
+        w2: [experts, hidden, inner]
+        topk_weights: [num_tokens, top_k]
+        topk_ids: [num_tokens, top_k] global experts.
+        inplace: write the result to `hidden_states`, too.
+        activation: its name, or the member of an enumeration with this value.
+        is_act_and_mul: whether the activation is gated.
+        apply_router_weight_on_input: weigh the input, in place of the output.
+        global_num_experts: of all ranks; `expert_map` tells what is here.
+        expert_map: global to local expert, -1 for one of another rank.
+        w1_bias: as `w1` without its last dimension.
+        w2_bias: [experts, hidden]
+        quantization: switches and scales of quantized weights.
+
+    Returns:
+        [num_tokens, hidden], of this rank's experts only.
+
+    Raises:
+        NotImplementedError: weights are quantized, or the activation is not
+            supported.
+    """
+    for name, value in quantization.items():
+        if value is not None and value is not False:
+            raise NotImplementedError(
+                f"NPU: experts with quantized weights ({name}) are not supported."
+            )
+    layer = SimpleNamespace(
+        w13_weight=w1,
+        w2_weight=w2,
+        w13_bias=w1_bias,
+        w2_bias=w2_bias,
+        activation=activation,
+        apply_router_weight_on_input=apply_router_weight_on_input,
+        expert_map=expert_map,
+        _npu_checked_experts=True,
+    )
+    name = _activation(layer)
+    if name in REQUIRED or name not in (GATED | PLAIN if is_act_and_mul else PLAIN):
+        raise NotImplementedError(
+            f"NPU: experts with the activation {name} are not supported."
+        )
+    out = unquantized_experts(layer, hidden_states, topk_weights, topk_ids)
+    return hidden_states.copy_(out) if inplace else out
+
+
 def _local_experts(
-    layer: torch.nn.Module, expert_map: torch.Tensor, num_experts: int
+    layer: torch.nn.Module | SimpleNamespace, expert_map: torch.Tensor, num_experts: int
 ) -> torch.Tensor:
     """[global experts] int32, this rank's expert or, for other ranks', one behind.
 
@@ -591,7 +728,7 @@ def _grouped_matmul(
     )[0]
 
 
-def _activate(x: torch.Tensor, layer: torch.nn.Module) -> torch.Tensor:
+def _activate(x: torch.Tensor, layer: torch.nn.Module | SimpleNamespace) -> torch.Tensor:
     """The layer's activation of [rows, 2 * inner], or [rows, inner] for a plain one.
 
     `x` may be written to.
