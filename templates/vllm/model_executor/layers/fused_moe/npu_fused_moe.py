@@ -728,7 +728,9 @@ def _grouped_matmul(
     )[0]
 
 
-def _activate(x: torch.Tensor, layer: torch.nn.Module | SimpleNamespace) -> torch.Tensor:
+def _activate(
+    x: torch.Tensor, layer: torch.nn.Module | SimpleNamespace
+) -> torch.Tensor:
     """The layer's activation of [rows, 2 * inner], or [rows, inner] for a plain one.
 
     `x` may be written to.
