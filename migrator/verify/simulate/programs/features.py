@@ -352,7 +352,7 @@ def made(kind: Any, dtype: Any) -> Any | None:
     """A layer of a class, with its sections if it has some; None if it wants other arguments."""
     import torch
 
-    from vllm.config import VllmConfig, set_current_vllm_config  # type: ignore[import-not-found]
+    from vllm.config import VllmConfig, set_current_vllm_config
 
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     given = {
