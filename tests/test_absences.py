@@ -49,11 +49,13 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         "_set_cuda_visible_devices",
     ),
     ("NPU229", "Worker.determine_available_memory", "<0.21"): ("memory_profiling",),
+    ("NPU230", "grouped_topk", "<0.10.2"): ("topk_softmax",),
     ("NPU230", "topk_sigmoid", "<0.16"): ("topk_softmax",),
     ("NPU230", "topk_hash_softplus_sqrt", "<0.20"): ("topk_softmax",),
     ("NPU231", "UnquantizedFusedMoEMethod.forward_cuda", ">=0.15"): ("topk_ids",),
     ("NPU231", "UnquantizedFusedMoEMethod.forward_native", "<0.15"): ("forward_native",),
     ("NPU231", "zero_experts_compute_triton", "<0.11"): ("fused_experts",),
+    ("NPU234", "grouped_topk", "<0.10.2"): ("topk_softmax",),
     ("NPU232", "FusedMoEMethodBase.is_monolithic", "<0.17"): ("select_gemm_impl",),
     ("NPU233", "FusedMoEWithLoRA.__init__", "<0.11.1"): ("RowParallelLinearWithLoRA",),
 }
