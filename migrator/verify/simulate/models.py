@@ -104,6 +104,8 @@ SAMPLER = ("npu_top_k_top_p",)
 """What sampling with top-k and top-p has to call, whatever the model."""
 _DENSE = ("norm", "residual norm", "swiglu", "rotary", "cache write", "attention")
 _SPARSE = (*_DENSE, "router", "experts")
+# No operator of the device chooses by sigmoids as vLLM does.
+_OTHER_ROUTER = (*_DENSE, "experts")
 _GEMMA = ("gemma norm", "geglu", "rotary", "cache write", "attention")
 
 
@@ -256,7 +258,7 @@ _ALL = (
             "scoring_func": "sigmoid",
             "use_routing_bias": True,
         },
-        _SPARSE,
+        _OTHER_ROUTER,
     ),
     Model(
         "gpt2",
