@@ -130,7 +130,7 @@ def run_process(tmp_path: Path) -> RunCli:
             cwd=cwd or tmp_path,
             env=variables | (env or {}),
             capture_output=True,
-            timeout=120,
+            timeout=600,
         )
         return Outcome(done.returncode, done.stdout, done.stderr.decode())
 

@@ -43,7 +43,7 @@ def on_cuda(source: bytes, original: bytes | None = None) -> str:
     module = ast.parse(source)
     kept = None if original is None else _definitions(ast.parse(original))
     folded = _OnCuda(kept, _hook(module) if kept is not None else None).visit(module)
-    return ast.unparse(ast.fix_missing_locations(folded))
+    return ast.unparse(folded)
 
 
 def _definitions(module: ast.Module) -> set[str]:
@@ -76,8 +76,18 @@ def _hook(module: ast.Module) -> ast.expr | None:
     return None
 
 
+def _dotted(node: ast.AST) -> str | None:
+    """The name `a.b.c`, and quicker than `ast.unparse`; None for any other expression."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value)
+        return before and f"{before}.{node.attr}"
+    return None
+
+
 def _is_name(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) == name
+    return _dotted(node) == name
 
 
 def _constant(node: ast.AST, value: object) -> bool:
@@ -141,7 +151,7 @@ class _OnCuda(ast.NodeTransformer):
         return node if node.body else None
 
     def visit_Try(self, node: ast.Try) -> ast.AST | None:
-        if ast.unparse(node.body[0]) == "import torch_npu" and len(node.body) == 1:
+        if len(node.body) == 1 and ast.unparse(node.body[0]) == "import torch_npu":
             return None
         self.generic_visit(node)
         return node
@@ -161,11 +171,15 @@ class _OnCuda(ast.NodeTransformer):
         return node
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        name = ast.unparse(node.targets[0])
-        if self.kept is not None and name.startswith("_npu_"):
+        name = _dotted(node.targets[0])
+        if self.kept is not None and name is not None and name.startswith("_npu_"):
             return None
         self.generic_visit(node)
-        if self.kept is not None and ast.unparse(node.value) == f"{{*({name} or ())}}":
+        if (
+            self.kept is not None
+            and isinstance(node.value, ast.Set)
+            and ast.unparse(node.value) == f"{{*({name} or ())}}"
+        ):
             return None  # a copy of a set of which nothing is asked but what it holds
         return node
 
@@ -209,7 +223,10 @@ class _OnCuda(ast.NodeTransformer):
         right = node.comparators[0]
         if isinstance(right, ast.Constant) and right.value == "npu":
             return ast.Constant(isinstance(node.ops[0], ast.NotEq))
-        if ast.unparse(node) == "getattr(self, 'experts_cls', None) is not None":
+        if (
+            isinstance(node.left, ast.Call)
+            and ast.unparse(node) == "getattr(self, 'experts_cls', None) is not None"
+        ):
             # They differ where the attribute is None, and there the old code went on to fail.
             return ast.parse("hasattr(self, 'experts_cls')", mode="eval").body
         if isinstance(node.ops[0], ast.In) and ast.unparse(right) == "('cuda',)":
@@ -248,12 +265,14 @@ class _OnCuda(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        called = ast.unparse(node.func)
+        called = _dotted(node.func)
         if called == "device_module":
             return ast.parse("torch.cuda", mode="eval").body
         if called == "device_graph":
             return ast.parse("torch.cuda.CUDAGraph()", mode="eval").body
-        if called == "_is_npu" or ast.unparse(node) == "hasattr(torch, 'npu')":
+        if called == "_is_npu" or (
+            called == "hasattr" and ast.unparse(node) == "hasattr(torch, 'npu')"
+        ):
             return ast.Constant(False)
         if called == "self._make_model_runner" and self.hook is not None and self._hook_is_new():
             inlined: ast.expr = self.visit(self.hook)

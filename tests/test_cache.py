@@ -463,7 +463,7 @@ def test_runs_at_once(tmp_path: Path, mini_tree: Path) -> None:
         subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
         for _ in range(3)
     ]
-    patches = {run.communicate(timeout=120)[0] for run in runs}
+    patches = {run.communicate(timeout=600)[0] for run in runs}
     assert [run.returncode for run in runs] == [1, 1, 1]
     assert len(patches) == 1
     assert not list(place.glob("*.part"))

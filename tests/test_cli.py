@@ -488,7 +488,7 @@ def test_a_reader_that_stops_reading(mini_tree: Path, tmp_path: Path) -> None:
         ["sh", "-c", f"{command} --select {SELECT} | head -c 10"],
         capture_output=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=600,
     )
     assert done.stdout == b"diff --git"
     assert b"Traceback" not in done.stderr

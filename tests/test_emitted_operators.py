@@ -97,25 +97,27 @@ def outcomes(
                 place = trees / version / kind / path
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(data)
-    found: dict[tuple[str, str], str | None] = {}
-    for file in FILES:
-        done = subprocess.run(
-            [python, str(DRIVER), str(INSIDE / file)],
-            env=os.environ
-            | {
-                "EMITTED_TREES": str(trees),
-                "PYTHONPATH": str(INSIDE.parents[1]),
-                "OMP_NUM_THREADS": "1",
-                # torch would import the real torch_npu by itself, which wants CANN.
-                "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{file} ended with {done.returncode}\n{done.stderr}"
-        found |= {(file, k): v for k, v in json.loads(done.stdout.splitlines()[-1]).items()}
-    return found
+    done = subprocess.run(
+        [python, str(DRIVER), "--each", *(str(INSIDE / file) for file in FILES)],
+        env=os.environ
+        | {
+            "EMITTED_TREES": str(trees),
+            "PYTHONPATH": str(INSIDE.parents[1]),
+            "OMP_NUM_THREADS": "1",
+            # torch would import the real torch_npu by itself, which wants CANN.
+            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return {
+        (file, name): trace
+        for file, line in zip(FILES, lines, strict=True)
+        for name, trace in json.loads(line).items()
+    }
 
 
 def _first_log() -> list[Rule]:

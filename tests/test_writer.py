@@ -139,7 +139,7 @@ def test_command_ends_with_130(mini_tree: Path, tmp_path: Path, signal: str) -> 
     assert process.stdout.readline() == "copying\n"
     subprocess.run(["kill", f"-{signal}", str(process.pid)], check=True)
     process.wait(60)  # its input stays open: it must not go on with the copy
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert err == "Interrupted; nothing was left half written.\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mini"]
@@ -163,7 +163,7 @@ def test_interrupt_while_planning(mini_tree: Path, tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.5)
     os.killpg(process.pid, 2)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, "")
     assert err == "Interrupted; nothing was left half written.\n"
 
@@ -479,7 +479,7 @@ def test_two_runs_do_not_write_one_tree(
     assert first.stdout is not None
     assert first.stdout.readline() == b"copying\n"
     second = run_process(*arguments)
-    first.communicate(timeout=60)
+    first.communicate(timeout=600)
     assert first.returncode == 0
     assert second.code == 2
     assert second.err == f"Error: another run is writing {tmp_path / 'out'}; wait for it to end\n"

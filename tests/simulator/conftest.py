@@ -23,8 +23,17 @@ import pytest
 from migrator.simulator import build, runner
 
 INSIDE = Path(__file__).parent / "inside"
+READY = INSIDE / "ready.py"
+LATE = {"ASCEND_SIM_CHECK_META", "EMITTED_TREE"}
+"""Variables that are read when they are needed, and not by the import of torch and torch_npu."""
+MOST_READY = 3
+"""Processes with torch and torch_npu that wait at the same time, for the memory they take."""
 ENV_VARIABLE = "VLLM_NPU_MIGRATE_SIMULATOR_ENV"
 REQUIRE_VARIABLE = "VLLM_NPU_MIGRATE_REQUIRE_SIMULATOR"
+
+
+_Key = tuple[runner.Machine, frozenset[tuple[str, str]]]
+"""What the import of torch and torch_npu reads: the machine, and variables."""
 
 
 @dataclass
@@ -32,6 +41,9 @@ class Simulator:
     """Runs programs on the simulated Ascend of one environment."""
 
     build: build.Build
+    folder: Path
+    """For the sockets of the processes that are forked."""
+    _ready: dict[_Key, subprocess.Popen[str]] = field(default_factory=dict)
     _outcomes: dict[tuple[str, runner.Machine], dict[str, str | None]] = field(default_factory=dict)
 
     def start(
@@ -39,11 +51,26 @@ class Simulator:
         arguments: Sequence[str],
         machine: runner.Machine | None = None,
         env: Mapping[str, str] | None = None,
+        *,
+        anew: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start the environment's python with `arguments`; `env` goes on top of ours."""
+        """Start the environment's python with `arguments`; `env` goes on top of ours.
+
+        It is the fork of a process that has imported torch and torch_npu on such a machine, unless
+        it is to import them `anew`. Forks whose ASCEND_SIM_MACHINE is not said share a machine.
+        """
         variables = {**runner.variables(self.build, machine), **(env or {})}
+        python = [str(self.build.environment.python)]
+        if not anew:
+            # Without sitecustomize: what calls is no simulated process.
+            python += [
+                "-S",
+                str(READY),
+                "run",
+                self._socket(machine or runner.Machine(), env or {}),
+            ]
         return subprocess.Popen(
-            [str(self.build.environment.python), *arguments],
+            [*python, *arguments],
             env=variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -57,10 +84,12 @@ class Simulator:
         machine: runner.Machine | None = None,
         env: Mapping[str, str] | None = None,
         code: int | None = 0,
-        timeout: float = 120,
+        anew: bool = False,
+        timeout: float = 600,
     ) -> subprocess.CompletedProcess[str]:
         """Run Python source; the test fails where the exit code is not `code` (None: any)."""
-        with self.start(["-c", textwrap.dedent(source), *arguments], machine, env) as process:
+        command = ["-c", textwrap.dedent(source), *arguments]
+        with self.start(command, machine, env, anew=anew) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -70,6 +99,39 @@ class Simulator:
             pytest.fail(f"exit code {process.returncode}, not {code}\n{out}\n{err}")
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def _socket(self, machine: runner.Machine, env: Mapping[str, str]) -> str:
+        """Where a process takes programs of which it is forked; it is started when it is needed."""
+        early = {name: text for name, text in env.items() if name not in LATE}
+        key = (machine, frozenset(early.items()))
+        place = str(self.folder / str(abs(hash(key))))
+        if key not in self._ready:
+            while len(self._ready) >= MOST_READY:
+                self._end(next(iter(self._ready)))
+            self._ready[key] = subprocess.Popen(
+                [str(self.build.environment.python), str(READY), "serve", place],
+                env={**runner.variables(self.build, machine), **early},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stdout = self._ready[key].stdout
+            assert stdout is not None
+            assert stdout.readline() == "ready\n"
+        self._ready[key] = self._ready.pop(key)  # the one that was used last is the last to go
+        return place
+
+    def _end(self, key: _Key) -> None:
+        process = self._ready.pop(key)
+        with process:  # not `communicate`: programs that still run have its streams, too
+            assert process.stdin is not None
+            process.stdin.close()
+        (self.folder / str(abs(hash(key)))).unlink()
+
+    def end(self) -> None:
+        """End the processes that are forked."""
+        for key in list(self._ready):
+            self._end(key)
+
     def outcome(self, file: str, check: str, machine: runner.Machine | None = None) -> None:
         """Fail the test where the check of that name in tests/simulator/inside failed.
 
@@ -78,7 +140,7 @@ class Simulator:
         key = (file, machine or runner.Machine())
         if key not in self._outcomes:
             with self.start([str(INSIDE / "driver.py"), str(INSIDE / file)], machine) as process:
-                out, err = process.communicate(timeout=300)
+                out, err = process.communicate(timeout=1200)
             if process.returncode != 0:
                 pytest.fail(f"{file} ended with {process.returncode}\n{out}\n{err}")
             self._outcomes[key] = json.loads(out.splitlines()[-1])
@@ -115,11 +177,14 @@ def environment_path() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def simulator() -> Iterator[Simulator]:
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     """The simulator, built for the environment under test."""
     env = environment_path()
     facts = build.probe(env)
     if not facts["torch_npu"] and not os.environ.get(REQUIRE_VARIABLE):
         pytest.skip(f"torch_npu is not installed in {env or sys.prefix}")
-    yield Simulator(build.build(build.environment(env)))
+    folder = tmp_path_factory.mktemp("simulator")
+    simulator = Simulator(build.build(build.environment(env)), folder)
+    yield simulator
+    simulator.end()
     runner.remove_machine(f"run{os.getpid()}-*")  # of every process that the tests started

@@ -49,7 +49,7 @@ def outcomes(
                 (tree / path).write_bytes(content)
         arguments = [str(INSIDE / "driver.py"), str(INSIDE / FILE)]
         with simulator.start(arguments, env={"EMITTED_TREE": str(tree)}) as process:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=1200)
         assert process.returncode == 0, f"{version}\n{out}\n{err}"
         found |= {(version, k): v for k, v in json.loads(out.splitlines()[-1]).items()}
     return found

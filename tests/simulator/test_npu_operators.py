@@ -44,7 +44,8 @@ def test_the_meta_comparison_can_be_turned_off(simulator: Simulator) -> None:
 
 
 def test_the_registry_loads_before_torch(simulator: Simulator) -> None:
-    out = simulator.run("import ascend_sim.operators as o; import torch_npu; print(o.problems())")
+    source = "import ascend_sim.operators as o; import torch_npu; print(o.problems())"
+    out = simulator.run(source, anew=True)
     assert out.stdout == "{}\n"
 
 

@@ -48,4 +48,4 @@ def test_whoever_asks_for_the_spec_first_leaves_the_operators_in_place(
     out, _ = torch_npu.npu_rms_norm(rows, torch.ones(4, device="npu"))
     torch.testing.assert_close(out.cpu(), torch.ones(2, 4))
     """
-    simulator.run(source)
+    simulator.run(source, anew=True)
