@@ -44,8 +44,8 @@ def found(source: str, site: str) -> Iterator[tuple[str, ast.stmt]]:
     body, above = ast.parse(source).body, ""
     for part in site.split("."):
         node = named(body, part)
-        if node is None:
-            return
+        if node is None or isinstance(getattr(node, "value", None), ast.Name):
+            return  # another name of something is no definition
         above = f"{above}.{part}".lstrip(".")
         yield above, node
         body = getattr(node, "body", [])
