@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """List the operators of vLLM's CUDA extensions, and say for each what becomes of it on an NPU.
 
-python scripts/kernel_table.py                # every release; writes docs/kernels.md
+python scripts/kernel_table.py                # those of docs/options; writes docs/kernels.md
 python scripts/kernel_table.py 0.18.0 0.33.0  # these releases, printed and not written
+python scripts/kernel_table.py --every        # all that vLLM has here, printed and not written
 
 Each place that names `torch.ops._C`, `_moe_C`, `_C_cache_ops` and the like has one of three
 answers: a rule gives it an NPU version, it is refused when an engine starts, or an NPU never comes
@@ -36,6 +37,8 @@ from migrator.tree import DiskTree
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "kernels.md"
+WRITTEN = ("0.11.0", "0.23.0", "0.33.0")
+"""Releases that have a page in docs/options."""
 
 REFUSED: tuple[tuple[str, str], ...] = (
     (
@@ -213,19 +216,8 @@ def page(every: Mapping[str, list[Row]]) -> str:
                 answers[key].append(release)
     lines += ["", "| operator | answer | why | releases |", "| --- | --- | --- | --- |"]
     for (operator, kind, why), releases in sorted(answers.items()):
-        lines.append(f"| `{operator}` | {kind} | {why} | {span(releases, list(every))} |")
+        lines.append(f"| `{operator}` | {kind} | {why} | {', '.join(releases)} |")
     return "\n".join(lines) + "\n"
-
-
-def span(some: list[str], every: list[str]) -> str:
-    """Releases in their order, with the first and last of those that follow each other."""
-    parts: list[list[str]] = []
-    for release in some:
-        if parts and every.index(release) == every.index(parts[-1][-1]) + 1:
-            parts[-1].append(release)
-        else:
-            parts.append([release])
-    return ", ".join(part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -233,10 +225,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("releases", nargs="*", metavar="RELEASE")
     cache = platformdirs.user_cache_path("vllm-npu-migrate") / "kernel-table"
     parser.add_argument("--state", type=Path, default=cache, help="where what was found is kept")
+    parser.add_argument("--every", action="store_true", help="all releases")
     given = parser.parse_args(arguments)
     every: dict[str, list[Row]] = {}
     open_ = 0
-    for release in given.releases or EVERY:
+    for release in given.releases or (EVERY if given.every else WRITTEN):
         found = every[release] = rows(survey_release(release, given.state))
         counts = {kind: sum(row.answer == kind for row in found) for kind in _ANSWERS}
         said = ", ".join(f"{n} {kind or 'open'}" for kind, n in counts.items())
@@ -245,7 +238,7 @@ def main(arguments: Sequence[str]) -> int:
             if not row.answer:
                 print(f"  {row.path} {row.function} {row.operator}: {row.why}")
         open_ += counts[""]
-    if not given.releases and not open_:
+    if not (given.releases or given.every or open_):
         PAGE.write_text(page(every), encoding="utf-8")
         print(f"wrote {PAGE.relative_to(ROOT)}")
     return 1 if open_ else 0

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import platformdirs
-from kernel_table import Row, survey_release
+from kernel_table import WRITTEN, Row, survey_release
 from kernel_table import rows as rows_of_kernels
 from simulated_runs import RELEASES, Job, plan
 from tool import ROOT, command
@@ -50,8 +50,6 @@ ANSWERS = ROOT / "scripts" / "option_answers.toml"
 PAGES = ROOT / "docs" / "options"
 NOT_PORTED = ROOT / "docs" / "port" / "not-ported.md"
 BEGIN, END = "<!-- refused: begin -->", "<!-- refused: end -->"
-WRITTEN = ("0.11.0", "0.23.0", "0.33.0")
-"""Releases that have a page."""
 
 
 class Item(NamedTuple):

@@ -81,8 +81,8 @@ class Suite:
 
 ATTENTION = "v1/attention/test_attention_backends.py"
 SUITES = (
-    Suite("kernels/moe/test_fused_topk.py"),
-    Suite("kernels/moe/test_grouped_topk.py"),
+    Suite("kernels/moe/test_fused_topk.py", 60),
+    Suite("kernels/moe/test_grouped_topk.py", 40),
     Suite("kernels/core/test_layernorm.py", 12),
     Suite(ATTENTION, 8),
     Suite(ATTENTION, 6, "without NNAL", {"VLLM_NPU_USE_NNAL": "0"}),
