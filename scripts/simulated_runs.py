@@ -111,13 +111,15 @@ tree stands on PYTHONPATH with a metadata folder of its own. The requirements ar
     vllm-npu-migrate apply vllm==0.32.0 -o vllm-0.32.0-npu
     python3.11 -m venv ENV
     ENV/bin/pip install torch==2.13.0 torch_npu==2.13.0 setuptools==78.1.1
+    ENV/bin/pip install setuptools-scm setuptools-rust wheel
     ENV/bin/pip install -r vllm-0.32.0-npu/requirements/common.txt
     ENV/bin/pip install --no-deps diskcache depyf astor lm-format-enforcer interegular gguf \\
         numba llvmlite
     ENV/bin/pip install ray==2.60.0
 
-The last but one is what older releases import and 0.32.0 no longer asks for; the last one is for
-the runs over Ray alone, which are not made without it. The CPU build of torch is the one to take:
+The second line is what `install` builds a wheel with, the last but one what older releases import
+and 0.32.0 no longer asks for; the last one is for the runs over Ray alone, which are not made
+without it. The CPU build of torch is the one to take:
 torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor --env ENV` says
 whether torch, torch_npu and a compiler fit.
 
