@@ -27,7 +27,8 @@ _HOST = re.compile(
 
 def conform(simulator: Simulator, samples: int, *dtypes: str) -> dict[str, Any]:
     arguments = [str(INSIDE / "conformance.py"), str(samples), *dtypes]
-    with simulator.start(arguments) as process:
+    # In a fork of a process that has imported torch already, it does not come to an end.
+    with simulator.start(arguments, anew=True) as process:
         out, err = process.communicate(timeout=3000)
     assert process.returncode == 0, err[-3000:]
     found: dict[str, Any] = json.loads(out.splitlines()[-1])
