@@ -71,7 +71,9 @@ def check_mean_pooling(job: Job) -> list[str]:
     from vllm.config import PoolerConfig  # type: ignore[import-not-found]
 
     (name,) = known({"pooler_config": None}) or known({"override_pooler_config": None})
-    options = {name: PoolerConfig(pooling_type="MEAN")}
+    # It takes a prompt in one piece, so that a step has to hold the longest.
+    longest = job["engine"]["max_model_len"]
+    options = {name: PoolerConfig(pooling_type="MEAN"), "max_num_batched_tokens": longest}
     compare_embeddings(job, lambda states: states.mean(0), **options)
     return [name]
 
