@@ -400,8 +400,16 @@ def test_a_file_that_no_longer_parses() -> None:
 # ---- known ranges ---------------------------------------------------------------------------
 
 
-def ops_of(release: str | None, text: str) -> Column:
-    return column(str(release), {OPS: text.encode()}, "NPU101", release=release)
+LAYER = "vllm/model_executor/layers/rotary_embedding/base.py"
+ROTATES = (
+    "class RotaryEmbedding:\n    def forward_cuda(self, positions, query, key{}):\n        ...\n"
+)
+
+
+def ops_of(release: str | None, text: str, more: str = "") -> Column:
+    """A release with these functions, whose rotary layer takes `more` parameters."""
+    files = {OPS: text.encode(), LAYER: ROTATES.format(more).encode()}
+    return column(str(release), files, "NPU101", release=release)
 
 
 ROPE = "def {}(positions, query, key, head_size, cos_sin_cache, is_neox):\n    pass\n"
@@ -416,7 +424,7 @@ def test_a_range_that_the_rule_states_is_no_death() -> None:
     first, second = (known.cell(rule("NPU101"), c) for c in known.columns)
     assert (first.found, second.found) == (3, 2), "two functions or one, and the file it adds"
     assert second.absent[0].startswith("batched_rotary_embedding: ")
-    (lost,) = compare(ops_of("0.10.1", both), ops_of("0.10.2", one))
+    (lost,) = compare(ops_of("0.10.1", both), ops_of("0.10.2", one, ", offsets"))
     assert (lost.site, lost.level) == ("batched_rotary_embedding", Level.ERROR)
     # A release that nobody has seen is held to the same, and so is a tree that tells no release.
     for release in ("99.1", None):

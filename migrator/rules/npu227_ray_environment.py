@@ -41,6 +41,7 @@ _ACTOR = "DPEngineCoreActor.__init__"
 _VISIBLE = '"ASCEND_RT_VISIBLE_DEVICES"'
 _HIDDEN = re.compile(r"del os\.environ\[([\"'])CUDA_VISIBLE_DEVICES\1\]")
 
+_EXTRA = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 _SETS_DEVICES = re.compile(r"_set_(?:cuda_)?visible_devices")
 
 PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_ENABLE")
@@ -80,8 +81,8 @@ def _executor_names_them(tree: Tree) -> bool:
 def _copies_by_name(tree: Tree) -> bool:
     """Are variables copied that vLLM or the caller names, whatever their prefixes?"""
     names = tree.names(_ENV, _COPIED)
-    by_name = {"environment_variables", "additional_vars"} <= names and "startswith" not in names
-    return by_name or _executor_names_them(tree)
+    by_name = {"environment_variables", "additional_vars"} <= names
+    return (by_name and _EXTRA not in names) or _executor_names_them(tree)
 
 
 def _engines_ask(tree: Tree) -> bool:
