@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import keyword
 
 import pytest
 from hypothesis import given
@@ -100,7 +101,9 @@ def test_an_argument_cannot_be_there_twice() -> None:
         parse("f(int x, int x) -> ()")
 
 
-NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(
+    lambda name: not keyword.iskeyword(name)
+)
 DEFAULTS = {"int": "-3", "float": "1e-06", "bool": "True", "str": "'TND'", "Tensor?": "None"}
 
 
