@@ -27,11 +27,11 @@ from typing import NamedTuple
 
 import msgspec
 import platformdirs
-from release_table import EVERY
 from simulated_runs import digest
 
 from migrator.coverage import Grade, Survey, survey
 from migrator.coverage.surface import Kind
+from migrator.releases import KNOWN
 from migrator.sources import fetch
 from migrator.tree import DiskTree
 
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     every: dict[str, list[Row]] = {}
     open_ = 0
-    for release in given.releases or (EVERY if given.every else WRITTEN):
+    for release in given.releases or (KNOWN if given.every else WRITTEN):
         found = every[release] = rows(survey_release(release, given.state))
         counts = {kind: sum(row.answer == kind for row in found) for kind in _ANSWERS}
         said = ", ".join(f"{n} {kind or 'open'}" for kind, n in counts.items())

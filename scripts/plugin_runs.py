@@ -27,9 +27,10 @@ from pathlib import Path
 
 import msgspec
 import simulated_runs as in_tree
-from release_table import EVERY
 from simulated_runs import DEEP, Job, Outcome, State
 from tool import ROOT, command
+
+from migrator.releases import KNOWN
 
 sys.path.insert(0, str(ROOT))
 
@@ -299,7 +300,7 @@ def paragraph(text: str) -> str:
 
 def read_fits(state: State) -> list[Fit]:
     """The table of releases as far as it was measured."""
-    files = {r: state.folder / "outcomes" / f"{r}-fit.json" for r in EVERY}
+    files = {r: state.folder / "outcomes" / f"{r}-fit.json" for r in KNOWN}
     return [
         msgspec.json.decode(file.read_bytes(), type=Fit)
         for file in files.values()
@@ -326,7 +327,7 @@ def main(arguments: list[str]) -> int:
     only = given.only
     good = True
     if given.table and not given.write_only:
-        for release in EVERY:
+        for release in KNOWN:
             one = fit(state, release)
             good &= not one.problem
             print(f"{release}: {one.problem or f'{one.refused} functions refused'}", flush=True)

@@ -21,16 +21,12 @@ from migrator.plugin import entries as read_entries
 from migrator.plugin.emit import RUNTIME
 from migrator.plugin.runtime.importing import misfits
 from migrator.plugin.runtime.patching import Source, apply
+from migrator.releases import KNOWN
 from migrator.tree import DiskTree, Tree, digest, module_name
 from tests import trees
 from tests.conftest import RunCli
 from tests.plugin import changing
 
-RELEASES = (
-    "0.9.2 0.10.0 0.10.1.1 0.10.2 0.11.0 0.11.1 0.11.2 0.12.0 0.13.0 0.14.0 0.14.1 0.16.0 0.17.1 "
-    "0.18.0 0.19.1 0.20.2 0.21.0 0.22.1 0.23.0 0.24.0 0.25.1 0.26.0 0.27.1 0.28.0 0.29.0 0.30.0 "
-    "0.31.0 0.32.0 0.33.0"
-).split()
 RUNTIME_FOLDER = Path(__file__).parents[2] / "migrator" / "plugin" / "runtime"
 
 
@@ -377,7 +373,7 @@ def test_plugin_of_a_release(
 
 @pytest.mark.slow
 @pytest.mark.releases
-@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("version", KNOWN)
 def test_plugin_of_every_release(
     version: str, release: Callable[[str], Path], tmp_path: Path
 ) -> None:
