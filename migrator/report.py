@@ -12,7 +12,7 @@ from rich.text import Text
 
 from migrator.engine import Record, Span
 from migrator.escaping import page, terminal
-from migrator.github import Annotation, commands
+from migrator.github import Annotation
 from migrator.hunks import cut_plan, place_of
 from migrator.log import make_log, pretty_json
 from migrator.plan import Plan
@@ -22,19 +22,17 @@ from migrator.words import Tense, counted
 
 
 def render(plan: Plan, output_format: str, tense: Tense, within: str = "") -> str | None:
-    """The plan in a format for programs: `json`, `github` or `sarif`; None for `text`.
+    """The plan in a format for programs: `json` or `sarif`; None for another.
 
     Args:
         plan: what is told.
         output_format: the name of the format.
         tense: what its changes are called.
-        within: what paths begin with in the repository around the tree; GitHub and SARIF alone have
-            them so, whose readers know no tree.
+        within: what paths begin with in the repository around the tree; SARIF alone has them so,
+            whose readers know no tree.
     """
     if output_format == "json":
         return pretty_json(make_log(plan)).decode()
-    if output_format == "github":
-        return commands(annotated(plan, tense), within)
     if output_format == "sarif":
         from migrator.sarif import sarif
 

@@ -19,8 +19,9 @@ from migrator.coverage import Grade, Item, Survey, survey
 from migrator.coverage.conditions import evaluate
 from migrator.coverage.effort import Effort
 from migrator.coverage.reach import elsewhere, models, reach
-from migrator.coverage.render import IDENTIFIERS, render
+from migrator.coverage.render import IDENTIFIERS, annotated, render
 from migrator.coverage.surface import ANNOTATION, Facts, Kind, read
+from migrator.github import commands
 from migrator.rules import all_rules
 from migrator.tree import DiskTree, Tree
 from tests import surface_count
@@ -632,7 +633,7 @@ def test_sarif_and_annotations() -> None:
     for result in run["results"]:
         assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
     jsonschema.validate(log["version"], {"const": "2.1.0"})
-    lines = render(found, "github", {Grade.REACHABLE}).splitlines()
+    lines = commands(annotated(found, {Grade.REACHABLE})).splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("::warning file=vllm/a.py,line=6,endLine=6,title=torch.cuda")
 

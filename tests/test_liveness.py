@@ -25,8 +25,9 @@ from migrator.candidates import (
 )
 from migrator.cli.common import choose_rules
 from migrator.engine import Record
+from migrator.github import commands
 from migrator.liveness import Change, Column, Level, Liveness, compare, compare_all
-from migrator.liveness.render import render
+from migrator.liveness.render import annotated, render
 from migrator.plan import Plan, make_plan
 from migrator.rule import Rule, Site
 from migrator.rules import all_rules
@@ -455,7 +456,7 @@ def test_programs_are_told_the_same() -> None:
         {"what": "renamed", "path": OPS, "line": 1, "name": "rope_", "detail": ""}
     ]
     assert (finding["level"], finding["change"]) == ("error", "dead")
-    line = _rendered(liveness, "github")
+    line = commands(annotated(liveness))
     assert line.startswith(f"::error file={OPS},line=1,endLine=1,title=NPU101::NPU101 rotary")
     (result,) = json.loads(_rendered(liveness, "sarif"))["runs"][0]["results"]
     assert (result["ruleId"], result["level"]) == ("NPU101", "error")

@@ -13,7 +13,7 @@ from migrator.coverage.effort import Effort
 from migrator.coverage.surface import Kind
 from migrator.engine import Span
 from migrator.escaping import terminal
-from migrator.github import Annotation, commands
+from migrator.github import Annotation
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
 from migrator.sarif import document, location
@@ -52,20 +52,18 @@ DESCRIPTIONS = {
 
 
 def render(survey: Survey, output_format: str, grades: Collection[Grade], within: str = "") -> str:
-    """The survey in a format: `text`, `json`, `github` or `sarif`.
+    """The survey in a format: `text`, `json` or `sarif`.
 
     Args:
         survey: what was found.
         output_format: the name of the format.
-        grades: what text and annotations list; JSON and SARIF hold all.
-        within: what paths begin with in the repository around the tree, for GitHub and SARIF.
+        grades: what the text lists; JSON and SARIF hold all.
+        within: what paths begin with in the repository around the tree, for SARIF.
     """
     if output_format == "json":
         return pretty_json(_json(survey)).decode()
     if output_format == "sarif":
         return _sarif(survey, within)
-    if output_format == "github":
-        return commands(annotated(survey, grades), within)
     items = [item for item in survey.items if item.grade in grades]
     return "".join(f"{terminal(line)}\n" for line in _text(survey, items))
 

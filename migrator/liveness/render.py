@@ -11,7 +11,7 @@ from rich.text import Text
 
 from migrator.engine import Span
 from migrator.escaping import terminal
-from migrator.github import Annotation, commands
+from migrator.github import Annotation
 from migrator.liveness import Cell, Finding, Level, Liveness
 from migrator.log import pretty_json, printable
 from migrator.report import annotation
@@ -25,7 +25,7 @@ GITHUB = {Level.ERROR: "error", Level.WARNING: "warning", Level.NOTE: "notice"}
 
 
 def render(liveness: Liveness, output_format: str, within: str = "") -> str | None:
-    """The comparison in a format for programs: `json`, `github` or `sarif`; None for `text`.
+    """The comparison in a format for programs: `json` or `sarif`; None for another.
 
     Args:
         liveness: what was found.
@@ -34,8 +34,6 @@ def render(liveness: Liveness, output_format: str, within: str = "") -> str | No
     """
     if output_format == "json":
         return pretty_json(_json(liveness)).decode()
-    if output_format == "github":
-        return commands(annotated(liveness), within)
     if output_format == "sarif":
         index = {rule.code: number for number, rule in enumerate(liveness.rules)}
         results = [_result(finding, index, within) for finding in liveness.findings]

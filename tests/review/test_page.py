@@ -15,9 +15,10 @@ import pytest
 
 from migrator.cli.common import choose_rules
 from migrator.errors import MigrateError
+from migrator.github import commands
 from migrator.hunks import cut_plan
 from migrator.plan import Plan, make_plan
-from migrator.report import render
+from migrator.report import annotated
 from migrator.review import Review, render_page, review_plan, review_tree
 from migrator.review.model import Coverage, Unclaimed
 from migrator.rule import Rule, Status
@@ -541,8 +542,8 @@ def test_a_real_release(
     assert set(articles(page)) == {change.path for change in plan.files}
     assert len(page.all(class_="note")) == sum(r.status is Status.CHANGED for r in plan.records)
     assert len(text) < 1_500_000
-    github = render(plan, "github", Tense.WOULD)
-    assert github is not None
+    github = commands(annotated(plan, Tense.WOULD))
+    assert github
 
 
 def test_what_no_rule_claims(review: Review, page: Element) -> None:
