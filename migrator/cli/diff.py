@@ -59,9 +59,10 @@ def command(
 
     # The numbers stand for the table of rules, which would say much the same beside them.
     silent = planning.quiet or (stat and not planning.verbose)
-    plan = common.make_plan(tree, known, replace(planning, quiet=silent))
+    planning = replace(planning, quiet=silent)
+    plan = common.make_plan(tree, known, planning)
     following = common.command_line("apply", src) if plan.pending else None
-    common.tell(plan, Tense.WOULD, replace(planning, quiet=silent), following=following)
+    common.tell(plan, Tense.WOULD, planning, following=following)
     common.refuse_missing(plan)
     changes = emitted_files(plan)
     if stat:

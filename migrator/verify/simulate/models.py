@@ -104,7 +104,7 @@ SAMPLER = ("npu_top_k_top_p",)
 """What sampling with top-k and top-p has to call, whatever the model."""
 _DENSE = ("norm", "residual norm", "swiglu", "rotary", "cache write", "attention")
 _SPARSE = (*_DENSE, "router", "experts")
-# No operator of the device chooses by sigmoids as vLLM does.
+# A router that no operator of the device has: of PyTorch, as vLLM computes it.
 _OTHER_ROUTER = (*_DENSE, "experts")
 _GEMMA = ("gemma norm", "geglu", "rotary", "cache write", "attention")
 
@@ -203,7 +203,7 @@ _ALL = (
             "partial_rotary_factor": 0.5,
             "use_qk_norm": True,
         },
-        tuple(role for role in _SPARSE if role != "router"),
+        _OTHER_ROUTER,
     ),
     # Attention in chunks of a KV block in all layers but one, which does not rotate; an expert that
     # weighs its input, chosen by a function of the model's own, and a shared one.
@@ -221,7 +221,7 @@ _ALL = (
             "use_qk_norm": True,
             "attn_temperature_tuning": False,
         },
-        tuple(role for role in _SPARSE if role != "router"),
+        _OTHER_ROUTER,
     ),
     Model(
         "gemma",
