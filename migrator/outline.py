@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from migrator.flow import lines_of
+from migrator.tree import Definition
 
 _MARK = b"_elided_"
 _LINE = re.compile(rb"[ \t]*_elided_(\d+)_\r?\n")
@@ -227,9 +228,6 @@ class _Outliner:
             elif text.strip():
                 break
         return last
-
-
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def _extent(node: ast.stmt) -> tuple[int, int]:

@@ -325,7 +325,7 @@ def _names(node: ast.AST) -> Iterator[str]:
             yield part.id
         elif isinstance(part, ast.Attribute):
             yield part.attr
-        elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        elif isinstance(part, Definition):
             yield part.name
         elif isinstance(part, ast.arg):
             yield part.arg

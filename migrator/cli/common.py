@@ -299,15 +299,14 @@ def no_rule(text: str) -> MigrateError:
     from migrator.rules import all_rules
     from migrator.words import did_you_mean
 
-    near = did_you_mean(text, [rule.name for rule in all_rules()])
     if text.upper().startswith("NPU"):
-        # Of codes, the first digits tell which are related.
-        codes = [rule.code for rule in all_rules()]
-        start = text.upper()
-        while start and not any(code.startswith(start) for code in codes):
-            start = start[:-1]
-        found = [code for code in codes if code.startswith(start)] if len(start) > 3 else []
+        # Of codes, the first digits tell which are related; NPU itself tells nothing.
+        starts = (text.upper()[:length] for length in range(len(text), len("NPU"), -1))
+        related = ([r.code for r in all_rules() if r.code.startswith(start)] for start in starts)
+        found = next(filter(None, related), [])
         near = f"; did you mean {' or '.join(found[:3])}?" if found else ""
+    else:
+        near = did_you_mean(text, [rule.name for rule in all_rules()])
     return MigrateError(f"there is no rule {text}; `vllm-npu-migrate rules` lists them{near}")
 
 
