@@ -98,3 +98,10 @@ def or_npu(
     return cst.BooleanOperation(
         node, cst.Or(deeper), test, [cst.LeftParen(deeper)], [cst.RightParen(space)]
     )
+
+
+def operator_space(condition: cst.CSTNode) -> cst.BaseParenthesizableWhitespace | None:
+    """What stands before the operator of a condition, for `or_npu`; None where it has none."""
+    if isinstance(condition, cst.BooleanOperation):
+        return condition.operator.whitespace_before
+    return None

@@ -23,7 +23,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
-from migrator.rules._platform_branch import or_npu
+from migrator.rules._platform_branch import operator_space, or_npu
 from migrator.tree import Tree
 
 _UTILS = "vllm/v1/engine/utils.py"
@@ -178,14 +178,5 @@ class CoreEngineProcManager:
                 _SITE,
                 node,
                 "the shared worker counts its device from the engine's place itself",
-                Replace(node.expression, partial(or_npu, space=_line_break(place.parent))),
+                Replace(node.expression, partial(or_npu, space=operator_space(place.parent))),
             )
-
-
-def _line_break(parent: cst.CSTNode) -> cst.BaseParenthesizableWhitespace:
-    """The space before the operator of an `or` that a condition is part of, broken or not."""
-    if isinstance(parent, cst.BooleanOperation) and isinstance(
-        parent.operator.whitespace_before, cst.ParenthesizedWhitespace
-    ):
-        return parent.operator.whitespace_before
-    return cst.SimpleWhitespace(" ")

@@ -22,7 +22,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
-from migrator.rules._platform_branch import or_npu
+from migrator.rules._platform_branch import operator_space, or_npu
 from migrator.tree import Tree
 
 _WORKER = "vllm/v1/worker/gpu_worker.py"
@@ -146,14 +146,11 @@ class Worker:
                 continue
             asked = _cuda_part(node.test)
             if asked is not None:
-                space: cst.BaseParenthesizableWhitespace = cst.SimpleWhitespace(" ")
-                if isinstance(node.test, cst.BooleanOperation):
-                    space = node.test.operator.whitespace_before
                 yield changed(
                     _SITE,
                     node,
                     "graphs are captured on trial on CUDA only",
-                    Replace(asked, partial(or_npu, space=space)),
+                    Replace(asked, partial(or_npu, space=operator_space(node.test))),
                 )
 
 
