@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import platformdirs
@@ -33,6 +34,8 @@ from migrator.interpreters import interpreter
 from migrator.sources import fetch
 from migrator.tree import LOG_NAME
 from migrator.verify import simulate
+from migrator.verify.simulate import models as all_models
+from migrator.verify.simulate import modes as all_modes
 from migrator.verify.simulate.report import Run, equality
 
 PAGE = ROOT / "docs" / "simulated-runs.md"
@@ -264,15 +267,47 @@ def digest(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+SIMULATE = ROOT / "migrator" / "verify" / "simulate"
+OWN = {
+    "features": ("trying.py", "programs/features.py", "programs/refuse.py"),
+    "refusals": ("refusing.py", "refusal_cases.py", "programs/refuse.py"),
+    "install": ("installation.py",),
+}
+"""Mode → the sources that no other mode reads."""
+TABLES = {"MODELS", "DEFAULT_MODELS", "MODES", "DEFAULT_MODES"}
+
+
 def program_digest() -> str:
-    """What the runs are made and judged by, beside the tree."""
-    package = ROOT / "migrator"
-    single = "models modes judge installation refusing refusal_cases trying".split()
-    names = ("programs", *(f"{name}.py" for name in single))
-    roots = [package / "simulator"]
-    roots += [package / "verify" / "simulate" / name for name in names]
-    found = {path for root in roots for path in [root, *root.rglob("*")]}
-    return digest(path for path in found if path.suffix in {".py", ".cpp", ".h"})
+    """What all runs are made and judged by, beside the tree."""
+    names = ("models.py", "modes.py", "judge.py", *(name for own in OWN.values() for name in own))
+    return digest({*_shared(), *(SIMULATE / name for name in names)})
+
+
+def run_digest(model: str, mode: str) -> str:
+    """What one run is made and judged by: another model or check does not make it run again."""
+    own = {SIMULATE / name for name in OWN.get(mode, ())}
+    # Checks of features and refusals are made from a model of their own choice.
+    models = repr(simulate.MODELS.get(model, simulate.MODELS))
+    read = digest({*_shared(), SIMULATE / "judge.py", *own})
+    modes = repr(simulate.MODES.get(mode))
+    told = (read, models, modes, *(constants(module) for module in (all_models, all_modes)))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def constants(module: ModuleType) -> str:
+    """What a module's public constants say, but for its tables of all models or modes."""
+    values = {name: value for name, value in vars(module).items() if name.isupper()}
+    return repr(
+        [(name, values[name]) for name in sorted(values) if name[0] != "_" and name not in TABLES]
+    )
+
+
+def _shared() -> set[Path]:
+    """The simulator, and the programs that any mode may run."""
+    own = {SIMULATE / name for names in OWN.values() for name in names}
+    roots = (ROOT / "migrator" / "simulator", SIMULATE / "programs")
+    found = {path for root in roots for path in root.rglob("*")}
+    return {path for path in found if path.suffix in {".py", ".cpp", ".h"}} - own
 
 
 def tree_digest(tree: Path) -> str:
@@ -395,8 +430,7 @@ def page(state: State, releases: Iterable[str]) -> str:
     outcomes = [o for o in (state.read(job) for job in plan(chosen)) if o is not None]
     failed = [o for o in outcomes if not o.run.passed]
     absent = [job for job in plan(chosen) if state.read(job) is None]
-    now = program_digest()[:16]
-    earlier = sum(o.key.split("-")[1] != now for o in outcomes)
+    earlier = sum(o.key.split("-")[1] != run_digest(o.run.model, o.run.mode)[:16] for o in outcomes)
     versions = sorted({f"torch {o.torch} with transformers {o.transformers}" for o in outcomes})
     lines = [
         "# Simulated runs",
@@ -491,7 +525,6 @@ def main(arguments: list[str]) -> int:
     if not given.write_only:
         if given.env is None:
             parser.error(NO_ENV)
-        programs = program_digest()
         statics = {}
         for release in releases:
             statics[release] = emit(state, release)
@@ -502,6 +535,7 @@ def main(arguments: list[str]) -> int:
             if python is None or not statics[job.release].key:
                 print(f"{job.release} {job.model} {job.mode}: not run", flush=True)
                 continue
+            programs = run_digest(job.model, job.mode)
             key = f"{statics[job.release].key[:16]}-{programs[:16]}-{python}"
             known = state.read(job)
             if known is not None and known.key == key and known.run.passed:
