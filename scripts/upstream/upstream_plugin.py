@@ -142,7 +142,26 @@ def fit_runner(module: ModuleType) -> None:
     replace(module, "BLOCK_SIZE", BLOCK_SIZE)
 
 
+# -- routers
+
+
+def fit_grouped_router(module: ModuleType) -> None:
+    """Let the reference choose by float32 scores, where a sigmoid would round them to bfloat16.
+
+    The NPU's operator keeps them in float32 for any number of groups, as CUDA's does for one.
+    """
+
+    class GroupedTopk(module.GroupedTopk):  # type: ignore[name-defined]
+        def forward(self, hidden_states: Any, gating_output: Any, *rest: Any, **more: Any) -> Any:
+            if self.scoring_func == "sigmoid":
+                gating_output = gating_output.float()
+            return super().forward(hidden_states, gating_output, *rest, **more)
+
+    replace(module, "GroupedTopk", GroupedTopk)
+
+
 FITTINGS: dict[str, Callable[[ModuleType], None]] = {
+    "kernels/moe/test_grouped_topk.py": fit_grouped_router,
     "v1/attention/test_attention_backends.py": fit_attention,
     "v1/worker/test_gpu_model_runner.py": fit_runner,
 }
