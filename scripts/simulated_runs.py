@@ -283,6 +283,11 @@ def program_digest() -> str:
     return digest({*_shared(), *(SIMULATE / name for name in names)})
 
 
+def simulator_digest() -> str:
+    """What the device is simulated by."""
+    return digest(_sources(ROOT / "migrator" / "simulator"))
+
+
 def run_digest(model: str, mode: str) -> str:
     """What one run is made and judged by: another model or check does not make it run again."""
     own = {SIMULATE / name for name in OWN.get(mode, ())}
@@ -305,9 +310,11 @@ def constants(module: ModuleType) -> str:
 def _shared() -> set[Path]:
     """The simulator, and the programs that any mode may run."""
     own = {SIMULATE / name for names in OWN.values() for name in names}
-    roots = (ROOT / "migrator" / "simulator", SIMULATE / "programs")
-    found = {path for root in roots for path in root.rglob("*")}
-    return {path for path in found if path.suffix in {".py", ".cpp", ".h"}} - own
+    return _sources(ROOT / "migrator" / "simulator") | _sources(SIMULATE / "programs") - own
+
+
+def _sources(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.suffix in {".py", ".cpp", ".h"}}
 
 
 def tree_digest(tree: Path) -> str:

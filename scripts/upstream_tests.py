@@ -41,7 +41,7 @@ from simulated_runs import (
     emit,
     exit_on_sigterm,
     launcher,
-    program_digest,
+    simulator_digest,
     tree_digest,
 )
 from tool import ROOT
@@ -142,7 +142,7 @@ def kept(state: State, suite: Suite, end: str) -> Path:
 def made_of(suite: Suite, tree: str, versions: Mapping[str, str]) -> str:
     """Names what an outcome comes from: tree, environment, rewriting, simulator, cases."""
     parts = digest(path for path in PARTS.glob("*.py") if path.name != "reasons.py")
-    told = [tree, parts, program_digest(), sorted(versions.items()), msgspec.to_builtins(suite)]
+    told = [tree, parts, simulator_digest(), sorted(versions.items()), msgspec.to_builtins(suite)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

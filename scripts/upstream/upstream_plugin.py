@@ -148,7 +148,8 @@ def fit_runner(module: ModuleType) -> None:
 def fit_grouped_router(module: ModuleType) -> None:
     """Let the reference choose by float32 scores, where a sigmoid would round them to bfloat16.
 
-    The NPU's operator keeps them in float32 for any number of groups, as CUDA's does for one.
+    The NPU's branch keeps them in float32 for any number of groups, as transformers does, and as
+    CUDA's kernel does for one group; for several CUDA's rounds as the reference does.
     """
 
     class GroupedTopk(module.GroupedTopk):  # type: ignore[name-defined]
