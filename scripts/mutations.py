@@ -25,10 +25,12 @@ import msgspec
 from simulated_runs import (
     NO_ENV,
     Job,
+    State,
     exit_on_sigterm,
     interpreter_for,
     options,
-    program_digest,
+    run_digest,
+    run_key,
     run_one,
     tree_digest,
 )
@@ -79,7 +81,7 @@ TIMEOUT = 600.0
 class Outcome(msgspec.Struct):
     """What noticed that a rule was missing; `by` is empty if nothing did.
 
-    `key` names the tree, the programs and the environments that it came from.
+    `key` names the tree, what the runs are made by, and the environments that it came from.
     """
 
     rule: str
@@ -100,7 +102,6 @@ class Mutations:
         self.state = state
         self.outcomes = state / "mutations" / release
         self.outcomes.mkdir(parents=True, exist_ok=True)
-        self.programs = program_digest()
         self.whole = self.emit("whole")
 
     def emit(self, name: str, *more: str) -> Path:
@@ -124,10 +125,16 @@ class Mutations:
 
     def passes_whole(self, pair: Pair) -> bool:
         """Whether the tree with all rules passes a run; only then does a failure say something."""
-        if self.interpreter(pair) is None:
+        job = Job(self.release, *pair)
+        python = self.interpreter(pair)
+        if python is None:
             return False
+        key = run_key(tree_digest(self.whole), job, python)
+        # What docs/simulated-runs.md is made from says it, if it is of the same tree.
+        outcome = State(self.state).read(job)
+        if outcome is not None and outcome.key == key:
+            return outcome.run.passed
         path = self.outcomes / f"whole-{pair[0]}-{pair[1]}.json"
-        key = self._key(self.whole)
         try:
             known = json.loads(path.read_bytes())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -140,8 +147,8 @@ class Mutations:
                 print(f"whole tree, {' '.join(pair)}: {run.problems[0]}", file=sys.stderr)
         return bool(known["passed"])
 
-    def _key(self, tree: Path) -> str:
-        return f"{tree_digest(tree)[:16]}-{self.programs[:16]}-{self.env}-{self.old_env}"
+    def _key(self, tree: Path, runs: list[str]) -> str:
+        return f"{tree_digest(tree)[:16]}-{made_by(runs)}-{self.env}-{self.old_env}"
 
     def _run(self, tree: Path, pair: Pair) -> simulate.Run:
         python = self.interpreter(pair)
@@ -154,17 +161,16 @@ class Mutations:
         """Leave one rule out and look who notices."""
         path = self.outcomes / f"{code}.json"
         tree = self.emit(code, "--ignore", code)
-        key = self._key(tree)
         try:
             known = msgspec.json.decode(path.read_bytes(), type=Outcome)
         except (FileNotFoundError, msgspec.DecodeError):
             known = None
-        if known is not None and known.key == key:
+        if known is not None and known.key == self._key(tree, known.runs):
             shutil.rmtree(tree)
             return known
         by, said, runs = self._notice(code, tree)
         name = next(rule.name for rule in all_rules() if rule.code == code)
-        outcome = Outcome(code, name, key, by, said, runs)
+        outcome = Outcome(code, name, self._key(tree, runs), by, said, runs)
         path.write_bytes(msgspec.json.encode(outcome))
         shutil.rmtree(tree)
         return outcome
@@ -187,6 +193,12 @@ class Mutations:
                 log = self.state / "mutations" / "work" / "-".join(pair) / "log"
                 return name, said(run, log), runs
         return "", "", runs
+
+
+def made_by(runs: list[str]) -> str:
+    """What the runs of an outcome are made and judged by; nothing for `verify` alone."""
+    pairs = [run.partition(":")[0].split() for run in runs if run != "verify"]
+    return "+".join(run_digest(*pair)[:16] for pair in pairs)
 
 
 def said(run: Run, log: Path) -> str:
@@ -219,8 +231,7 @@ def page(outcomes: dict[str, list[Outcome]]) -> str:
     every = [outcome for some in outcomes.values() for outcome in some]
     noticed = sum(bool(outcome.by) for outcome in every)
     static = sum(outcome.by == "verify" for outcome in every)
-    now = program_digest()[:16]
-    earlier = sum(outcome.key.split("-")[1] != now for outcome in every)
+    earlier = sum(outcome.key.split("-")[1] != made_by(outcome.runs) for outcome in every)
     lines = [
         INTRODUCTION + f"{len(every)} rules left out, {noticed} noticed: {static} by `verify` "
         f"without running, {noticed - static} by a run."

@@ -332,7 +332,6 @@ def main(arguments: list[str]) -> int:
             good &= not one.problem
             print(f"{release}: {one.problem or f'{one.refused} functions refused'}", flush=True)
     if given.env is not None and not given.write_only:
-        programs = in_tree.program_digest()
         plugins = {release: emit(state, release)[1] for release in given.releases or DEEP}
         current = {**plugin_keys(state), **plugins}
         (state.folder / "plugins.json").write_text(json.dumps(current), encoding="utf-8")
@@ -344,6 +343,7 @@ def main(arguments: list[str]) -> int:
             if python is None:
                 print(f"{job.release} {job.model} {job.mode}: not run", flush=True)
                 continue
+            programs = in_tree.run_digest(job.model, job.mode)
             key = f"{plugins[job.release][:16]}-{programs[:16]}-{python}"
             known = state.read(job)
             if known is not None and known.key == key and known.run.passed:

@@ -277,12 +277,6 @@ OWN = {
 TABLES = {"MODELS", "DEFAULT_MODELS", "MODES", "DEFAULT_MODES"}
 
 
-def program_digest() -> str:
-    """What all runs are made and judged by, beside the tree."""
-    names = ("models.py", "modes.py", "judge.py", *(name for own in OWN.values() for name in own))
-    return digest({*_shared(), *(SIMULATE / name for name in names)})
-
-
 def simulator_digest() -> str:
     """What the device is simulated by."""
     return digest(_sources(ROOT / "migrator" / "simulator"))
@@ -297,6 +291,11 @@ def run_digest(model: str, mode: str) -> str:
     modes = repr(simulate.MODES.get(mode))
     told = (read, models, modes, *(constants(module) for module in (all_models, all_modes)))
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def run_key(tree: str, job: Job, python: Path) -> str:
+    """Names what the outcome of a job comes from; `tree` is the emitted tree's digest."""
+    return f"{tree[:16]}-{run_digest(job.model, job.mode)[:16]}-{python}"
 
 
 def constants(module: ModuleType) -> str:
@@ -542,8 +541,7 @@ def main(arguments: list[str]) -> int:
             if python is None or not statics[job.release].key:
                 print(f"{job.release} {job.model} {job.mode}: not run", flush=True)
                 continue
-            programs = run_digest(job.model, job.mode)
-            key = f"{statics[job.release].key[:16]}-{programs[:16]}-{python}"
+            key = run_key(statics[job.release].key, job, python)
             known = state.read(job)
             if known is not None and known.key == key and known.run.passed:
                 continue

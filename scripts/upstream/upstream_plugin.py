@@ -152,7 +152,7 @@ def fit_grouped_router(module: ModuleType) -> None:
     CUDA's kernel does for one group; for several CUDA's rounds as the reference does.
     """
 
-    class GroupedTopk(module.GroupedTopk):  # type: ignore[name-defined]
+    class GroupedTopk(module.GroupedTopk):  # type: ignore[misc, name-defined]
         def forward(self, hidden_states: Any, gating_output: Any, *rest: Any, **more: Any) -> Any:
             if self.scoring_func == "sigmoid":
                 gating_output = gating_output.float()
