@@ -1265,7 +1265,7 @@ def refuse(
     emitted: Path, tmp_path: Path, errors: dict[str, Any], finished: process.Finished
 ) -> tuple[simulate.Run, dict[str, str]]:
     seen: dict[str, str] = {}
-    socs = []
+    machines = []
     asked, _ = refusing.possible(emitted)
 
     def runner(
@@ -1274,13 +1274,14 @@ def refuse(
         seen.update(variables)
         job = json.loads(Path(command[-1]).read_text(encoding="utf-8"))
         soc = command[command.index("--soc") + 1] if "--soc" in command else ""
-        socs.append(soc)
+        nnal = "--without-nnal" not in command
+        machines.append((soc, nnal))
         names = [case["name"] for case in job["cases"]]
-        assert names == [case.name for case in asked if case.soc == soc]
+        assert names == [case.name for case in asked if (case.soc, case.nnal) == (soc, nnal)]
         said = {name: errors[name] for name in ("front end", *names) if name in errors}
         Path(job["out"]).write_text(json.dumps(said), encoding="utf-8")
         log.write_text("the end\n")
-        return finished if not soc else process.Finished(0, 1.0)
+        return finished if (soc, nnal) == ("", True) else process.Finished(0, 1.0)
 
     options = simulate.Options(
         tree=emitted,
@@ -1290,7 +1291,7 @@ def refuse(
         work=tmp_path / "work",
     )
     (run,) = simulate.refusals(options, runner=runner).runs
-    assert socs == ["", "Ascend310P3"]
+    assert machines == [("", True), ("", False), ("Ascend310P3", True)]
     return run, seen
 
 

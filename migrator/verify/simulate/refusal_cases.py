@@ -39,8 +39,8 @@ class Case:
     """A model or an option that an NPU does not serve. `says` has to be in the error.
 
     `variables` are set in the environment, `files` lie beside the model's configuration, and the
-    devices of the machine are of the chip `soc`, a usual one if that is empty. A release that does
-    not have `needs`, a text in the file `where` or, if that is empty, anywhere in vLLM's
+    devices of the machine are of the chip `soc`, a usual one if that is empty; `nnal` says whether
+    NNAL is installed on it. A release that does not have `needs`, a text in the file `where` or, if that is empty, anywhere in vLLM's
     configuration, cannot be asked.
     """
 
@@ -51,6 +51,7 @@ class Case:
     variables: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     soc: str = ""
+    nnal: bool = True
     needs: str = ""
     where: str = ""
 
@@ -143,6 +144,29 @@ CASES = (
         },
     ),
     Case("head size", "needs a head size", {**MODEL, "head_dim": 72}),
+    Case(
+        "query heads of a key's head",
+        "at most 64 query heads of a key's head, not 65",
+        {**MODEL, "hidden_size": 130, "num_attention_heads": 65, "num_key_value_heads": 1},
+    ),
+    Case(
+        "sliding window with large heads",
+        "heads of 64 or 128 for a sliding window, not 192, with a sliding window",
+        {
+            **MODEL,
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "head_dim": 192,
+            "sliding_window": 64,
+        },
+    ),
+    Case(
+        "grouped queries with large heads, without NNAL",
+        "a key's head for each query's with heads of 192, without NNAL",
+        {**MODEL, "num_attention_heads": 4, "head_dim": 192},
+        nnal=False,
+    ),
+    Case("head size without NNAL", "not 80, without NNAL", {**MODEL, "head_dim": 80}, nnal=False),
     Case(
         "ALiBi",
         "NPU attention does not support ALiBi",

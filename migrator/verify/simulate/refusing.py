@@ -48,14 +48,17 @@ def refusals(
         problems: list[str] = []
         tail: list[str] = []
         seconds = 0.0
-        # A process has one kind of device.
-        for soc in dict.fromkeys(case.soc for case in asked):
-            progress(f"refusals{soc and ' on '}{soc}")
-            place = folder / (soc or "usual")
+        # A process has one kind of machine.
+        for soc, nnal in dict.fromkeys((case.soc, case.nnal) for case in asked):
+            machine = (soc or "usual") + ("" if nnal else " without NNAL")
+            progress(f"refusals: {machine} machine")
+            place = folder / machine.replace(" ", "-")
             place.mkdir(parents=True)
             job, out, log = place / "job.json", place / "out.json", place / "log"
             cases = [
-                {k: v for k, v in asdict(c).items() if k in _TOLD} for c in asked if c.soc == soc
+                {k: v for k, v in asdict(case).items() if k in _TOLD}
+                for case in asked
+                if (case.soc, case.nnal) == (soc, nnal)
             ]
             job.write_text(
                 json.dumps({"out": str(out), "engine": ENGINE, "model": MODEL, "cases": cases})
@@ -64,7 +67,7 @@ def refusals(
             for name in environment.FLOAT32:
                 settings.pop(name)
             program = [str(environment.PROGRAMS / "refuse.py"), str(job)]
-            command = options.launcher.simulated(1, DEVICE_MEMORY, program, soc=soc)
+            command = options.launcher.simulated(1, DEVICE_MEMORY, program, soc=soc, nnal=nnal)
             finished = runner(command, settings, place, log, options.timeout)
             seconds += finished.seconds
             if broken := list(ended(finished)):
