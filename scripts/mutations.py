@@ -69,6 +69,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU232": _MOE,
     "NPU233": (("vllm", "refusals"),),
     "NPU238": (("llama", "tp2"),),
+    "NPU239": (("mixtral", "serve-ray-dp2"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU308": (("llama", "lora1-eager"),),
