@@ -130,7 +130,7 @@ class Mutations:
         python = self.interpreter(pair)
         if python is None:
             return False
-        key = run_key(tree_digest(self.whole), job, python)
+        key = run_key(self.whole, job, python)
         # What docs/simulated-runs.md is made from says it, if it is of the same tree.
         outcome = State(self.state).read(job)
         if outcome is not None and outcome.key == key:

@@ -21,7 +21,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -274,6 +274,8 @@ OWN = {
     "install": ("installation.py",),
 }
 """Mode → the sources that no other mode reads."""
+LORA_ONLY = ("vllm/lora/punica_wrapper/punica_npu.py",)
+"""Files of an emitted tree that nothing imports without adapters."""
 TABLES = {"MODELS", "DEFAULT_MODELS", "MODES", "DEFAULT_MODES"}
 
 
@@ -293,9 +295,12 @@ def run_digest(model: str, mode: str) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
-def run_key(tree: str, job: Job, python: Path) -> str:
-    """Names what the outcome of a job comes from; `tree` is the emitted tree's digest."""
-    return f"{tree[:16]}-{run_digest(job.model, job.mode)[:16]}-{python}"
+def run_key(tree: Path, job: Job, python: Path) -> str:
+    """Names what the outcome of a job on an emitted tree comes from."""
+    mode = simulate.MODES.get(job.mode)
+    without = () if mode is not None and mode.adapters else LORA_ONLY
+    read = tree_digest(tree, without)[:16]
+    return f"{read}-{run_digest(job.model, job.mode)[:16]}-{python}"
 
 
 def constants(module: ModuleType) -> str:
@@ -316,10 +321,14 @@ def _sources(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.suffix in {".py", ".cpp", ".h"}}
 
 
-def tree_digest(tree: Path) -> str:
-    """What the migration made of a release: the hashes in its log."""
+def tree_digest(tree: Path, without: Collection[str] = ()) -> str:
+    """What the migration made of a release, but for some files: the hashes in its log."""
     log = json.loads((tree / LOG_NAME).read_bytes())
-    files = sorted((entry["path"], entry["after"] or "") for entry in log["files"])
+    files = sorted(
+        (entry["path"], entry["after"] or "")
+        for entry in log["files"]
+        if entry["path"] not in without
+    )
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
@@ -541,7 +550,7 @@ def main(arguments: list[str]) -> int:
             if python is None or not statics[job.release].key:
                 print(f"{job.release} {job.model} {job.mode}: not run", flush=True)
                 continue
-            key = run_key(statics[job.release].key, job, python)
+            key = run_key(state.tree(job.release), job, python)
             known = state.read(job)
             if known is not None and known.key == key and known.run.passed:
                 continue

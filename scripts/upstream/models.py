@@ -3,7 +3,8 @@
 
     python models.py FOLDER
 
-FOLDER becomes what HF_HOME names. The shapes that attention is tested with are those of the models;
+FOLDER becomes what HF_HOME names. The shapes that attention is tested with are those of the models,
+but for the heads of the one with a window;
 the one whose weights are loaded is tiny and its weights are made up.
 """
 
@@ -36,8 +37,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "hidden_size": 4096,
         "intermediate_size": 448,
         "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
+        # Its own are of 256, which is refused with a window.
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
         "num_local_experts": 16,
         "num_experts_per_tok": 2,
         "vocab_size": 32064,

@@ -138,8 +138,33 @@ def fit_runner(module: ModuleType) -> None:
     """The NPU's runner in place of the GPU's, with blocks that it takes."""
     from vllm.v1.worker.npu_model_runner import NPUModelRunner  # type: ignore[import-not-found]
 
+    attention = module.Attention
+
+    def half_precision(*arguments: Any, **options: Any) -> Any:
+        """A layer in the dtype of the test's model; as it is made here, it would be in float32."""
+        import torch
+
+        from vllm.utils.torch_utils import set_default_torch_dtype  # type: ignore[import-not-found]
+
+        with set_default_torch_dtype(torch.float16):
+            return attention(*arguments, **options)
+
     replace(module, "GPUModelRunner", NPUModelRunner)
     replace(module, "BLOCK_SIZE", BLOCK_SIZE)
+    replace(module, "Attention", half_precision)
+
+
+# -- adapters
+
+
+def fit_adapters(module: ModuleType) -> None:
+    """The wrapper of an NPU as the one that has to be there."""
+    from vllm.lora.punica_wrapper import punica_npu  # type: ignore[import-not-found]
+
+    def check_punica_wrapper(wrapper: object) -> bool:
+        return type(wrapper) is punica_npu.PunicaWrapperNPU
+
+    replace(module, "check_punica_wrapper", check_punica_wrapper)
 
 
 # -- routers
@@ -163,6 +188,7 @@ def fit_grouped_router(module: ModuleType) -> None:
 
 FITTINGS: dict[str, Callable[[ModuleType], None]] = {
     "kernels/moe/test_grouped_topk.py": fit_grouped_router,
+    "lora/test_layers.py": fit_adapters,
     "v1/attention/test_attention_backends.py": fit_attention,
     "v1/worker/test_gpu_model_runner.py": fit_runner,
 }

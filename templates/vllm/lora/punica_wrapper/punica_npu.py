@@ -233,8 +233,9 @@ class PunicaWrapperNPU(PunicaWrapperBase):
         shape = (self.max_loras, max_num_batched_tokens, 1)
         self._token_mask = torch.zeros(shape, dtype=torch.bool, device=device)
         self._sampler_mask = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._token_in_use = torch.zeros(self.max_loras, dtype=torch.bool)
-        self._sampler_in_use = torch.zeros(self.max_loras, dtype=torch.bool)
+        # On the host whatever the default device is: Python reads them.
+        in_use = torch.zeros(2, self.max_loras, dtype=torch.bool, device="cpu")
+        self._token_in_use, self._sampler_in_use = in_use
 
     def update_metadata(
         self,
@@ -304,6 +305,7 @@ class PunicaWrapperNPU(PunicaWrapperBase):
         return torch.empty(
             buffer.shape,
             dtype=buffer.dtype,
+            device="cpu",
             pin_memory=current_platform.is_pin_memory_available(),
         )
 
