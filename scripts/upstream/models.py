@@ -4,8 +4,8 @@
     python models.py FOLDER
 
 FOLDER becomes what HF_HOME names. The shapes that attention is tested with are those of the models,
-but for the heads of the one with a window;
-the one whose weights are loaded is tiny and its weights are made up.
+but for the heads of the one with a window; the one whose weights are loaded is tiny and its weights
+are made up.
 """
 
 from __future__ import annotations
