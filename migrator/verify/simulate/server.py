@@ -87,7 +87,7 @@ def _serve(
         finished = server.wait(SHUTDOWN)
     if finished.code is None:
         problems.append(f"the server did not end within {SHUTDOWN:.0f} s of SIGTERM")
-    elif finished.code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+    elif finished.code not in (0, *_ENDED, *(_ABORTED if mode.ray else ())):
         problems.append(f"the server ended with {ending(finished)}")
     problems += [f"left a process behind: {line[:200]}" for line in finished.left]
     if accepts(port):
@@ -113,6 +113,10 @@ def _serve(
     )
 
 
+_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+_ABORTED = (-signal.SIGABRT, 128 + signal.SIGABRT)
+"""How a server that was told to end may end over Ray: Ray's handler of SIGTERM aborts a process
+that is not done three seconds later, and a slow machine is no fault."""
 _SPREAD = {
     "VLLM_DISABLE_NCCL_FOR_DP_SYNCHRONIZATION": "1",
     "VLLM_RANDOMIZE_DP_DUMMY_INPUTS": "1",

@@ -567,3 +567,36 @@ def check_a_full_graph_takes_new_lengths_and_pads() -> None:
         given.same(out[:2])
         assert not out.isnan().any()
     assert lengths == [[200, 77, 1, 1]] * 2 + [[9, 150, 1, 1]] * 2
+
+
+def check_pieces_wait_once_a_step_unless_they_are_told_not_to() -> None:
+    global context
+    envs = importlib.import_module("vllm.envs")
+    number = torch.ones(8, device=NPU)
+    pieces = [NPUGraph(), NPUGraph()]
+    for piece in pieces:
+        with torch.npu.graph(piece):
+            number += 1
+    waits: list[int] = []
+    synchronize = torch.npu.Stream.synchronize
+
+    def counted(stream: Any) -> None:
+        waits[-1] += 1
+        synchronize(stream)
+
+    kept = context
+    torch.npu.Stream.synchronize = counted
+    try:
+        for wanted in (True, False):
+            envs.VLLM_NPU_SYNCHRONIZE_STEPS = wanted  # type: ignore[attr-defined]
+            for _ in range(3):
+                context = Config()
+                waits.append(0)
+                for piece in pieces:
+                    piece.replay()
+    finally:
+        torch.npu.Stream.synchronize = synchronize
+        envs.VLLM_NPU_SYNCHRONIZE_STEPS = True  # type: ignore[attr-defined]
+        context = kept
+    assert waits == [1, 1, 1, 0, 0, 0], waits
+    assert (number == 13).all()
