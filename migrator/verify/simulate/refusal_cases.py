@@ -40,8 +40,8 @@ class Case:
 
     `variables` are set in the environment, `files` lie beside the model's configuration, and the
     devices of the machine are of the chip `soc`, a usual one if that is empty; `nnal` says whether
-    NNAL is installed on it. A release that does not have `needs`, a text in the file `where` or, if that is empty, anywhere in vLLM's
-    configuration, cannot be asked.
+    NNAL is installed on it. A release that does not have `needs`, a text in the file `where` or, if
+    that is empty, anywhere in vLLM's configuration, cannot be asked.
     """
 
     name: str

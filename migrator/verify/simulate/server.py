@@ -25,6 +25,10 @@ SERVED = "tiny"
 """Name under which the model is served."""
 SHUTDOWN = 60.0
 """Seconds that the server has to end in after SIGTERM."""
+_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+_ABORTED = (-signal.SIGABRT, 128 + signal.SIGABRT)
+"""How a server that was told to end may end over Ray: Ray's handler of SIGTERM aborts a process
+that is not done three seconds later, and a slow machine is no fault."""
 _SPREAD_EXPERTS = (("all_gather_into_tensor", "broadcast"), ("reduce_scatter_tensor", "all_reduce"))
 """Of each, one brings tokens to the experts of all ranks, and what these made of them back."""
 
@@ -113,10 +117,6 @@ def _serve(
     )
 
 
-_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)
-_ABORTED = (-signal.SIGABRT, 128 + signal.SIGABRT)
-"""How a server that was told to end may end over Ray: Ray's handler of SIGTERM aborts a process
-that is not done three seconds later, and a slow machine is no fault."""
 _SPREAD = {
     "VLLM_DISABLE_NCCL_FOR_DP_SYNCHRONIZATION": "1",
     "VLLM_RANDOMIZE_DP_DUMMY_INPUTS": "1",
