@@ -57,6 +57,7 @@ OLD = {
         "full-graph",
         "gemma",
         "gemma3",
+        "llama4",
         "qwen2-moe",
         "refusals",
         *(name for name in LORA if name.endswith("graph")),
@@ -127,10 +128,10 @@ without it. The CPU build of torch is the one to take:
 torch_npu refuses to run beside an active CUDA. `vllm-npu-migrate simulator doctor --env ENV` says
 whether torch, torch_npu and a compiler fit.
 
-Five things of 0.11.0 do not go with it, on any device: its server and its Gemmas ask transformers
-5 for attributes that are gone, its GLM-4 gives wrong tokens with it, its Qwen2-MoE has a sliding
-window of 0 tokens by it, and its graphs patch a function of torch that has another signature now.
-They run in an environment of the torch that
+Five things of 0.11.0 do not go with it, on any device: its server, its Gemmas and its Llama 4 ask
+transformers 5 for attributes that are gone, its GLM-4 gives wrong tokens with it, its Qwen2-MoE has
+a sliding window of 0 tokens by it, and its graphs patch a function of torch that has another
+signature now. They run in an environment of the torch that
 0.11.0 was made for:
 
     vllm-npu-migrate apply vllm==0.11.0 -o vllm-0.11.0-npu
