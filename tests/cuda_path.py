@@ -270,7 +270,7 @@ class _OnCuda(ast.NodeTransformer):
             return ast.parse("torch.cuda", mode="eval").body
         if called == "device_graph":
             return ast.parse("torch.cuda.CUDAGraph()", mode="eval").body
-        if called == "_is_npu" or (
+        if called in ("_is_npu", "current_platform.is_out_of_tree") or (
             called == "hasattr" and ast.unparse(node) == "hasattr(torch, 'npu')"
         ):
             return ast.Constant(False)
