@@ -272,8 +272,8 @@ def digest(paths: Iterable[Path]) -> str:
 
 SIMULATE = ROOT / "migrator" / "verify" / "simulate"
 OWN = {
-    "features": ("trying.py", "programs/features.py", "programs/refuse.py"),
-    "refusals": ("refusing.py", "refusal_cases.py", "programs/refuse.py"),
+    "features": ("trying.py", "programs/features.py"),
+    "refusals": ("refusing.py", "refusal_cases.py"),
     "install": ("installation.py",),
 }
 """Mode → the sources that no other mode reads."""
@@ -432,6 +432,21 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
             yield f"| {' | '.join(cells)} |"
 
 
+def is_earlier(state: State, job: Job) -> bool:
+    """Whether a job's outcome comes from another state of the tree, the programs or the simulator.
+
+    The tree is the one that was emitted last.
+    """
+    outcome = state.read(job)
+    if outcome is None:
+        return False
+    _, programs, python = outcome.key.split("-", 2)
+    emitted = state.tree(job.release)
+    if (emitted / LOG_NAME).is_file():
+        return outcome.key != run_key(emitted, job, Path(python))
+    return programs != run_digest(job.model, job.mode)[:16]
+
+
 def path_cells(run: Run) -> list[str]:
     """How often a run took each path, in the order of the columns."""
     paths = run.paths
@@ -448,7 +463,7 @@ def page(state: State, releases: Iterable[str]) -> str:
     outcomes = [o for o in (state.read(job) for job in plan(chosen)) if o is not None]
     failed = [o for o in outcomes if not o.run.passed]
     absent = [job for job in plan(chosen) if state.read(job) is None]
-    earlier = sum(o.key.split("-")[1] != run_digest(o.run.model, o.run.mode)[:16] for o in outcomes)
+    earlier = sum(is_earlier(state, job) for job in plan(chosen))
     versions = sorted({f"torch {o.torch} with transformers {o.transformers}" for o in outcomes})
     lines = [
         "# Simulated runs",
@@ -457,7 +472,9 @@ def page(state: State, releases: Iterable[str]) -> str:
         f"{len(outcomes)} runs, {len(failed)} failed; {', '.join(versions) or 'no environment'}. "
         "Seconds are those of a machine with two cores and other work to do."
         + (
-            f" {earlier} are from an earlier state of the runs or the simulator." if earlier else ""
+            f" {earlier} are from an earlier state of the tree, the runs or the simulator."
+            if earlier
+            else ""
         ),
         "",
         f"| {' | '.join(COLUMNS)} | |",

@@ -39,6 +39,28 @@ BLOCK_SIZE = 128
 ENV_VAR_PREFIXES = ("ASCEND_", "HCCL_", "LCCL_", "PYTORCH_NPU_", "TASK_QUEUE_ENABLE")
 
 
+def _complete_operators() -> None:
+    """Say what an operator gives where torch_npu does not.
+
+    torch.compile asks it of each operator that a layer calls. Some releases of
+    torch_npu do not know it of the norm of Gemma.
+    """
+    name = "npu::npu_gemma_rms_norm"
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not hasattr(torch.ops.npu, "npu_gemma_rms_norm") or has_kernel(name, "Meta"):
+        return
+
+    @torch.library.register_fake(name)
+    def _(
+        x: torch.Tensor, gamma: torch.Tensor, epsilon: float = 1e-6
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rstd = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+        return torch.empty_like(x), rstd
+
+
+_complete_operators()
+
+
 class NPUPlatform(Platform):
     """Huawei Ascend NPU, through torch_npu.
 

@@ -406,6 +406,7 @@ def check_layers_that_no_operator_takes_are_refused_when_they_are_made() -> None
         (True, (8, 5), (4, 192, 1.0, 4, None, 8), "heads of 64 or 128 for a sliding window"),
         (True, (8, 5), (4, 72, 1.0, 4), "a head size that is a multiple of 16"),
         (True, (8, 5), (4, 96, 1.0, 4, None, 8), "not 96, with a sliding window"),
+        (True, (8, 5), (4, 128, 1.0, 4, None, 0), "a sliding window of at least a token, not 0"),
         (False, (8, 3), (4, 64, 1.0, 4), "CANN 8.5 or newer for heads of 64"),
     ):
         with machine(nnal, cann):

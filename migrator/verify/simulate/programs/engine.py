@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from refuse import inspect_here  # type: ignore[import-not-found]
+
 
 class Record:
     """The output file, rewritten as it grows."""
@@ -426,6 +428,8 @@ def main(job: dict[str, Any]) -> None:
     started = time.time()
     import vllm
 
+    # A process of its own would import all of it once more. Servers have one.
+    inspect_here()
     record.save(vllm=vllm.__file__, release=getattr(vllm, "__version__", ""))
     imported = time.time()
     tokenizer = loads_tokenizer(job["model"])

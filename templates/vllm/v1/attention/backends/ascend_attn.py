@@ -140,6 +140,9 @@ def refusal(
     """
     if group > MAX_GROUP:
         return f"at most {MAX_GROUP} query heads of a key's head, not {group}"
+    if window is not None and window < 1:
+        # What newer releases of vLLM take for none: here the cache would keep none.
+        return f"a sliding window of at least a token, not {window}"
     fused = fused_refusal(dtype, head_size, group, window)
     if fused is None:
         return None
