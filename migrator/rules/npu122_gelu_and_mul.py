@@ -12,7 +12,9 @@ BODY = """\
 if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
     approximate = 1 if self.approximate == "tanh" else 0
     x = x.contiguous()
-    return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+    gated = torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+    # Some releases of torch_npu tell torch.compile of twice as many columns.
+    return gated[..., : x.shape[-1] // 2]
 return self.forward_native(x)
 """
 
@@ -35,7 +37,9 @@ class GeluAndMulForwardOot(Rule):
         if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
             approximate = 1 if self.approximate == "tanh" else 0
             x = x.contiguous()
-            return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+            gated = torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+            # Some releases of torch_npu tell torch.compile of twice as many columns.
+            return gated[..., : x.shape[-1] // 2]
         return self.forward_native(x)
     ```
 
@@ -91,7 +95,9 @@ class GeluAndMul(CustomOp):
         if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
             approximate = 1 if self.approximate == "tanh" else 0
             x = x.contiguous()
-            return torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+            gated = torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
+            # Some releases of torch_npu tell torch.compile of twice as many columns.
+            return gated[..., : x.shape[-1] // 2]
         return self.forward_native(x)
 """,
         ),
