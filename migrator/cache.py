@@ -369,9 +369,9 @@ def _file_key(path: str, data: bytes, codes: Sequence[str]) -> str:
 
 
 def _plan_key(tree: DiskTree, selection: Sequence[str]) -> str:
-    # The files that tell a release are among those that are asked for; a checkout's tags are not.
-    release = (tree.release or "") if (tree.root / ".git").exists() else ""
-    return _hash(code_fingerprint(), str(tree.root.resolve()), tree.name, release, *selection)
+    # The files that tell a label are among those that are asked for; a checkout's tags are not.
+    label = str(tree.label) if (tree.root / ".git").exists() else ""
+    return _hash(code_fingerprint(), str(tree.root.resolve()), tree.name, label, *selection)
 
 
 @cache

@@ -11,7 +11,8 @@ import msgspec
 from migrator.engine import FileResult, Record
 from migrator.plan import AbsentSite, FileChange, MissingSite, Plan
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Question, Tree, digest
+from migrator.shapes import UncheckedSite
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Label, Question, Tree, digest
 
 T = TypeVar("T")
 
@@ -32,13 +33,14 @@ class _File(msgspec.Struct):
 
 class _Plan(msgspec.Struct):
     tree_name: str
-    release: str | None
+    label: Label
     rules: list[str]
     files: list[_File]
     records: tuple[Record, ...]
     absent: tuple[AbsentSite, ...]
     missing: tuple[MissingSite, ...]
     links_out: tuple[str, ...]
+    unchecked: tuple[UncheckedSite, ...]
 
 
 def encode_result(result: FileResult, asked: Mapping[Question, str]) -> bytes | None:
@@ -65,13 +67,14 @@ def encode_plan(plan: Plan) -> bytes | None:
     return _encode(
         _Plan(
             tree_name=plan.tree_name,
-            release=plan.release,
+            label=plan.label,
             rules=[rule.code for rule in plan.rules],
             files=files,
             records=plan.records,
             absent=plan.absent,
             missing=plan.missing,
             links_out=plan.links_out,
+            unchecked=plan.unchecked,
         )
     )
 
@@ -97,7 +100,7 @@ def decode_plan(data: bytes, tree: Tree) -> Plan | None:
         return None
     return Plan(
         tree_name=found.tree_name,
-        release=found.release,
+        label=found.label,
         rules=tuple(rules[code] for code in found.rules),
         files=tuple(files),
         records=found.records,
@@ -105,6 +108,7 @@ def decode_plan(data: bytes, tree: Tree) -> Plan | None:
         missing=found.missing,
         failures=(),
         links_out=found.links_out,
+        unchecked=found.unchecked,
         earlier_log=tree.read(LOG_NAME),
         earlier_summary=tree.read(SUMMARY_NAME),
     )

@@ -53,6 +53,9 @@ MAJOR = 0
 """The major version of all of vLLM's releases: a tag with another one is a fork's own product's."""
 
 
+_TAGS = "v[0-9]*"
+
+
 class GitError(MigrateError):
     """Git ended with an error; `said` is all of its complaint."""
 
@@ -151,19 +154,22 @@ def _without_filters(root: Path) -> tuple[tuple[str, str], ...]:
     return tuple((name, users.get(name, value)) for name, value in off.items())
 
 
-def release_behind(root: Path, commit: str = "HEAD") -> str | None:
-    """The tag of the newest vLLM release at or behind a commit; None where there is none.
+def names_of(root: Path, commit: str = "HEAD") -> tuple[str | None, str | None]:
+    """The vLLM release that a commit is, by a tag at just that commit, and else what it is near.
 
-    A fork's own tags are none of vLLM's: `v0.11.0-acme.3` is no version, `v2.3.0` and
-    `proto-v0.3.0` are other products'. Among those that could be, a fork's numbers are the lower
-    ones.
+    A fork's own tags are none of vLLM's releases: `v0.11.0-acme.3` is no version, `v2.3.0` and
+    `proto-v0.3.0` are other products'.
+
+    Returns:
+        The tag of the release, if it is one; else where it is, such as `v0.10.0-12124-g017e9f4448`,
+        if git knows any tag before it.
 
     Raises:
         MigrateError: git refuses, as it does a tree of another owner.
     """
     from packaging.version import InvalidVersion, Version
 
-    listing = run("tag", "--list", "v[0-9]*", "--merged", commit, at=root)
+    listing = run("tag", "--list", _TAGS, "--points-at", commit, at=root)
     found = []
     for tag in os.fsdecode(listing).split():
         try:
@@ -172,18 +178,13 @@ def release_behind(root: Path, commit: str = "HEAD") -> str | None:
             continue
         if version.major == MAJOR and version.local is None and not version.is_devrelease:
             found.append((version, tag))
-    return max(found)[1] if found else None
-
-
-def base_release(root: Path, commit: str = "HEAD") -> str | None:
-    """The vLLM release at or behind a commit by its tag; None where git tells none."""
-    from packaging.version import Version
-
+    if found:
+        return max(found)[1], None
     try:
-        tag = release_behind(root, commit)
-    except MigrateError:
-        return None
-    return None if tag is None else Version(tag).base_version
+        near = run("describe", "--tags", "--abbrev=10", f"--match={_TAGS}", commit, at=root)
+    except GitError:
+        return None, None  # there is no such tag behind it
+    return None, os.fsdecode(near).strip()
 
 
 def submodules(root: Path) -> list[str]:

@@ -106,7 +106,7 @@ def sources_of_plans() -> Iterator[str]:
     """The files of this tool that a plan and its patch depend on, in no order."""
     for folder in (PACKAGE, PACKAGE / "rules"):
         for name in os.listdir(folder):
-            if name.endswith((".py", ".j2")):
+            if name.endswith((".py", ".j2", ".json")):
                 yield f"{folder}/{name}"
     for place, _, names in os.walk(template_root() or PACKAGE / "_templates"):
         for name in names:

@@ -23,7 +23,7 @@ from migrator.escaping import code, prose
 from migrator.hunks import Cut, cut
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Label, Tree, best_label, digest
 from migrator.words import counted
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -127,6 +127,19 @@ class AbsentEntry(msgspec.Struct, frozen=True):
     """Why these releases cannot have it."""
 
 
+class UncheckedEntry(msgspec.Struct, frozen=True):
+    """A site that was changed and that no known release has in this form."""
+
+    rule: str
+    """Its code."""
+    site: str
+    """The declared site."""
+    path: str
+    """The file of its definition."""
+    line: int
+    """Where the definition begins in the source."""
+
+
 class HandEntry(msgspec.Struct, frozen=True):
     """Somebody's own work that `update` found in the tree and carried over."""
 
@@ -173,6 +186,16 @@ class Log(msgspec.Struct, frozen=True, omit_defaults=True):
     """Null where the tree was migrated once and never updated."""
     summary: str | None = None
     """SHA-256 of the MIGRATION.md that was written with the log."""
+    claim: str | None = None
+    """What the tree says of its version where that is no release, such as `0.10.1.dev12124`."""
+
+    unchecked: tuple[UncheckedEntry, ...] = ()
+    """What nobody has checked: a person should, first of all. By rule and site."""
+
+    @property
+    def label(self) -> Label:
+        """What the tree is called."""
+        return Label(self.release, self.claim)
 
 
 def schema() -> bytes:
@@ -212,6 +235,11 @@ def make_log(plan: Plan) -> Log:
         changes=_changes(plan),
         left_alone=_left_alone(plan),
         absent=tuple(AbsentEntry(a.rule, a.site, a.releases, a.why) for a in plan.absent),
+        claim=plan.label.claim,
+        unchecked=tuple(
+            UncheckedEntry(one.rule, one.site, printable(one.path), one.line)
+            for one in plan.unchecked
+        ),
     )
 
 
@@ -299,10 +327,13 @@ def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
     ]
     left = [e for e in earlier.left_alone if e.rule is not None and e.rule not in ran]
     absent = [entry for entry in earlier.absent if entry.rule not in ran]
+    label = best_label(now.label, earlier.label)
     return Log(
         schema_version=SCHEMA_VERSION,
         tool=Tool(),
-        release=now.release or earlier.release,
+        release=label.release,
+        claim=label.claim,
+        unchecked=(*(e for e in earlier.unchecked if e not in now.unchecked), *now.unchecked),
         rules=tuple(sorted(rules, key=lambda rule: rule.code)),
         files=tuple(files[path] for path in sorted(files)),
         changes=_sorted_changes(changes),

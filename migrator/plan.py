@@ -26,7 +26,17 @@ from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.errors import MigrateError
 from migrator.rule import Absence, Rule, Status
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, VLLM, Question, Tree, WatchedTree, digest
+from migrator.shapes import UncheckedSite, unchecked
+from migrator.tree import (
+    LOG_NAME,
+    SUMMARY_NAME,
+    VLLM,
+    Label,
+    Question,
+    Tree,
+    WatchedTree,
+    digest,
+)
 
 PARALLEL_BYTES = 400_000
 """From this much source on, starting further processes is quicker than parsing in this one."""
@@ -85,7 +95,8 @@ class Plan:
     """What a migration does to one tree."""
 
     tree_name: str
-    release: str | None
+    label: Label
+    """What the tree is called; nothing in the plan comes from it."""
     rules: tuple[Rule, ...]
     files: tuple[FileChange, ...]
     records: tuple[Record, ...]
@@ -94,10 +105,17 @@ class Plan:
     failures: tuple[Failure, ...]
     links_out: tuple[str, ...]
     """Symbolic links that lead out of the tree; they are copied as links and never followed."""
+    unchecked: tuple[UncheckedSite, ...] = ()
+    """Sites that it changes and that no known release has in this form."""
     earlier_log: bytes | None = None
     """The log that an earlier run left in the tree."""
     earlier_summary: bytes | None = None
     """MIGRATION.md of the tree, if it has one."""
+
+    @property
+    def release(self) -> str | None:
+        """The vLLM release that the tree is; None where it says none."""
+        return self.label.release
 
     def records_of(self, code: str, *statuses: Status) -> list[Record]:
         """The findings of one rule, optionally only those with one of `statuses`."""
@@ -200,7 +218,7 @@ def make_plan(
     absent, missing = _unseen_sites(tree, chosen, records, {f.path for f in failures})
     return Plan(
         tree_name=tree.name,
-        release=tree.release,
+        label=tree.label,
         rules=chosen,
         files=tuple(sorted(files, key=lambda f: f.path)),
         records=tuple(records),
@@ -208,6 +226,9 @@ def make_plan(
         missing=tuple(missing),
         failures=tuple(sorted(failures, key=lambda f: f.path)),
         links_out=tuple(links_out),
+        unchecked=unchecked(
+            tree, chosen, ((r.rule, r.site) for r in records if r.status is Status.CHANGED)
+        ),
         earlier_log=earlier_log,
         earlier_summary=tree.read(SUMMARY_NAME),
     )

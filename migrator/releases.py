@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vLLM releases that the rules were tried on, and how another one stands to them."""
+"""The vLLM releases that the rules were tried on, and how another tree stands to them.
+
+What a tree is called is told in words only. Whether the rules can be tried on it is told by what it
+holds.
+"""
 
 from __future__ import annotations
 
-import re
+import ast
+
+from packaging.version import Version
+
+from migrator.tree import Label, Tree
 
 KNOWN = (
     *("0.9.2", "0.10.0", "0.10.1.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.13.0"),
@@ -14,31 +22,51 @@ KNOWN = (
 """Oldest first; `scripts/release_table.py` migrates each of them."""
 
 
-def _numbers(release: str) -> tuple[int, ...]:
-    """What releases are put in order by; a build between two releases counts as the later one."""
-    found = re.match(r"\d+(\.\d+)*", release)
-    numbers = [int(part) for part in found[0].split(".")] if found else []
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    return tuple(numbers)
+_BUILDERS = "vllm/v1/attention/backends/flash_attn.py"
+_COMMON = "vllm/v1/attention/backends/utils.py"
+_FIRST_ENGINE = "vllm/worker/model_runner.py"
+"""The model runner of vLLM's first engine, which the oldest release known has beside V1's."""
 
 
-def is_too_old(release: str | None) -> bool:
-    """Is a release older than all that the rules know? One that is unknown is not."""
-    return bool(release and _numbers(release)) and _numbers(release or "") < _numbers(KNOWN[0])
+def is_too_old(release: str) -> bool:
+    """Is a release that somebody names older than all that the rules know?"""
+    return Version(release) < Version(KNOWN[0])
 
 
-def standing(release: str | None) -> str:
-    """A release and how it stands to those that are known, in words."""
-    if release is None or not _numbers(release):
-        return "vLLM (release unknown): judged by what it holds"
-    name, number = f"vLLM {release}", _numbers(release)
-    if number < _numbers(KNOWN[0]):
-        return f"{name} is older than {KNOWN[0]}, the oldest release known"
-    if number > _numbers(KNOWN[-1]):
-        return f"{name} is newer than {KNOWN[-1]}, the newest release known: nobody has tried it"
-    if any(number == _numbers(one) for one in KNOWN):
-        return f"{name}, a known release"
-    below = max((one for one in KNOWN if _numbers(one) < number), key=_numbers)
-    above = min((one for one in KNOWN if _numbers(one) > number), key=_numbers)
-    return f"{name} was not tried itself; it lies between the known releases {below} and {above}"
+def older_shape(tree: Tree) -> str | None:
+    """What a tree holds that only trees older than the oldest release known do; None: nothing.
+
+    Since that release attention's builders of metadata have a base in common, from which an NPU's
+    builder derives. Older trees have builders of their own, or none and the first engine alone.
+    """
+    module = tree.parse(_BUILDERS)
+    builders = [
+        node
+        for node in (module.body if module is not None else [])
+        if isinstance(node, ast.ClassDef) and node.name.endswith("MetadataBuilder")
+    ]
+    if builders:
+        alone = not any(node.bases for node in builders)
+        return f"{builders[0].name} derives from no common builder" if alone else None
+    if tree.exists(_FIRST_ENGINE) and not tree.exists(_COMMON):
+        return "V1's attention has no builder of metadata"
+    return None
+
+
+def standing(label: Label) -> str:
+    """What a tree is called, and how that stands to the releases known, in words."""
+    if label.release is None:
+        return f"{label}: judged by what it holds"
+    version = Version(label.release)
+    if version < Version(KNOWN[0]):
+        return (
+            f"{label} is older than {KNOWN[0]}, the oldest release known, by its own word: judged "
+            "by what it holds"
+        )
+    if version > Version(KNOWN[-1]):
+        return f"{label} is newer than {KNOWN[-1]}, the newest release known: nobody has tried it"
+    if any(version == Version(one) for one in KNOWN):
+        return f"{label}, a known release"
+    below = max((one for one in KNOWN if Version(one) < version), key=Version)
+    above = min((one for one in KNOWN if Version(one) > version), key=Version)
+    return f"{label} was not tried itself; it lies between the known releases {below} and {above}"

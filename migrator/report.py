@@ -63,8 +63,10 @@ def print_report(
     def tell(text: str, style: str = "") -> None:
         console.print(Text(terminal(text), style=style), soft_wrap=True)
 
-    tell(standing(plan.release), "bold")
+    tell(standing(plan.label), "bold")
     tell(totals(plan, tense))
+    for line in _unchecked(plan, verbose=verbose):
+        tell(line, "yellow")
     for record in plan.records:
         if record.status is Status.MANUAL:
             tell(_line(record, tense), "yellow")
@@ -89,6 +91,22 @@ def print_report(
             tell(text, "dim")
     for path in plan.links_out:
         tell(f"{path}: a link out of the tree; copied as a link, not followed", "dim")
+
+
+NAMED = 12
+"""Sites nobody has checked that are named without `--verbose`."""
+
+
+def _unchecked(plan: Plan, *, verbose: bool) -> Iterator[str]:
+    """What nobody has checked: changed sites that no known release has in this form."""
+    every = plan.unchecked
+    if every:
+        count = counted(len(every), "site")
+        yield f"Written as in no known release, so nobody has checked: {count}"
+    for one in every if verbose else every[:NAMED]:
+        yield f"  {one.path}:{one.line}: {one.rule} {one.site}"
+    if len(every) > NAMED and not verbose:
+        yield f"  … {len(every) - NAMED} more; --verbose names them"
 
 
 def totals(plan: Plan, tense: Tense) -> str:

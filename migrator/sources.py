@@ -18,7 +18,18 @@ from typing import NamedTuple
 
 from migrator.errors import MigrateError
 from migrator.locations import private_cache
-from migrator.tree import LOG_NAME, DiskTree, Entry, release_of
+from migrator.tree import (
+    LOG_NAME,
+    DiskTree,
+    Entry,
+    Label,
+    Tree,
+    best_label,
+    build_label,
+    label_of,
+    labelled,
+    metadata_label,
+)
 
 PROJECT = "vllm"
 
@@ -78,10 +89,13 @@ class _Checkout(DiskTree):
     """
 
     @cached_property
-    def release(self) -> str | None:
-        """The vLLM release of this tree; None where nothing says one."""
-        updated = _updated_release(self)
-        return updated or release_of(self) or _release_of_checkout(self.root.resolve())
+    def label(self) -> Label:
+        """What this tree is called: by our log in it, its metadata, its tags, or its build."""
+        logged = _logged_label(self)
+        if logged is not None:
+            return logged
+        root = self.root.resolve()
+        return committed_label(self, root) if (root / ".git").exists() else label_of(self)
 
     @cached_property
     def _submodules(self) -> tuple[str, ...]:
@@ -117,11 +131,34 @@ class _Checkout(DiskTree):
         return data if data is None else self._stored.get(path, data)
 
 
-def _updated_release(tree: DiskTree) -> str | None:
-    """The release that `update` brought a tree to; None where it was not updated.
+def committed_label(tree: Tree, root: Path, commit: str = "HEAD") -> Label:
+    """What a commit's tree is called: by its metadata, its tags, or what a build left in it.
 
-    The tags behind its commit are the old release's until somebody commits, and so is what a build
-    left in it.
+    Where git knows how far it is from a tag, a build says less: it may be of another day.
+    """
+    from migrator import git
+
+    own = metadata_label(tree)
+    if own.release is not None:
+        return own
+    try:
+        release, near = git.names_of(root, commit)
+    except MigrateError:
+        release, near = None, None
+    if release is not None:
+        return labelled(release)
+    built = build_label(tree)
+    if near is not None and built.release is not None:
+        built = Label()
+    claim = near if near is not None and labelled(near) != Label() else None
+    return best_label(own, built, Label(claim=claim))
+
+
+def _logged_label(tree: Tree) -> Label | None:
+    """What our log in a tree calls it; None where there is none.
+
+    The tags behind its commit are those of what it was made from, or, after `update`, of what that
+    was before, and so is what a build left in it.
     """
     data = tree.read(LOG_NAME)
     if data is None:
@@ -130,8 +167,9 @@ def _updated_release(tree: DiskTree) -> str | None:
 
     try:
         log = json.loads(data)
-        return log["release"] if log.get("updated") and isinstance(log["release"], str) else None
-    except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
+        version = log.get("release") or log.get("claim")
+        return labelled(version) if isinstance(version, str) else None
+    except (RecursionError, ValueError, AttributeError):
         return None
 
 
@@ -178,15 +216,6 @@ def _release_meant(text: str) -> str | None:
     """The release that a text looks like: a bare version, a tag, or another sign than `==`."""
     found = re.fullmatch(rf"(?:{PROJECT})?[\s=~@:-]*v?(\d+(?:\.\d+)+\w*)", text.strip(), re.I)
     return f"{PROJECT}=={found[1]}" if found else None
-
-
-def _release_of_checkout(root: Path) -> str | None:
-    """The newest release tag that a git checkout has behind it."""
-    if not (root / ".git").exists():
-        return None
-    from migrator import git
-
-    return git.base_release(root)
 
 
 def fetch(version: str) -> Path:

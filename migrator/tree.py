@@ -38,6 +38,22 @@ VLLM = "vllm/"
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
+class Label(NamedTuple):
+    """What a tree is called: for people, and for what goes by name. What a tree has decides."""
+
+    release: str | None = None
+    """A release of vLLM, exactly: what an index or a tag has by this name."""
+    claim: str | None = None
+    """What it says of itself where that is no release: a development version, a local one, how far
+    it is from a tag."""
+
+    def __str__(self) -> str:
+        """In words: vLLM 0.33.0, or vLLM 0.10.1.dev12124, no release."""
+        if self.release is not None:
+            return f"vLLM {self.release}"
+        return "vLLM (release unknown)" if self.claim is None else f"vLLM {self.claim}, no release"
+
+
 class Entry(NamedTuple):
     """One entry of a tree: a regular file, or a symbolic link that is copied and never followed."""
 
@@ -134,9 +150,9 @@ class Tree:
         return frozenset() if node is None else frozenset(_names(node))
 
     @cached_property
-    def release(self) -> str | None:
-        """The vLLM release of this tree, read off its own metadata; None where it says none."""
-        return release_of(self)
+    def label(self) -> Label:
+        """What this tree is called, by its own metadata. Nothing is decided by it."""
+        return label_of(self)
 
 
 class DiskTree(Tree):
@@ -245,7 +261,7 @@ class DiskTree(Tree):
 
 
 Question = tuple[str, str]
-"""What can be asked of a tree: `read`, `exists`, `occupied`, `entries` or `release`, and a path."""
+"""What can be asked of a tree: `read`, `exists`, `occupied`, `entries` or `label`, and a path."""
 
 
 class WatchedTree(Tree):
@@ -292,11 +308,11 @@ class WatchedTree(Tree):
         return self.tree.parse(path)
 
     @cached_property
-    def release(self) -> str | None:
+    def label(self) -> Label:
         """As the tree's own."""
-        release_of(self)  # for the files that it is read off
-        self.asked["release", ""] = self.tree.release or ""
-        return self.tree.release
+        label_of(self)  # for the files that it is read off
+        self.asked["label", ""] = str(self.tree.label)
+        return self.tree.label
 
 
 def answer(tree: Tree, question: Question) -> str:
@@ -311,7 +327,7 @@ def answer(tree: Tree, question: Question) -> str:
         return str(tree.occupied(path))
     if kind == "entries":
         return _listing(tree.entries())
-    return tree.release or ""
+    return str(tree.label)
 
 
 def _listing(entries: Iterable[Entry]) -> str:
@@ -385,34 +401,65 @@ def _definitions(
             yield from _definitions(suite, inside)
 
 
-def release_of(tree: Tree) -> str | None:
-    """The vLLM release that a tree's own files tell; None where they tell none.
+METADATA = "PKG-INFO"
+"""File of a source archive that says what release it is."""
+_GENERATED = "vllm/_version.py"
+_PLAIN = re.compile(r"[\w.+!-]{1,100}", re.ASCII)
+"""Claims that are shown; whatever is otherwise is no version, and would have to be escaped."""
 
-    A development version tells none: it says how far a build was from some tag, and a clone without
-    vLLM's tags, or with another component's, makes it up.
+
+def released(version: str) -> str | None:
+    """The release that a version names; None for a development version and for a local one.
+
+    These say how far a build was from some tag, or what it was built for. A clone without vLLM's
+    tags, or with another component's, makes them up.
     """
-    candidates: list[str] = []
-    metadata = tree.read("PKG-INFO")
-    if metadata is not None and re.search(rb"^Name: vllm\s*$", metadata, re.M):
-        candidates += re.findall(r"^Version: (\S+)", metadata.decode("utf-8", "replace"), re.M)
-    generated = tree.read("vllm/_version.py")
-    if generated is not None:
-        candidates += re.findall(
-            r"^(?:__version__ = )?(?:version = )?['\"]([^'\"]+)['\"]",
-            generated.decode("utf-8", "replace"),
-            re.M,
-        )
-    if not candidates:
-        return None
     from packaging.version import Version
 
-    for text in candidates:
-        # A number of thousands of digits is another ValueError.
-        with contextlib.suppress(ValueError):
-            version = Version(text)
-            if not version.is_devrelease:
-                return version.base_version
+    # A number of thousands of digits is another ValueError.
+    with contextlib.suppress(ValueError):
+        found = Version(version)
+        return str(found) if not found.is_devrelease and found.local is None else None
     return None
+
+
+def labelled(version: str | None) -> Label:
+    """The label of a tree that names a version: its release, or else a claim."""
+    if version is None or _PLAIN.fullmatch(version) is None:
+        return Label()
+    release = released(version)
+    return Label(release) if release is not None else Label(claim=version)
+
+
+def metadata_label(tree: Tree) -> Label:
+    """What a source archive's metadata say."""
+    data = tree.read(METADATA)
+    if data is None or not re.search(rb"^Name: vllm\s*$", data, re.M):
+        return Label()
+    found = re.search(r"^Version: (\S+)", data.decode("utf-8", "replace"), re.M)
+    return labelled(found[1] if found else None)
+
+
+def build_label(tree: Tree) -> Label:
+    """What a build left in a tree."""
+    data = tree.read(_GENERATED)
+    if data is None:
+        return Label()
+    pattern = r"^(?:__version__ = )?(?:version = )?['\"]([^'\"]+)['\"]"
+    found = re.search(pattern, data.decode("utf-8", "replace"), re.M)
+    return labelled(found[1] if found else None)
+
+
+def label_of(tree: Tree) -> Label:
+    """What a tree's own files call it."""
+    return best_label(metadata_label(tree), build_label(tree))
+
+
+def best_label(*labels: Label) -> Label:
+    """The first label that is a release, or else the first claim."""
+    named = [label for label in labels if label.release is not None]
+    claims = [label for label in labels if label.claim is not None]
+    return next(iter([*named, *claims]), Label())
 
 
 def module_name(path: str) -> str:

@@ -67,7 +67,7 @@ class Release:
         }
         self.files = kept
         self.tree = Tree(kept, tree.name)
-        self.tree.release = tree.release
+        self.tree.label = tree.label
         self._plans: dict[str, Plan] = {}
 
     def column(self, rule: Rule) -> Column:
@@ -80,7 +80,7 @@ class Release:
         """The release after a drift, with the plan of the case's rule."""
         changed = {p: d for p, d in {**self.files, **case.files}.items() if d is not None}
         tree = Tree(changed, "drifted")
-        tree.release = self.tree.release
+        tree.label = self.tree.label
         return Column("after", tree, make_plan(tree, [case.rule]))
 
     def said(self, case: Case) -> list[Finding]:

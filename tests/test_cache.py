@@ -263,7 +263,7 @@ class Probing(Rule):
     def check(self, file: File) -> Iterator[Finding]:
         names = file.tree.parameters("vllm/other.py", "f") or ["none"]
         there = file.tree.exists("vllm/there.py")
-        text = repr(f"{'-'.join(names)} {there} {file.tree.release}")
+        text = repr(f"{'-'.join(names)} {there} {file.tree.label.release}")
         for statement in file.module.body:
             assert isinstance(statement, cst.SimpleStatementLine)
             value = cst.ensure_type(statement.body[0], cst.Assign).value
@@ -331,12 +331,12 @@ def test_changed_sources_of_the_tool_count(tmp_path: Path, mini_tree: Path) -> N
     replaced(tool / "migrator/rules/npu110_tensor_device_guard.py", "a tensor (", "a TENSOR (")
     assert "a tensor (" in first
     assert "a TENSOR (" in patch()
-    replaced(tool / "migrator/MIGRATION.md.j2", "vLLM", "VLLM")
+    replaced(tool / "migrator/MIGRATION.md.j2", "NPU migration", "NPU MIGRATION")
     for path in sorted((tool / "templates").rglob("*.py")):
         path.write_bytes(path.read_bytes() + b"# changed\n")
     third = patch()
     assert "+# changed" in third
-    assert "VLLM" in third
+    assert "NPU MIGRATION" in third
 
 
 def test_tags_of_a_checkout_count(tmp_path: Path, mini_tree: Path, run_kept: RunCli) -> None:

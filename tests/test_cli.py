@@ -19,7 +19,7 @@ from migrator import releases, sources
 from migrator.cli import COMMANDS
 from migrator.log import schema
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME
+from migrator.tree import LOG_NAME, Label
 from tests.conftest import Outcome, RunCli, cli_command
 from tests.trees import SELECT, commit_all, copy_mini, git, snapshot
 
@@ -387,22 +387,24 @@ def test_a_narrow_terminal(mini_tree: Path, run_cli: RunCli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "said"),
+    ("label", "said"),
     [
-        ("0.9.2", "vLLM 0.9.2, a known release"),
-        ("0.33.0", "vLLM 0.33.0, a known release"),
-        ("0.11", "vLLM 0.11, a known release"),
-        ("0.15.0", "it lies between the known releases 0.14.1 and 0.16.0"),
-        ("0.33.1", "newer than 0.33.0, the newest release known"),
-        ("0.34.0.dev12", "newer than 0.33.0, the newest release known"),
-        ("1.0", "newer than 0.33.0"),
-        ("0.9.1", "older than 0.9.2, the oldest release known"),
-        (None, "release unknown"),
+        (Label("0.9.2"), "vLLM 0.9.2, a known release"),
+        (Label("0.33.0"), "vLLM 0.33.0, a known release"),
+        (Label("0.11"), "vLLM 0.11, a known release"),
+        (Label("0.15.0"), "it lies between the known releases 0.14.1 and 0.16.0"),
+        (Label("0.33.0rc1"), "it lies between the known releases 0.32.0 and 0.33.0"),
+        (Label("0.33.1"), "newer than 0.33.0, the newest release known"),
+        (Label("1.0"), "newer than 0.33.0"),
+        (Label("0.9.1"), "older than 0.9.2, the oldest release known, by its own word"),
+        (Label(claim="0.34.0.dev12"), "vLLM 0.34.0.dev12, no release: judged by what it holds"),
+        (Label(), "release unknown"),
     ],
 )
-def test_how_a_release_stands(release: str | None, said: str) -> None:
-    assert said in releases.standing(release)
-    assert releases.is_too_old(release) == ("older" in said)
+def test_how_a_release_stands(label: Label, said: str) -> None:
+    assert said in releases.standing(label)
+    if label.release is not None:
+        assert releases.is_too_old(label.release) == ("older" in said)
 
 
 def test_known_releases_are_those_of_the_table() -> None:
@@ -411,14 +413,53 @@ def test_known_releases_are_those_of_the_table() -> None:
     assert tuple(re.findall(r"\d[\d.]+", heads)) == releases.KNOWN
 
 
+BUILDERS = "vllm/v1/attention/backends/flash_attn.py"
+OLD_SHAPES = {
+    "no common builder": {BUILDERS: b"class FlashAttentionMetadataBuilder:\n    pass\n"},
+    "no builder": {"vllm/worker/model_runner.py": b"class ModelRunner:\n    pass\n"},
+}
+
+
+@pytest.mark.parametrize("shape", OLD_SHAPES)
+@pytest.mark.parametrize("version", [b"0.8.5", b"0.3.1.dev35", b"0.33.0", None])
+def test_a_tree_that_is_too_old(
+    shape: str, version: bytes | None, tmp_path: Path, run_cli: RunCli
+) -> None:
+    """It is told by what the tree holds, whatever it says of itself."""
+    info = b"" if version is None else b"Name: vllm\nVersion: " + version + b"\n"
+    tree = copy_mini(tmp_path / "old", {"PKG-INFO": info, **OLD_SHAPES[shape]})
+    for command in ("apply", "diff", "check"):
+        assert_one_line(run_cli(command, tree), "is older than 0.9.2, the oldest release known: ")
+    assert run_cli("check", tree, "--select", "NPU110", "-q").code == 1
+
+
 def test_a_release_that_is_too_old(tmp_path: Path, run_cli: RunCli) -> None:
     said = "vLLM 0.8.5 is older than 0.9.2, the oldest release known"
+    for command in ("apply", "diff", "check"):
+        assert_one_line(run_cli(command, "vllm==0.8.5"), said)
+    # What only says so of itself is judged by what it holds.
     info = b"Metadata-Version: 2.1\nName: vllm\nVersion: 0.8.5\n"
-    tree = copy_mini(tmp_path / "old", {"PKG-INFO": info})
-    for text in (tree, "vllm==0.8.5"):
-        for command in ("apply", "diff", "check"):
-            assert_one_line(run_cli(command, text), said)
-    assert run_cli("check", tree, "--select", "NPU110", "-q").code == 1
+    tree = copy_mini(tmp_path / "young", {"PKG-INFO": info})
+    done = run_cli("check", tree, "--select", SELECT)
+    assert f"{said}, by its own word: judged by what it holds" in done.err
+
+
+def test_a_person_names_the_release(mini_tree: Path, run_cli: RunCli) -> None:
+    (mini_tree / "PKG-INFO").write_bytes(b"Name: vllm\nVersion: 0.10.1.dev12124\n")
+    options = ("--select", SELECT)
+    done = run_cli("check", mini_tree, *options)
+    assert "vLLM 0.10.1.dev12124, no release: judged by what it holds" in done.err
+    log = json.loads(run_cli("check", mini_tree, *options, "--format", "json").out)
+    assert (log["release"], log["claim"]) == (None, "0.10.1.dev12124")
+    named = (*options, "--release", "v0.10.2")
+    log = json.loads(run_cli("check", mini_tree, *named, "--format", "json").out)
+    assert (log["release"], "claim" in log) == ("0.10.2", False)
+    for wrong in ("0.10.2.dev1", "0.10.2+cu128", "nightly"):
+        done = run_cli("check", mini_tree, "--release", wrong)
+        assert done.code == 2
+        assert f"'--release': {wrong} is no release; it takes one such as 0.33.0" in done.err
+    said = "leave --release out"
+    assert_one_line(run_cli("apply", "vllm==0.33.0", "--release", "0.32.0"), said)
 
 
 @pytest.mark.parametrize(

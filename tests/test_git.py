@@ -11,6 +11,7 @@ import pytest
 from migrator import git as program
 from migrator.errors import MigrateError
 from migrator.sources import open_source
+from migrator.tree import Label
 from tests.conftest import RunCli
 from tests.trees import SELECT, commit_all, copy_mini, git, git_environment, snapshot
 
@@ -148,49 +149,72 @@ def test_another_repository_in_the_environment(
     git(other, "tag", "v0.12.0")
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
-    assert program.release_behind(root) == "v0.11.0"
+    assert program.names_of(root) == ("v0.11.0", None)
 
 
 # ---- releases ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("tags", "release"),
-    [
-        ((), None),
-        (("v0.11.0",), "v0.11.0"),
-        (("v0.11.0", "v0.11.0-acme.3"), "v0.11.0"),
-        (("v0.11.0", "v2.3.0"), "v0.11.0"),
-        (("v0.11.0", "proto-v0.3.0", "v0.3.1"), "v0.11.0"),
-        (("v0.11.0", "v0.11.0+acme.1", "v0.11.1.dev3"), "v0.11.0"),
-        (("v0.11.0", "nightly", "v-next", "vllm"), "v0.11.0"),
-        (("v0.9.0", "v0.10.2"), "v0.10.2"),
-        (("v0.11.0rc2",), "v0.11.0rc2"),
-        (("v0.11.0rc2", "v0.11.0"), "v0.11.0"),
-        (("v0.11.0.post1", "v0.11.0"), "v0.11.0.post1"),
-        (("acme-1", "v3.0"), None),
-    ],
-)
-def test_release_behind_a_commit(
-    tmp_path: Path, tags: tuple[str, ...], release: str | None
-) -> None:
-    root = tmp_path / "mini"
+def tagged(root: Path, *tags: str) -> Path:
+    """A checkout with tags at just its commit."""
     root.mkdir()
     (root / "a").write_bytes(b"")
     commit_all(root)
     for tag in tags:
         git(root, "tag", tag)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("tags", "names"),
+    [
+        ((), (None, None)),
+        (("v0.11.0",), ("v0.11.0", None)),
+        (("v0.11.0", "v0.11.0-acme.3"), ("v0.11.0", None)),
+        (("v0.11.0", "v2.3.0"), ("v0.11.0", None)),
+        (("v0.11.0", "v0.11.0+acme.1", "v0.11.1.dev3"), ("v0.11.0", None)),
+        (("v0.9.0", "v0.10.2"), ("v0.10.2", None)),
+        (("v0.11.0rc2",), ("v0.11.0rc2", None)),
+        (("v0.11.0rc2", "v0.11.0"), ("v0.11.0", None)),
+        (("v0.11.0.post1", "v0.11.0"), ("v0.11.0.post1", None)),
+        (("v0.11.0-acme.3",), (None, "v0.11.0-acme.3")),
+        (("v2.3.0",), (None, "v2.3.0")),
+        (("v0.11.0+acme.1",), (None, "v0.11.0+acme.1")),
+        (("acme-1", "proto-v0.3.0", "nightly", "v-next", "vllm"), (None, None)),
+    ],
+)
+def test_release_of_a_commit(
+    tmp_path: Path, tags: tuple[str, ...], names: tuple[str | None, str | None]
+) -> None:
+    """Only a tag of vLLM's at just that commit is a release."""
+    root = tagged(tmp_path / "mini", *tags)
+    assert program.names_of(root) == names
+    if tags:
         git(root, "commit", "-q", "--allow-empty", "-m", "more")
-    assert program.release_behind(root) == release
+        release, near = program.names_of(root)
+        assert release is None, "rounded"
+        assert near is None or near.rpartition("-1-g")[0] in tags
+
+
+def test_a_tag_at_a_distance_is_kept_as_text(tmp_path: Path) -> None:
+    root = checkout(tmp_path / "mini")
+    assert open_source(str(root)).tree.label == Label("0.11.0")
+    for _ in range(3):
+        git(root, "commit", "-q", "--allow-empty", "-m", "more")
+    claim = f"v0.11.0-3-g{git(root, 'rev-parse', '--short=10', 'HEAD').strip()}"
+    assert open_source(str(root)).tree.label == Label(claim=claim)
+    # A build of an earlier day says less than git does.
+    (root / "vllm/_version.py").write_text("__version__ = '0.11.0'\n", "utf-8")
+    assert open_source(str(root)).tree.label == Label(claim=claim)
 
 
 @pytest.mark.parametrize("version", ["0.1.dev7557+g977180c", "0.3.1.dev35+gfe284ea17"])
 def test_a_development_version_is_no_release(tmp_path: Path, version: str) -> None:
     root = checkout(tmp_path / "mini")
     (root / "vllm/_version.py").write_text(f"__version__ = version = '{version}'\n", "utf-8")
-    assert open_source(str(root)).tree.release == "0.11.0", "by the tag"
+    assert open_source(str(root)).tree.label == Label("0.11.0"), "by the tag"
     git(root, "tag", "-d", "v0.11.0")
-    assert open_source(str(root)).tree.release is None
+    assert open_source(str(root)).tree.label == Label(claim=version)
 
 
 def test_git_that_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

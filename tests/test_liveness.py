@@ -31,7 +31,7 @@ from migrator.liveness.render import annotated, render
 from migrator.plan import Plan, make_plan
 from migrator.rule import Rule, Site
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Tree
+from migrator.tree import DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.drifts import Case, Drift, Release, cases, problem, targets
 from tests.trees import MINI, SELECT, copy_mini
@@ -46,7 +46,7 @@ def rule(code: str) -> Rule:
 
 def column(name: str, files: dict[str, bytes], *codes: str, release: str | None = None) -> Column:
     tree = Tree(files, name)
-    tree.release = release
+    tree.label = Label(release)
     return Column(name, tree, make_plan(tree, [rule(code) for code in codes]))
 
 
@@ -377,7 +377,7 @@ def test_a_rule_without_a_site_left_is_dead_though_none_was_declared() -> None:
 
     def planned(name: str, text: bytes, release: str) -> Column:
         tree = Tree({A: text}, name)
-        tree.release = release
+        tree.label = Label(release)
         return Column(name, tree, make_plan(tree, [Bare()]))
 
     before, after = planned("old", GUARD, "0.30.0"), planned("new", b"x = 1\n", "0.31.0")

@@ -17,7 +17,7 @@ import pytest
 from migrator.log import make_log, printable, read_log, schema
 from migrator.plan import make_plan
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, DiskTree, Tree
+from migrator.tree import LOG_NAME, DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
 
@@ -314,4 +314,4 @@ def test_unknown_release_is_said_so(tmp_path: Path, run_cli: RunCli) -> None:
     assert log_of(tmp_path / "mini-npu")["release"] is None
     text = (tmp_path / "mini-npu/MIGRATION.md").read_text(encoding="utf-8")
     assert "(release unknown)" in text.splitlines()[0]
-    assert Tree({}).release is None
+    assert Tree({}).label == Label()

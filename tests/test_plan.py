@@ -31,7 +31,7 @@ from migrator.rule import (
     migrated,
 )
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Tree
+from migrator.tree import DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.trees import MINI, ODD_FILES, SELECT, copy_mini, snapshot
 
@@ -186,22 +186,38 @@ def test_the_first_witness_explains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "release"),
+    ("files", "label"),
     [
-        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.0\n"}, "0.11.0"),
-        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.1rc2\n"}, "0.11.1"),
-        ({"PKG-INFO": b"Name: vllm\nVersion: 0.10.1.1\n"}, "0.10.1.1"),
-        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.0+npu\n"}, "0.11.0"),
-        ({"PKG-INFO": b"Name: other\nVersion: 3\n"}, None),
-        ({"PKG-INFO": b"Name: vllm\nVersion: nonsense\n"}, None),
-        ({"vllm/_version.py": b"__version__ = version = '0.12.0'\n"}, "0.12.0"),
-        ({"vllm/_version.py": b"version = '0.12.0.dev7'\n"}, None),
-        ({"vllm/_version.py": b"x = 1\n"}, None),
-        ({}, None),
+        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.0\n"}, Label("0.11.0")),
+        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.1rc2\n"}, Label("0.11.1rc2")),
+        ({"PKG-INFO": b"Name: vllm\nVersion: 0.10.1.1\n"}, Label("0.10.1.1")),
+        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.0.post1\n"}, Label("0.11.0.post1")),
+        ({"PKG-INFO": b"Name: vllm\nVersion: 0.11.0+npu\n"}, Label(claim="0.11.0+npu")),
+        ({"PKG-INFO": b"Name: other\nVersion: 3\n"}, Label()),
+        ({"PKG-INFO": b"Name: vllm\nVersion: nonsense\n"}, Label(claim="nonsense")),
+        ({"PKG-INFO": b'Name: vllm\nVersion: 1";import\n'}, Label()),
+        ({"vllm/_version.py": b"__version__ = version = '0.12.0'\n"}, Label("0.12.0")),
+        ({"vllm/_version.py": b"version = '0.12.0.dev7'\n"}, Label(claim="0.12.0.dev7")),
+        (
+            {
+                "PKG-INFO": b"Name: vllm\nVersion: 0.12.0\n",
+                "vllm/_version.py": b"version = '0.11.0.dev7'\n",
+            },
+            Label("0.12.0"),
+        ),
+        ({"vllm/_version.py": b"x = 1\n"}, Label()),
+        ({}, Label()),
     ],
 )
-def test_release_of_a_tree(files: dict[str, bytes], release: str | None) -> None:
-    assert Tree(files).release == release
+def test_label_of_a_tree(files: dict[str, bytes], label: Label) -> None:
+    """A release is one exactly; a development or local version is kept as text, never rounded."""
+    assert Tree(files).label == label
+
+
+def test_a_label_in_words() -> None:
+    assert str(Label("0.33.0")) == "vLLM 0.33.0"
+    assert str(Label(claim="0.10.1.dev12124")) == "vLLM 0.10.1.dev12124, no release"
+    assert str(Label()) == "vLLM (release unknown)"
 
 
 # ---- which rules ---------------------------------------------------------------------------

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--commit",
     is_flag=True,
-    help="In place, on a branch feat/ascend-npu-adapt-v<release>, one commit a rule.",
+    help="In place, on a branch feat/ascend-npu-adapt-v<release>, one commit a rule; "
+    "-<commit> for a tree that is no release.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the patch instead of writing anything.")
 @click.option("--force", is_flag=True, help="Replace an edited output, or an unclean checkout.")
@@ -99,7 +100,7 @@ def command(
         common.finish(plan, pending_counts=True)
     if layout == "plugin":
         write_plugin(plan, source.tree, target, force=force)
-        said, following = what_was_written(target), None
+        said, following = what_was_written(target, plan.label), None
     elif in_place:
         said = _change(source.tree, plan, commit=commit)
         following = common.command_line("verify", source.tree.root)

@@ -91,7 +91,7 @@ def _labels(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
     """What the columns are called: a release by its number, a tree by its name; no two alike."""
     labels: list[str] = []
     for source, name in zip(sources, names, strict=True):
-        release = source.tree.release
+        release = source.tree.label.release
         label = release if release is not None and not Path(name).is_dir() else source.tree.name
         while label in labels:
             label += "'"

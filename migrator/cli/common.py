@@ -149,6 +149,15 @@ def _no_cache(context: click.Context, _: click.Parameter, value: bool) -> None:
     context.meta[NO_CACHE] = value
 
 
+def _release(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    from migrator.tree import released
+
+    found = released(value.removeprefix("vllm==")) if value is not None else None
+    if value is not None and found is None:
+        raise click.BadParameter(f"{value} is no release; it takes one such as 0.33.0")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Planning:
     """What the options of a subcommand that makes a plan were."""
@@ -158,6 +167,7 @@ class Planning:
     jobs: int | None
     quiet: bool
     verbose: bool
+    release: str | None = None
 
 
 def planning_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,6 +202,12 @@ def planning_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--quiet", "-q", is_flag=True, help="Print errors only."),
         click.option("--verbose", "-v", is_flag=True, help="Name every site."),
+        click.option(
+            "--release",
+            metavar="VERSION",
+            callback=_release,
+            help="The release that the source is, where it does not say so itself. A label only.",
+        ),
     ]
     command: Callable[..., Any] = wrapper
     for option in reversed(options):
@@ -314,19 +330,55 @@ def opened(text: str, known: Mapping[str, Any], planning: Planning) -> Source:
     """Open what a user named; a release that is too old is refused before it is fetched."""
     from migrator.sources import open_source, requested_release
 
-    if not os.path.lexists(text):
-        _refuse_too_old(requested_release(text), known, planning)
-    return open_source(text)
+    named = None if os.path.lexists(text) else requested_release(text)
+    if named is not None and not _chosen(known, planning)[0]:
+        from migrator.releases import is_too_old
+
+        if is_too_old(named):
+            raise _too_old(f"vLLM {named}")
+    source = open_source(text)
+    name_release(source.tree, planning, named)
+    return source
 
 
-def _refuse_too_old(release: str | None, known: Mapping[str, Any], planning: Planning) -> None:
-    """Raise for a release older than all that are known, unless rules were chosen by hand."""
-    from migrator.releases import is_too_old, standing
+def name_release(tree: Tree, planning: Planning, named: str | None = None) -> None:
+    """Call a tree what the user says it is, if anything.
 
-    if is_too_old(release) and not _chosen(known, planning)[0]:
+    Args:
+        tree: what was opened.
+        planning: options.
+        named: the release by whose name it was opened.
+
+    Raises:
+        MigrateError: it was opened by the name of another release.
+    """
+    from migrator.tree import Label
+
+    if planning.release is None:
+        return
+    if named is not None and named != planning.release:
         raise MigrateError(
-            f"{standing(release)}; name a later one, or by --select rules to try all the same"
+            f"vllm=={named} is no release {planning.release}; leave --release out, or name that one"
         )
+    tree.label = Label(planning.release)
+
+
+def _too_old(name: str, why: str = "") -> MigrateError:
+    from migrator.releases import KNOWN
+
+    return MigrateError(
+        f"{name} is older than {KNOWN[0]}, the oldest release known{why}; name a later one, or by "
+        "--select rules to try all the same"
+    )
+
+
+def _refuse_too_old(tree: Tree, known: Mapping[str, Any], planning: Planning) -> None:
+    """Raise for a tree older than all releases known, unless rules were chosen by hand."""
+    from migrator.releases import older_shape
+
+    shape = None if _chosen(known, planning)[0] else older_shape(tree)
+    if shape is not None:
+        raise _too_old(str(tree.label), f": {shape}")
 
 
 def plan_for(
@@ -399,7 +451,7 @@ def make_plan(
 
     _tell_unfinished(tree)
     rules = rules_for(known, planning)
-    _refuse_too_old(tree.release, known, planning)
+    _refuse_too_old(tree, known, planning)
     jobs = processes(planning, known)
     cache = plan_cache(known)
 
@@ -437,11 +489,11 @@ def plan_cache(known: Mapping[str, Any]) -> Cache | None:
 
 
 def _selection(known: Mapping[str, Any], planning: Planning) -> list[str]:
-    """What was said about the choice of rules, the same for what says the same."""
+    """What was said about the rules and the release, the same for what says the same."""
     select, ignore = _chosen(known, planning)
     chosen = {code.upper() for code in select}
     left = {code.upper() for code in ignore}
-    return [*sorted(chosen), "-", *sorted(left)]
+    return [*sorted(chosen), "-", *sorted(left), *([planning.release] if planning.release else [])]
 
 
 def _chosen(known: Mapping[str, Any], planning: Planning) -> tuple[Sequence[str], Sequence[str]]:

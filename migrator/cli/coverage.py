@@ -48,10 +48,11 @@ def command(
     from migrator.coverage import Grade, survey
     from migrator.coverage.render import annotated, render
     from migrator.github import within_repository
-    from migrator.sources import open_source
+    from migrator.sources import open_source, requested_release
 
     known = common.settings(Path.cwd())
     tree = open_source(source).tree
+    common.name_release(tree, planning, requested_release(source))
     older = open_source(since).tree if since is not None else None
     if not planning.quiet:
         names = tree.name if older is None else f"{tree.name} and {older.name}"

@@ -14,7 +14,7 @@ from migrator.errors import MigrateError
 
 if TYPE_CHECKING:
     from migrator.plan import Plan
-    from migrator.tree import DiskTree
+    from migrator.tree import DiskTree, Label
 
 BUILT = ("build/*", "*.egg-info/*")
 """What `pip install DIR` leaves in a plugin's directory."""
@@ -34,11 +34,16 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
     writer.write_tree(None, files, target, replace=target.exists())
 
 
-def what_was_written(target: Path) -> list[str]:
+def what_was_written(target: Path, label: Label) -> list[str]:
     """The lines to be said of a plugin, and what to do with it."""
+    pinned = (
+        f"It asks for vllm=={label.release}, which it was made from."
+        if label.release is not None
+        else f"It was made from {label}: it asks for no version, and refuses by function."
+    )
     # To pip, what has no slash is a name, which it would fetch from the package index.
     place = str(target) if os.sep in str(target) else f".{os.sep}{target}"
-    return [f"Plugin: {target}", f"Next, beside vLLM: pip install {shlex.quote(place)}"]
+    return [f"Plugin: {target}", pinned, f"Next, beside vLLM: pip install {shlex.quote(place)}"]
 
 
 def refuse_plugin_target(tree: DiskTree, target: Path, *, force: bool) -> None:

@@ -85,10 +85,11 @@ def command(
             raise MigrateError(
                 f"{src} is adapted, so its rules were chosen; leave --select and --ignore out"
             )
-        review, source = _done(tree, base, runs)
-    if runs is not None and review.release is not None and runs.release != review.release:
+        review, source = _done(tree, base, planning, runs)
+    release = review.label.release
+    if runs is not None and release is not None and runs.release != release:
         raise MigrateError(
-            f"{simulated} is of vLLM {runs.release}, not {review.release}; leave --simulated out"
+            f"{simulated} is of vLLM {runs.release}, not {release}; leave --simulated out"
         )
     if with_coverage:
         review = replace(review, coverage=_coverage(source, planning))
@@ -125,16 +126,22 @@ def _planned(
     return review_plan(plan, source.tree, runs), source.tree
 
 
-def _done(tree: DiskTree, base: Path | None, runs: Report | None) -> tuple[Review, DiskTree]:
+def _done(
+    tree: DiskTree, base: Path | None, planning: common.Planning, runs: Report | None
+) -> tuple[Review, DiskTree]:
     from migrator.log import read_log
     from migrator.review import review_tree
     from migrator.sources import fetch
     from migrator.tree import LOG_NAME, DiskTree
 
     if base is None:
-        release = read_log(tree.read(LOG_NAME) or b"").release
+        log = read_log(tree.read(LOG_NAME) or b"")
+        release = planning.release or log.release
         if release is None:
-            raise MigrateError(f"{tree.root} does not say its release; name its source by --base")
+            raise MigrateError(
+                f"{tree.root} was made from {log.label}, so there is nothing to fetch by name; "
+                "name its source by --base, or its release by --release"
+            )
         base = fetch(release)
     source = DiskTree(base)
     return review_tree(tree, source, runs), source

@@ -77,7 +77,7 @@ def command(
     something was: the message says what to do.
     """
     from migrator import writer
-    from migrator.sources import open_source
+    from migrator.sources import open_source, requested_release
     from migrator.update import run
     from migrator.update.base import open_tree
     from migrator.update.git import Repository
@@ -101,6 +101,7 @@ def command(
     if in_place and not dry_run and (commit or not force):
         targets.refuse_unclean(ours.root, forcible=not commit)
     new = open_tree(new_src, repository)
+    common.name_release(new.tree, planning, requested_release(new_src))
     target = ours.root if in_place else output or _default_output(new, new_src)
     update = _merge(ours, old, repository, new, base, planning, diff3=diff3)
     if not planning.quiet:
@@ -168,7 +169,7 @@ def _default_output(new: Pristine, new_src: str) -> Path:
 
     if Path(new_src).is_dir() or new.commit is None:
         return open_source(new_src).default_output
-    return Path.cwd() / f"vllm-{new.tree.release or new.commit[:12]}-npu"
+    return Path.cwd() / f"vllm-{new.tree.label.release or new.commit[:12]}-npu"
 
 
 def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> list[str]:

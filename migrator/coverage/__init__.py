@@ -129,7 +129,7 @@ def survey(
         items, known = _unknown(items, _Surface(plans[1], facts[1]).unclaimed)
     return Survey(
         name=tree.name,
-        release=tree.release,
+        release=tree.label.release,
         items=tuple(sorted(items, key=lambda i: (i.path, i.line, i.kind.value, i.source))),
         claimed=new.claimed,
         by_rule=dict(sorted(new.by_rule.items())),

@@ -25,7 +25,7 @@ from migrator.plan import FileChange, Plan
 from migrator.plugin.diff import Change, StructureError, changes_between, render
 from migrator.plugin.runtime.patching import PatchError, Source, apply, read_patch
 from migrator.rule import Status
-from migrator.tree import LOG_NAME, VLLM, Tree, digest, module_name
+from migrator.tree import LOG_NAME, VLLM, Label, Tree, digest, module_name
 
 DISTRIBUTION = "vllm-npu-plugin"
 PACKAGE = "vllm_npu_plugin"
@@ -235,7 +235,7 @@ def _patch(plan: Plan, change: FileChange, renames: dict[str, str]) -> PatchFile
             module=module,
             path=change.path,
             sha256=sha256,
-            release=plan.release,
+            label=plan.label,
             package=PACKAGE,
             markers=["added", "patches", "replaces"],
         )
@@ -305,7 +305,7 @@ def _index(plan: Plan, patches: Sequence[PatchFile]) -> str:
 
 
 def _made_from(plan: Plan) -> str:
-    return f"vLLM {plan.release}" if plan.release else "a vLLM of unknown release"
+    return str(plan.label) if plan.label != Label() else "a vLLM of unknown release"
 
 
 # -- the package
@@ -333,6 +333,7 @@ def _pyproject(plan: Plan, tree: Tree) -> str:
         table = {}
     python = table.get("project", {}).get("requires-python", ">=3.9")
     build = {_name(line) for line in table.get("build-system", {}).get("requires", ())}
+    # Without a release it is pinned to the functions alone, which it compares when it is loaded.
     needed = [f"vllm=={plan.release}"] if plan.release else ["vllm"]
     for change in plan.files:
         if change.path == "requirements/npu.txt":

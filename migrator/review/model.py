@@ -30,7 +30,7 @@ from migrator.log import (
 from migrator.plan import FileChange, MissingSite, Plan, make_plan
 from migrator.rule import Rule
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, VLLM, DiskTree, Entry, Tree, digest
+from migrator.tree import LOG_NAME, SUMMARY_NAME, VLLM, DiskTree, Entry, Label, Tree, digest
 from migrator.verify.simulate.report import Report as Simulated
 
 
@@ -178,7 +178,7 @@ class Coverage:
 class Review:
     """All that the page shows."""
 
-    release: str | None
+    label: Label
     tool: str
     """Version of the tool that made, or would make, the changes."""
     done: bool
@@ -309,7 +309,7 @@ def _written(base: DiskTree, log: Log, edited: Collection[str]) -> tuple[dict[st
         return {}, log
     codes = {entry.code for entry in log.rules}
     part = _Part(base, wanted)
-    part.release = base.release
+    part.label = base.label
     plan = make_plan(part, [rule for rule in all_rules() if rule.code in codes])
     found = {
         printable(change.path): change.after
@@ -376,7 +376,7 @@ def _review(
         for entry in log.rules
     ]
     return Review(
-        release=log.release,
+        label=log.label,
         tool=log.tool.version,
         done=done,
         rules=tuple(rules),

@@ -27,6 +27,8 @@ from migrator.tree import Tree
 
 _ENV = "vllm/ray/ray_env.py"
 _UTILS = "vllm/v1/engine/utils.py"
+_ENGINES = (_UTILS, "vllm/v1/utils.py")
+"""Where engines in actors are made; the latter in trees a few days older than 0.9.2."""
 _CORE = "vllm/v1/engine/core.py"
 _EXECUTORS = (
     "vllm/v1/executor/ray_utils.py",
@@ -87,7 +89,7 @@ def _copies_by_name(tree: Tree) -> bool:
 
 def _engines_ask(tree: Tree) -> bool:
     """Do engines in Ray's actors get the variables that its executor's workers get?"""
-    return {_COPIED, "runtime_env"} <= tree.names(_UTILS, _ACTORS)
+    return any({_COPIED, "runtime_env"} <= tree.names(path, _ACTORS) for path in _ENGINES)
 
 
 def _narrows_itself(tree: Tree) -> bool:
@@ -125,7 +127,7 @@ class RayEnvironment(Rule):
 
     code = "NPU227"
     safety = Safety.EQUIVALENT
-    paths = (_ENV, *_EXECUTORS, _UTILS, _CORE)
+    paths = (_ENV, *_EXECUTORS, *_ENGINES, _CORE)
     triggers = (
         rf"def {_COPIED}\b",
         rf"\b{_SPECIFIC}\b[^=\n]*=",
@@ -146,7 +148,7 @@ class RayEnvironment(Rule):
         Site(_SPECIFIC, _EXECUTORS),
         Site(
             _ACTORS,
-            (_UTILS,),
+            _ENGINES,
             (Absence(">=0.10.0", "engines get what get_env_vars_to_copy names", _engines_ask),),
         ),
         Site(
@@ -259,7 +261,7 @@ class CoreEngineActorManager:
 """,
         ),
         Example(
-            path=_UTILS,
+            path="vllm/v1/utils.py",
             before="""\
 class CoreEngineActorManager:
     def __init__(self, strategy, env):
@@ -291,7 +293,7 @@ class DPEngineCoreActor:
         """Report the sites of the file at hand."""
         if file.path == _ENV:
             yield from _environment(file)
-        elif file.path == _UTILS:
+        elif file.path in _ENGINES:
             yield from _actors(file)
         elif file.path == _CORE:
             yield from _actor(file)

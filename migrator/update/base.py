@@ -126,7 +126,10 @@ def find_pristine(
             return found
     hint = f"name what {root} was made from with --base"
     if log.release is None:
-        raise MigrateError(f"the {LOG_NAME} says no release, and git does not help; {hint}")
+        raise MigrateError(
+            f"the {LOG_NAME} says {log.label}, so there is nothing to fetch by name, and git does "
+            f"not help; {hint}"
+        )
     try:
         tree = DiskTree(sources.fetch(log.release))
     except MigrateError as error:

@@ -15,7 +15,7 @@ from migrator.engine import Record, migrate_file
 from migrator.escaping import terminal
 from migrator.plan import FileChange, Plan
 from migrator.rule import Rule, Status
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Tree
+from migrator.tree import LOG_NAME, SUMMARY_NAME, Label, Tree
 from migrator.update.git import Node, Repository
 from migrator.update.trees import Item
 
@@ -140,14 +140,14 @@ def _nodes(
     return nodes
 
 
-def import_message(release: str | None, origin: str) -> str:
+def import_message(label: Label, origin: str) -> str:
     """The message of the commit that brings in a release which the repository does not have."""
-    return f"Import vLLM {release or 'of an unknown release'}\n\nFrom {origin}, as it is.\n"
+    return f"Import {label}\n\nFrom {origin}, as it is.\n"
 
 
-def hand_message(release: str | None, subjects: Sequence[str], paths: Sequence[str]) -> str:
+def hand_message(label: Label, subjects: Sequence[str], paths: Sequence[str]) -> str:
     """The message of the commit that carries over what people did by hand."""
-    text = f"Carry over what was changed by hand to vLLM {release or 'of an unknown release'}\n"
+    text = f"Carry over what was changed by hand to {label}\n"
     if subjects:
         text += "\nFrom these commits:\n" + "".join(f"- {subject}\n" for subject in subjects)
     return text + "\nFiles:\n" + "".join(f"- {terminal(path)}\n" for path in sorted(paths))

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrator import git
+from migrator import git, sources
 from migrator.errors import MigrateError, after_writing
 from migrator.tree import DiskTree, Entry, Tree
 from migrator.update.trees import Item
@@ -225,8 +225,8 @@ class Repository:
         data = self.blobs(node.blob for node in nodes.values())
         items = {path: _item(node, data[node.blob]) for path, node in nodes.items()}
         tree = GitTree(items, name, commit)
-        if tree.release is None:
-            tree.release = git.base_release(self.root, commit)
+        if tree.label.release is None:
+            tree.label = sources.committed_label(tree, self.root, commit)
         return tree
 
     def ancestors(self, commit: str, limit: int = LIMIT) -> list[str]:

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from migrator.escaping import terminal
 from migrator.log import pretty_json, printable
+from migrator.tree import Label
+from migrator.update.base import Pristine
 from migrator.update.run import Update
 from migrator.update.trees import UPSTREAM, Fate, Outcome, by_fate
 from migrator.words import counted
@@ -22,8 +24,8 @@ SHOWN = 40
 
 def print_report(console: Console, update: Update, *, verbose: bool = False) -> None:
     """The table of files: conflicts first, then what was carried over, then upstream's counts."""
-    old, new = update.old.release or "?", update.plan.release or "?"
-    title = f"vLLM {old} → {new}; TREE was made from {update.base.pristine.origin}"
+    old, new = _named(update.old.label, update.base.pristine), _named(update.plan.label, update.new)
+    title = f"{old} → {new}; TREE was made from {update.base.pristine.origin}"
     console.print(Text(terminal(title), style="bold"), soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("file", overflow="fold")
@@ -65,6 +67,13 @@ def print_report(console: Console, update: Update, *, verbose: bool = False) -> 
         console.print(Text(text, style="yellow"), soft_wrap=True)
 
 
+def _named(label: Label, source: Pristine) -> str:
+    """What a source is called; its commit where nothing says a release."""
+    if label.release is None and source.commit is not None:
+        return f"vLLM at {source.origin}"
+    return str(label)
+
+
 def _note(outcome: Outcome) -> str:
     parts = []
     if outcome.was is not None:
@@ -81,6 +90,15 @@ def render(update: Update) -> str:
     document: dict[str, Any] = {
         "from": update.old.release,
         "to": update.plan.release,
+        **{
+            name: claim
+            for name, claim in (
+                ("from_claim", update.old.claim),
+                ("to_claim", update.plan.label.claim),
+                ("to_commit", update.new.commit),
+            )
+            if claim is not None
+        },
         "base": update.base.pristine.origin,
         "unsure": [printable(path) for path in sorted(update.base.unsure)],
         "counts": {fate.value: len(o) for fate, o in by_fate(update.merge.outcomes).items()},

@@ -319,7 +319,7 @@ def commit_update(update: Update, repository: Repository, root: Path) -> str:
     # Those before the log are the rules' own.
     since = repository.added(LOG_NAME) or update.base.pristine.commit
     text = commits.hand_message(
-        update.plan.release,
+        update.plan.label,
         repository.subjects(since, head) if since is not None else (),
         [outcome.path for outcome in by_hand],
     )
@@ -361,7 +361,7 @@ def refuse_commit(repository: Repository, tree: DiskTree) -> None:
     if tree.exists(LOG_NAME):
         return
     head = _ready(repository, tree.root)
-    refuse_branch(repository, commits.branch_name(repository, tree.release, head))
+    refuse_branch(repository, commits.branch_name(repository, tree.label.release, head))
 
 
 def refuse_branch(repository: Repository, name: str) -> None:
@@ -378,7 +378,7 @@ def _start(update: Update, repository: Repository, head: str) -> str:
         return update.new.commit
     parent = head if repository.prefix else update.base.pristine.commit or head
     tree = repository.replace_tree(parent, repository.import_tree(update.new.tree))
-    text = commits.import_message(update.plan.release, update.new.origin)
+    text = commits.import_message(update.plan.label, update.new.origin)
     return repository.commit_tree(tree, [parent], text)
 
 

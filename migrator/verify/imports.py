@@ -242,6 +242,8 @@ def check_by_running(
     if reachable is not None:
         message = f"imports not checked: no torch in {environment.python} ({reachable})"
         return findings, [Note("", 0, message)]
+    if tree.release is None:
+        notes.append(Note("", 0, "the tree is no release: imported as vLLM 0.0.0+empty"))
     needing = {
         f.module.name for f in tree.changed if f.module is not None and npu_only(f.module.path)
     }

@@ -50,7 +50,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 def test_package_is_whole(plugin: Path, mini_tree: Path) -> None:
     project = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["version"] == DiskTree(mini_tree).release
+    assert project["version"] == DiskTree(mini_tree).label.release
     assert project["entry-points"] == {
         "vllm.platform_plugins": {"npu": f"{PACKAGE}:platform"},
         "vllm.general_plugins": {"npu": f"{PACKAGE}:finish"},

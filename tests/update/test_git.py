@@ -270,7 +270,7 @@ def test_the_release_is_the_new_one_at_once(adapted: Path, run: RunCli) -> None:
     write(adapted, {"vllm/_version.py": b"__version__ = '0.11.0'\n"})
     done = run("update", adapted, "v0.11.1", "--in-place", "--force", *OPTIONS)
     assert done.code in (0, 1), done.err
-    assert open_source(str(adapted)).tree.release == "0.11.1"
+    assert open_source(str(adapted)).tree.label.release == "0.11.1"
 
 
 def test_edits_before_the_migration_are_by_hand(tmp_path: Path, run: RunCli) -> None:
