@@ -153,13 +153,15 @@ class HandEntry(msgspec.Struct, frozen=True):
     """What became of it, in words."""
 
 
-class Updated(msgspec.Struct, frozen=True):
+class Updated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What `update` brought a tree to."""
 
     release: str | None
     """The release that the tree was made from before; null where it did not say."""
     source: str
     """SHA-256 over the paths and bytes of the new source."""
+    commit: str | None = None
+    """The commit that the new source is, of the repository that the tree is in."""
 
 
 class Log(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -30,11 +30,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
+import overrides
 import platformdirs
 from tool import ROOT, command
 
 from migrator.log import read_log
-from migrator.tree import LOG_NAME
+from migrator.tree import LOG_NAME, DiskTree
 
 PAGE = ROOT / "docs" / "commits.md"
 SINCE = "2025-07-01"
@@ -193,6 +194,9 @@ def migrate(outcome: Outcome, repository: Path) -> Outcome:
         outcome.clean = verified.returncode == 0
         if not outcome.clean:
             outcome.problems += said(verified.stdout + verified.stderr)
+        unfit = tuple(overrides.problems(DiskTree(target)))
+        outcome.clean &= not unfit
+        outcome.problems += unfit
         return outcome
 
 
@@ -216,7 +220,8 @@ def page(every: Iterable[Outcome], key: str) -> str:
         "Made by `python scripts/commit_table.py`: commits of vLLM's main line, exported without",
         "anything that says their version, and heads of forks likewise. *Ported*: `apply` finds a",
         "place for every rule. *Checked*: a second run finds nothing to do. *Clean*: `verify` has",
-        "no findings against the torch_npu that fits. None of it runs a model.",
+        "no findings against the torch_npu that fits, and each method of an added file that",
+        "overrides one of the tree's takes what that one takes. None of it runs a model.",
         "",
         f"Of {len(commits)} commits, {good} are ported, checked and clean ({share})."
         + (f" {earlier} outcomes are from an earlier state of the code." if earlier else ""),

@@ -82,7 +82,7 @@ def test_only_what_was_changed_is_named(mini_tree: Path) -> None:
     """The small tree is written as no release, and its second plan changes nothing."""
     tree = DiskTree(mini_tree)
     rules = [rule for rule in all_rules() if rule.code in ("NPU102", "NPU103")]
-    sites = {site.name for site in make_plan(tree, rules).unchecked}
+    sites = {one.site for one in make_plan(tree, rules).unchecked}
     assert sites == {"rms_norm", "fused_add_rms_norm"}
     assert unchecked(tree, rules, []) == ()
     assert unchecked(Tree({}), rules, [("NPU102", "rms_norm")]) == ()

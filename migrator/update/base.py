@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a tree was made from: the pristine source, and what the tool wrote then.
 
-The source is what the user names, a commit of the tree's own history, or the recorded release by
-name. It has to fit the hashes that the log recorded. What the tool wrote is what the recorded rules
-make of it today; where a hash says that they wrote something else then, the file is looked for in
-the history, and where it is not found either, it is marked as unsure: no line of the engineer's is
-dropped there.
+The source is what the user names, the commit that the last update recorded, one of the tree's own
+history, or the recorded release by name. It has to fit the hashes that the log recorded. What the
+tool wrote is what the recorded rules make of it today; where a hash says that they wrote something
+else then, the file is looked for in the history, and where it is not found either, it is marked as
+unsure: no line of the engineer's is dropped there.
 
 An older source than the right one loses nothing: upstream's own changes are then taken for the
 engineer's, and the next release has them too. So where several commits fit, the oldest is taken;
@@ -121,7 +121,7 @@ def find_pristine(
     if log.updated is not None and log.updated.source == source_digest(new.tree):
         return new
     if repository is not None:
-        found = _in_history(log, repository)
+        found = _recorded(log, repository) or _in_history(log, repository)
         if found is not None:
             return found
     hint = f"name what {root} was made from with --base"
@@ -150,6 +150,18 @@ def _fit(tree: Tree, log: Log) -> float:
 
 def _fits(data: bytes | None, entry: FileEntry) -> bool:
     return entry.before == (None if data is None else digest(data))
+
+
+def _recorded(log: Log, repository: Repository) -> Pristine | None:
+    """The commit that an earlier update brought the tree to, which need not be behind its own."""
+    if log.updated is None or log.updated.commit is None:
+        return None
+    commit = repository.commit(log.updated.commit)
+    if commit is None:
+        return None
+    short = repository.short(commit)
+    tree = repository.tree(commit, short)
+    return Pristine(tree, f"commit {short}", commit) if _fit(tree, log) >= FITTING else None
 
 
 def _in_history(log: Log, repository: Repository) -> Pristine | None:

@@ -216,7 +216,7 @@ def plan_update(
         item = None if place is None else update.result(place)
         if item is not None and item.data != change.after:
             merged.append(FileChange(change.path, change.after, item.data))
-    updated = Updated(old.release, source_digest(new.tree))
+    updated = Updated(old.release, source_digest(new.tree), new.commit)
     update.log = updated_log(plan, merged, merge.places, by_hand, updated)
     if not update.nothing_to_do:
         _write_logs(tree, update, with_base=with_base)
