@@ -223,8 +223,8 @@ def page(every: Iterable[Outcome], key: str) -> str:
         "no findings against the torch_npu that fits, and each method of an added file that",
         "overrides one of the tree's takes what that one takes. None of it runs a model.",
         "",
-        f"Of {len(commits)} commits, {good} are ported, checked and clean ({share})."
-        + (f" {earlier} outcomes are from an earlier state of the code." if earlier else ""),
+        f"Commits: {len(commits)}; ported, checked and clean: {good} ({share})."
+        + (f" Outcomes from an earlier state of the code: {earlier}." if earlier else ""),
         "",
         "| Month | Commits | Ported | Checked | Clean | With sites for a person |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
