@@ -101,7 +101,9 @@ def unchecked(
             if (rule.code, site.name) not in wanted:
                 continue
             place = definition(tree, site)
-            if place is not None and shape(place.node) not in known.get(key(rule, site), ()):
+            # Of a rule that is not in the file yet nothing is known, and nothing said.
+            shapes = known.get(key(rule, site))
+            if place is not None and shapes is not None and shape(place.node) not in shapes:
                 line = place.node.lineno
                 found.append(UncheckedSite(rule.code, site.name, place.path, line))
     return tuple(found)
