@@ -19,7 +19,6 @@ _TABLE = SOURCES["compatibility"]
 
 BACKEND_HOMES = ("vllm/v1/attention/backend.py", "vllm/attention/backends/abstract.py")
 COMMON_METADATA_HOMES = ("vllm/v1/attention/backend.py", "vllm/v1/attention/backends/utils.py")
-MODEL_CONFIG_HOMES = ("vllm/config/model.py", "vllm/config/__init__.py", "vllm/config.py")
 COMPILATION_HOMES = ("vllm/config/compilation.py", "vllm/config.py")
 CACHE_CONFIG_HOMES = ("vllm/config/cache.py", "vllm/config/__init__.py", "vllm/config.py")
 
@@ -43,11 +42,6 @@ def _class_fields(tree: Tree, homes: tuple[str, ...], name: str) -> set[str]:
                     fields.add(statement.name)
             return fields
     return set()
-
-
-def model_config_knows_mm_prefix(tree: Tree) -> bool:
-    """`ModelConfig.is_mm_prefix_lm` says whether tokens of an image see each other."""
-    return _defined(tree, MODEL_CONFIG_HOMES, "ModelConfig.is_mm_prefix_lm")
 
 
 def has_kv_cache_layouts(tree: Tree) -> bool:
@@ -182,7 +176,6 @@ PROBES: dict[str, Probe] = {
     probe.__name__: probe
     for probe in (
         has_kv_cache_layouts,
-        model_config_knows_mm_prefix,
         common_metadata_has_exact_host_lengths,
         common_metadata_only_bounds_host_lengths,
         builders_take_the_runner,

@@ -135,3 +135,32 @@ def test_chunks_of_local_attention_are_whole_blocks(
 ) -> None:
     model = SimpleNamespace(hf_text_config=SimpleNamespace(attention_chunk_size=chunk))
     assert (npu_config.chunk_reason(model, 128) is None) is taken
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "taken"),
+    [
+        ("gemma3", 999, False),
+        ("paligemma", 1, False),
+        ("gemma3", 0, True),
+        ("gemma3", None, True),
+        ("llava", 1, True),
+        ("gemma3_text", None, True),
+    ],
+)
+def test_images_whose_tokens_see_each_other(
+    npu_config: ModuleType, kind: str, images: int | None, taken: bool
+) -> None:
+    limits = {"image": images}
+    model = SimpleNamespace(
+        hf_config=SimpleNamespace(model_type=kind),
+        multimodal_config=images
+        if images is None
+        else SimpleNamespace(get_limit_per_prompt=limits.get),
+    )
+    reason = npu_config.image_reason(model)
+    assert (reason is None) is taken
+    assert taken or reason.startswith(f"images for a {kind} model are not supported")
+    # A release that tells which tokens they are serves them.
+    model.is_mm_prefix_lm = True
+    assert npu_config.image_reason(model) is None

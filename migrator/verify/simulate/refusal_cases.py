@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Case:
     `variables` are set in the environment, `files` lie beside the model's configuration, and the
     devices of the machine are of the chip `soc`, a usual one if that is empty; `nnal` says whether
     NNAL is installed on it. A release that does not have `needs`, a text in the file `where` or, if
-    that is empty, anywhere in vLLM's configuration, cannot be asked.
+    that is empty, anywhere in vLLM's configuration, cannot be asked; one that has `unless` in its
+    configuration serves it.
     """
 
     name: str
@@ -54,15 +55,22 @@ class Case:
     nnal: bool = True
     needs: str = ""
     where: str = ""
+    unless: str = ""
 
     def absent(self, tree: Path) -> str | None:
         """Why the release in `tree` cannot have it; None if it can."""
+        if self.unless and _says(_configuration(tree), self.unless):
+            return f"vllm/config has {self.unless}"
         if not self.needs:
             return None
-        places = [tree / self.where] if self.where else list(_configuration(tree))
-        if any(p.is_file() and self.needs in p.read_text(encoding="utf-8") for p in places):
+        if _says([tree / self.where] if self.where else _configuration(tree), self.needs):
             return None
         return f"{self.where or 'vllm/config'} has no {self.needs}"
+
+
+def _says(places: Iterable[Path], text: str) -> bool:
+    """Whether one of these files holds a text."""
+    return any(p.is_file() and text in p.read_text(encoding="utf-8") for p in places)
 
 
 def _configuration(tree: Path) -> Iterator[Path]:
@@ -269,6 +277,33 @@ CASES = (
         },
         needs='"Llama4ForCausalLM"',
         where=_REGISTRY,
+    ),
+    Case(
+        "images whose tokens see each other",
+        "NPU: images for a gemma3 model are not supported, whose tokens see each other",
+        {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "mm_tokens_per_image": 4,
+            "image_token_index": 500,
+            "text_config": {
+                **{k: v for k, v in MODEL.items() if k != "architectures"},
+                "model_type": "gemma3_text",
+                "sliding_window": 64,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 64,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 32,
+                "patch_size": 8,
+            },
+        },
+        needs='"Gemma3ForConditionalGeneration"',
+        where=_REGISTRY,
+        unless="is_mm_prefix_lm",
     ),
     Case(
         "long context",

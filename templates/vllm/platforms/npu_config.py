@@ -24,6 +24,9 @@ MAX_CONTEXT = 262_144
 MAX_SEQUENCES = 4096
 """Requests of a batch that the fused attention takes, by the source of its tiling."""
 
+PREFIX_MODELS = ("bagel", "gemma3", "paligemma")
+"""Types of models whose images' tokens see each other, in releases that do not say."""
+
 CAPTURED_STREAMS = 1800
 """Of a device's 2048 streams; the rest is for what is not captured."""
 
@@ -297,6 +300,8 @@ def _model_reasons(model_config: "ModelConfig", load_config: Any) -> Iterator[st
             f"a context of {model_config.max_model_len} tokens is longer than the "
             f"{MAX_CONTEXT} that attention takes. Set --max-model-len"
         )
+    if reason := image_reason(model_config):
+        yield reason
     if getattr(model_config.hf_text_config, "mova_num_experts", 0):
         yield (
             "the model mixes the values of attention by experts; their kernels are "
@@ -314,6 +319,27 @@ def _is_modelslim(model_config: "ModelConfig") -> bool:
 
     return file_or_path_exists(
         model_config.model, MODELSLIM_DESCRIPTION, model_config.revision
+    )
+
+
+def image_reason(model_config: "ModelConfig") -> str | None:
+    """Why images are not taken; None if they are or the model takes none."""
+    if hasattr(model_config, "is_mm_prefix_lm"):
+        # Which tokens see each other, the runner tells with each batch.
+        return None
+    # Every backend of this release lets the tokens of an image see earlier ones only.
+    # Inside of the model its text part has the configuration of its own.
+    model_type = getattr(model_config.hf_config, "model_type", None)
+    multimodal = getattr(model_config, "multimodal_config", None)
+    if (
+        model_type not in PREFIX_MODELS
+        or multimodal is None
+        or not multimodal.get_limit_per_prompt("image")
+    ):
+        return None
+    return (
+        f"images for a {model_type} model are not supported, whose tokens see each "
+        "other. For text alone set --limit-mm-per-prompt '{\"image\": 0}'"
     )
 
 

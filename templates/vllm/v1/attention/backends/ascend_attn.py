@@ -797,21 +797,6 @@ def _model_refusals() -> Iterator[str]:
             f"contexts of {max_model_len} tokens (at most {MAX_CONTEXT}: set "
             "--max-model-len)"
         )
-    # npu-migrate: when model_config_knows_mm_prefix
-    # Which tokens see each other, the runner tells with each batch.
-    # npu-migrate: otherwise
-    model_type = getattr(config.model_config.hf_config, "model_type", None)
-    if (
-        model_type in ("gemma3", "paligemma")
-        and config.model_config.is_multimodal_model
-        and config.model_config.multimodal_config.get_limit_per_prompt("image")
-    ):
-        # Every backend of this release lets them see earlier tokens only.
-        yield (
-            f"images for a {model_type} model, whose tokens see each other (for text "
-            "alone: --limit-mm-per-prompt '{\"image\": 0}')"
-        )
-    # npu-migrate: end
     chunk = getattr(config.model_config, "attention_chunk_size", None)
     block_size = max(config.cache_config.block_size or 0, KERNEL_BLOCK_SIZE)
     if chunk and chunk % block_size:
