@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 _ADDED_MODULES = (
     "vllm.accelerator",
@@ -32,18 +33,46 @@ _ADDED_STRINGS = {"npu", "ASCEND", "CANN", "HCCL"}
 _PLATFORM_ON_CUDA = {"dist_backend": "nccl", "device_type": "cuda"}
 
 
-def on_cuda(source: bytes, original: bytes | None = None) -> str:
-    """The module on CUDA, in one spelling, so that two can be compared.
+def on_cuda(before: bytes, after: bytes) -> tuple[str, str]:
+    """A module on CUDA before the migration and after it, each in one spelling.
 
-    Args:
-        source: the module.
-        original: the module before the migration, to tell which definitions were added; None for
-            the original itself.
+    Statements that are the same in both, of the module and of its classes, are left out, each run
+    of them for a `pass`: whatever becomes of them on CUDA is the same, too.
     """
-    module = ast.parse(source)
-    kept = None if original is None else _definitions(ast.parse(original))
-    folded = _OnCuda(kept, _hook(module) if kept is not None else None).visit(module)
-    return ast.unparse(folded)
+    old, new = ast.parse(before), ast.parse(after)
+    kept, hook = _definitions(old), _hook(new)
+    _leave_out_what_is_the_same(old.body, new.body, before.splitlines(), after.splitlines())
+    return (
+        ast.unparse(_OnCuda(None, None).visit(old)),
+        ast.unparse(_OnCuda(kept, hook).visit(new)),
+    )
+
+
+def _leave_out_what_is_the_same(
+    old: list[ast.stmt], new: list[ast.stmt], old_lines: list[bytes], new_lines: list[bytes]
+) -> None:
+    matcher = SequenceMatcher(
+        None,
+        [_text(node, old_lines) for node in old],
+        [_text(node, new_lines) for node in new],
+        autojunk=False,
+    )
+    left: tuple[list[ast.stmt], list[ast.stmt]] = [], []
+    for tag, start, end, new_start, new_end in matcher.get_opcodes():
+        same = tag == "equal"
+        left[0].extend([ast.Pass()] if same else old[start:end])
+        left[1].extend([ast.Pass()] if same else new[new_start:new_end])
+    old[:], new[:] = left
+    classes = {node.name: node for node in old if isinstance(node, ast.ClassDef)}
+    for node in new:
+        if isinstance(node, ast.ClassDef) and (was := classes.pop(node.name, None)):
+            _leave_out_what_is_the_same(was.body, node.body, old_lines, new_lines)
+
+
+def _text(node: ast.stmt, lines: list[bytes]) -> tuple[bytes, ...]:
+    """The lines that a statement is on, from its first decorator."""
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+    return tuple(lines[first - 1 : node.end_lineno])
 
 
 def _definitions(module: ast.Module) -> set[str]:

@@ -221,8 +221,7 @@ def _changed_on_cuda(before: bytes, after: bytes) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            old = on_cuda(before)
-            new = on_cuda(after, before)
+            old, new = on_cuda(before, after)
     except RecursionError:
         return None
     if old == new:

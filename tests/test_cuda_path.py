@@ -27,7 +27,8 @@ def test_modules_are_as_before_on_cuda(release_plan: Callable[[str], Plan], vers
     assert len(rewritten) > 15
     for change in rewritten:
         assert change.before is not None
-        assert on_cuda(change.after, change.before) == on_cuda(change.before), change.path
+        before, after = on_cuda(change.before, change.after)
+        assert before == after, change.path
 
 
 BEFORE = b"""\
@@ -56,7 +57,8 @@ def f(x: torch.Tensor, backend: str = "nccl"):
     ],
 )
 def test_edits_of_the_rules_are_the_same_on_cuda(old: bytes, new: bytes) -> None:
-    assert on_cuda(BEFORE.replace(old, new), BEFORE) == on_cuda(BEFORE)
+    before, after = on_cuda(BEFORE, BEFORE.replace(old, new))
+    assert before == after
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,25 @@ def test_edits_of_the_rules_are_the_same_on_cuda(old: bytes, new: bytes) -> None
     ],
 )
 def test_a_changed_cuda_path_is_noticed(old: bytes, new: bytes) -> None:
-    assert on_cuda(BEFORE.replace(old, new), BEFORE) != on_cuda(BEFORE)
+    before, after = on_cuda(BEFORE, BEFORE.replace(old, new))
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"one()\ntwo()\nthree()\n", b"two()\none()\nthree()\n"),
+        (b"class A:\n    a = 1\n    b = 2\n", b"class A:\n    b = 2\n    a = 1\n"),
+        (b"class A:\n    a = 1\n\n\nx = 1\n", b"class A:\n    pass\n\n\nx = 1\n"),
+        (b"a = 1\rb = 2\rc = 3\n", b"a = 1\rb = 4\rc = 3\n"),
+        (b"@one\ndef f(): ...\n", b"@two\ndef f(): ...\n"),
+    ],
+)
+def test_what_is_left_out_is_the_same(old: bytes, new: bytes) -> None:
+    before, after = on_cuda(old, new)
+    assert before != after
+    before, after = on_cuda(old, old)
+    assert before == after == "pass"
 
 
 SETS = b"""\
@@ -102,4 +122,5 @@ COPIED = b"    more = {*(more or ()), *(n for n in os.environ if n.startswith((%
     ],
 )
 def test_variables_of_cann_are_none_on_cuda(old: bytes, new: bytes, same: bool) -> None:
-    assert (on_cuda(SETS.replace(old, new), SETS) == on_cuda(SETS)) is same
+    before, after = on_cuda(SETS, SETS.replace(old, new))
+    assert (before == after) is same
