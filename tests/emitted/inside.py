@@ -362,6 +362,18 @@ class _Config(Stub):
         self.disabled_custom_ops: collections.Counter[str] = collections.Counter()
 
 
+_compiled: dict[str, types.CodeType | None] = {}
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Compiles a file once for all the times that it is imported."""
+
+    def get_code(self, fullname: str) -> types.CodeType | None:
+        if self.path not in _compiled:
+            _compiled[self.path] = super().get_code(fullname)
+        return _compiled[self.path]
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the modules under test in their tree; every other module of vLLM is a stub."""
 
@@ -377,7 +389,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         file = self.tree / (fullname.replace(".", "/") + ".py")
         if file.is_file():
-            return importlib.util.spec_from_file_location(fullname, file)
+            loader = _Loader(fullname, str(file))
+            return importlib.util.spec_from_file_location(fullname, file, loader=loader)
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
