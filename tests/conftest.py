@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import compileall
 import fcntl
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 
+import migrator
 from migrator import engine, sources
 from migrator import plan as planning
 from migrator.cache import Cache
@@ -46,6 +48,15 @@ RunCli = Callable[..., Outcome]
 
 TERMINAL = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
 """Variables by which the terminal that pytest runs in would change what is printed."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the tool's byte code for the many processes that the tests start.
+
+    Where PYTHONDONTWRITEBYTECODE is set none of them leaves any, and each compiles the tool anew.
+    """
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(migrator.__file__).parent, quiet=2)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

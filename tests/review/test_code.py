@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrator.review.code import coloured, escape, line_html, open_strings, pairs, word_ranges
@@ -63,6 +63,7 @@ def test_open_strings_are_not_deceived() -> None:
     assert open_strings(["x = 'goes \\", "on'", "y"]) == {1: "'"}
 
 
+@settings(max_examples=40)
 @given(st.lists(LINES, min_size=1, max_size=6), st.sampled_from(["x.py", "x.txt", "Dockerfile"]))
 def test_html_says_what_the_source_says(lines: list[str], path: str) -> None:
     for line, colours in zip(lines, coloured(path, lines), strict=True):
