@@ -24,10 +24,12 @@ from migrator.simulator import build, runner
 
 INSIDE = Path(__file__).parent / "inside"
 READY = INSIDE / "ready.py"
-LATE = {"ASCEND_SIM_CHECK_META", "EMITTED_TREE"}
+LATE = {"ASCEND_SIM_CHECK_META", "ASCEND_SIM_HCCL_TIMEOUT", "EMITTED_TREE"}
 """Variables that are read when they are needed, and not by the import of torch and torch_npu."""
-MOST_READY = 3
+MOST_READY = 4
 """Processes with torch and torch_npu that wait at the same time, for the memory they take."""
+SHARED = runner.Machine(devices=4)
+"""The machine of what asks for none: one import of torch and torch_npu serves all of that."""
 ENV_VARIABLE = "VLLM_NPU_MIGRATE_SIMULATOR_ENV"
 REQUIRE_VARIABLE = "VLLM_NPU_MIGRATE_REQUIRE_SIMULATOR"
 
@@ -57,8 +59,11 @@ class Simulator:
         """Start the environment's python with `arguments`; `env` goes on top of ours.
 
         It is the fork of a process that has imported torch and torch_npu on such a machine, unless
-        it is to import them `anew`. Forks whose ASCEND_SIM_MACHINE is not said share a machine.
+        it is to import them `anew`. Forks whose ASCEND_SIM_MACHINE is not said share a machine,
+        which is SHARED where none is given.
         """
+        if machine is None and not anew:
+            machine = SHARED
         variables = {**runner.variables(self.build, machine), **(env or {})}
         python = [str(self.build.environment.python)]
         if not anew:
@@ -67,7 +72,7 @@ class Simulator:
                 "-S",
                 str(READY),
                 "run",
-                self._socket(machine or runner.Machine(), env or {}),
+                self._socket(machine or SHARED, env or {}),
             ]
         return subprocess.Popen(
             [*python, *arguments],
@@ -137,7 +142,7 @@ class Simulator:
 
         The file runs once for all its checks, in a process of its own.
         """
-        key = (file, machine or runner.Machine())
+        key = (file, machine or SHARED)
         if key not in self._outcomes:
             with self.start([str(INSIDE / "driver.py"), str(INSIDE / file)], machine) as process:
                 out, err = process.communicate(timeout=1200)

@@ -105,7 +105,7 @@ def exchange(key: str, rank: int, make: Callable[[], bytes] = root_info) -> byte
             file.write(data)
         os.rename(key + ".part", key)
         return data
-    until = time.monotonic() + 30
+    until = time.monotonic() + 600
     while not os.path.exists(key):
         assert time.monotonic() < until, "rank 0 gave nothing"
         time.sleep(0.005)

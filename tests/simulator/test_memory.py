@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from migrator.simulator.runner import Machine, remove_machine
+from migrator.simulator.runner import Machine
 from tests.simulator.conftest import Simulator, checks
 
 pytestmark = pytest.mark.simulator
@@ -18,10 +18,10 @@ MIB = 1 << 20
 SMALL = Machine(devices=2, memory=256 * MIB)
 
 HOLD = """
-import time, torch
+import signal, torch
 x = torch.empty(100 << 20, dtype=torch.uint8, device="npu")
 print("held", flush=True)
-time.sleep(300)
+signal.pause()
 """
 LOOK = """
 import torch
@@ -35,7 +35,7 @@ def test_memory(simulator: Simulator, check: str) -> None:
     simulator.outcome("checks_memory.py", check, SMALL)
 
 
-def hold(simulator: Simulator, env: Mapping[str, str]) -> subprocess.Popen[str]:
+def hold(simulator: Simulator, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """A process that has taken 100 MiB of device 0."""
     process = simulator.start(["-c", HOLD], SMALL, env)
     assert process.stdout is not None
@@ -44,27 +44,24 @@ def hold(simulator: Simulator, env: Mapping[str, str]) -> subprocess.Popen[str]:
 
 
 def test_processes_share_a_device(simulator: Simulator) -> None:
-    env = {"ASCEND_SIM_MACHINE": "test-shared"}
-    first, second = hold(simulator, env), hold(simulator, env)
+    first, second = hold(simulator), hold(simulator)
     try:
-        looked = simulator.run(LOOK, machine=SMALL, env=env)
+        looked = simulator.run(LOOK, machine=SMALL)
         assert 200 * MIB <= int(looked.stdout) <= 210 * MIB
         # A third of that size does not fit: torch_npu's own error.
-        third = simulator.run(HOLD, machine=SMALL, env=env, code=1)
+        third = simulator.run(HOLD, machine=SMALL, code=1)
         assert "NPU out of memory" in third.stderr
         # The other device of the machine is free, and so is another machine.
-        other = simulator.run(
-            "import torch; print(*torch.npu.mem_get_info(1))", machine=SMALL, env=env
-        )
+        other = simulator.run("import torch; print(*torch.npu.mem_get_info(1))", machine=SMALL)
         assert other.stdout.split()[0] == str(256 * MIB)
-        elsewhere = simulator.run(LOOK, machine=SMALL)
+        elsewhere = simulator.run(LOOK)
         assert int(elsewhere.stdout) == 0
         # A process that is killed gives its share back.
         first.kill()
         first.communicate()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
-            used = int(simulator.run(LOOK, machine=SMALL, env=env).stdout)
+            used = int(simulator.run(LOOK, machine=SMALL).stdout)
             if used < 110 * MIB:
                 break
         assert 100 * MIB <= used <= 105 * MIB
@@ -72,32 +69,27 @@ def test_processes_share_a_device(simulator: Simulator) -> None:
         for process in (first, second):
             process.kill()
             process.communicate()
-        remove_machine("test-shared")
 
 
 def test_visible_devices_choose_physical_ones(simulator: Simulator) -> None:
-    env = {"ASCEND_SIM_MACHINE": "test-visible"}
-    holder = hold(simulator, {**env, "ASCEND_RT_VISIBLE_DEVICES": "1"})
+    name = simulator.run(
+        "import os; print(os.environ['ASCEND_SIM_MACHINE'])", machine=SMALL
+    ).stdout.strip()
+    swapped = {"ASCEND_SIM_MACHINE": name, "ASCEND_RT_VISIBLE_DEVICES": "1,0"}
+    look = (
+        "import torch; print(torch.npu.device_count(),"
+        "*(int(t - f) >> 20 for f, t in map(torch.npu.mem_get_info, range(2))))"
+    )
+    holder = hold(simulator, swapped)
     try:
-        both = simulator.run(
-            "import torch; print(torch.npu.device_count(),"
-            "*(int(t - f) >> 20 for f, t in map(torch.npu.mem_get_info, range(2))))",
-            machine=SMALL,
-            env=env,
-        )
         # 100 MiB and the padding that torch_npu adds, in pages of 2 MiB.
-        assert both.stdout.split() == ["2", "0", "102"]
-        swapped = simulator.run(
-            "import torch;"
-            "print(*(int(t - f) >> 20 for f, t in map(torch.npu.mem_get_info, (0, 1))))",
-            machine=SMALL,
-            env={**env, "ASCEND_RT_VISIBLE_DEVICES": "1,0"},
-        )
-        assert swapped.stdout.split() == ["102", "0"]
+        seen = simulator.run(look, machine=SMALL)
+        assert seen.stdout.split() == ["2", "0", "102"]
+        seen = simulator.run(look, machine=SMALL, env=swapped)
+        assert seen.stdout.split() == ["2", "102", "0"]
     finally:
         holder.kill()
         holder.communicate()
-        remove_machine("test-visible")
 
 
 def test_expandable_segments(simulator: Simulator) -> None:

@@ -35,17 +35,3 @@ def test_a_fused_operator_without_a_reference_is_named(simulator: Simulator) -> 
     done = simulator.run(source, code=1)
     assert "not implement" in done.stderr or "aclnn" in done.stderr
     assert "CIoU" in done.stderr or "ciou" in done.stderr.lower()
-
-
-def test_whoever_asks_for_the_spec_first_leaves_the_operators_in_place(
-    simulator: Simulator,
-) -> None:
-    source = """
-    import importlib.util
-    assert importlib.util.find_spec("torch_npu") is not None
-    import torch, torch_npu
-    rows = torch.ones(2, 4, device="npu")
-    out, _ = torch_npu.npu_rms_norm(rows, torch.ones(4, device="npu"))
-    torch.testing.assert_close(out.cpu(), torch.ones(2, 4))
-    """
-    simulator.run(source, anew=True)

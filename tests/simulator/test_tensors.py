@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 
-from migrator.simulator.runner import Machine
 from tests.simulator.conftest import Simulator, checks
 
 pytestmark = pytest.mark.simulator
@@ -13,4 +12,4 @@ pytestmark = pytest.mark.simulator
 
 @pytest.mark.parametrize("check", checks("checks_tensors.py"))
 def test_tensors(simulator: Simulator, check: str) -> None:
-    simulator.outcome("checks_tensors.py", check, Machine(devices=2))
+    simulator.outcome("checks_tensors.py", check)

@@ -4,19 +4,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import platformdirs
 import pytest
 
-from migrator.simulator import build, runner
 from migrator.verify import schema, wheel
 from migrator.verify.api import Absent, NpuApi
 from migrator.verify.schema import Schema
+from tests.simulator.conftest import Simulator
 from tests.verify.test_schema import LITERALS, TAKEN
 
 pytestmark = [pytest.mark.simulator, pytest.mark.releases]
@@ -51,22 +47,11 @@ json.dump({
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def running(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the torch_npu of the simulator's environment says of itself."""
-    prefix = Path(os.environ.get("VLLM_NPU_MIGRATE_SIMULATOR_ENV", sys.prefix))
-    if not list(prefix.glob("lib/python3*/site-packages/torch_npu")):
-        if os.environ.get("VLLM_NPU_MIGRATE_REQUIRE_SIMULATOR"):
-            pytest.fail(f"no torch_npu in {prefix}")
-        pytest.skip(f"no torch_npu in {prefix}")
-    done = build.build(build.environment(prefix))
     output = tmp_path_factory.mktemp("running") / "said.json"
     job = json.dumps({"types": list(TAKEN), "literals": LITERALS})
-    subprocess.run(
-        [str(done.environment.python), "-c", SOURCE, job, str(output)],
-        env=dict(runner.variables(done)),
-        check=True,
-        timeout=300,
-    )
+    simulator.run(SOURCE, job, str(output))
     said: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     return said
 
