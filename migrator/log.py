@@ -300,7 +300,7 @@ def merge_logs(earlier: Log, now: Log, plan: Plan) -> Log:
             status="added" if first.before is None else "modified",
             edited=first is not entry and (first.edited or first.after != entry.before),
         )
-    moves = _moves(plan)
+    moves = _moves(plan, [*earlier.changes, *earlier.left_alone])
     # A file that the tool added is one site, and has one entry: that of the run that wrote it last.
     rewritten = {(e.rule, e.path) for e in now.changes if e.site == e.path}
     changes = [
@@ -370,7 +370,7 @@ def updated_log(
     """
     log = make_log(plan)
     moves = {printable(change.path): cut(change, ()) for change in merged}
-    left = _moved(log.left_alone, _moves(plan))
+    left = _moved(log.left_alone, _moves(plan, log.left_alone))
     changes = [
         msgspec.structs.replace(entry, after=_moved_lines(entry.after, moves[entry.path]))
         if entry.path in moves
@@ -397,9 +397,11 @@ def updated_log(
     )
 
 
-def _moves(plan: Plan) -> dict[str, Cut]:
-    """Path → where the lines of a rewritten file went."""
-    return {printable(change.path): cut(change, ()) for change in plan.files}
+def _moves(plan: Plan, entries: Iterable[ChangeEntry | LeftEntry]) -> dict[str, Cut]:
+    """Path → where the lines of a rewritten file went, of the files that some entries are in."""
+    paths = {entry.path for entry in entries}
+    changes = [(printable(change.path), change) for change in plan.files]
+    return {path: cut(change, ()) for path, change in changes if path in paths}
 
 
 def _moved_lines(lines: Lines, move: Cut) -> Lines:
@@ -533,7 +535,8 @@ def emitted_files(plan: Plan) -> tuple[FileChange, ...]:
             "move it away first"
         )
     log = make_log(plan)
-    log = msgspec.structs.replace(log, left_alone=tuple(_moved(log.left_alone, _moves(plan))))
+    left = _moved(log.left_alone, _moves(plan, log.left_alone))
+    log = msgspec.structs.replace(log, left_alone=tuple(left))
     if plan.earlier_log is not None:
         log = merge_logs(read_log(plan.earlier_log), log, plan)
     log, summary = with_summary(log)

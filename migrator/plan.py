@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import pathspec
-
 from migrator import templates, workers
-from migrator.candidates import nearest_candidates
 from migrator.collector import without_collector
 from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.errors import MigrateError
@@ -195,7 +192,14 @@ def make_plan(
         ):
             python.append(entry.path)
             modes[entry.path] = entry.mode
+    for name in (LOG_NAME, SUMMARY_NAME):
+        if tree.occupied(name):
+            raise MigrateError(f"{name} of {tree.name} is no file; move it away first")
+    earlier_log = tree.read(LOG_NAME)
+    written = _written_before(earlier_log)
     sources, failures = _candidates(tree, python, chosen)
+    # What these parse of the tree is there for the rules then, also in other processes.
+    added = [_added(tree, rule, path, written) for rule in chosen for path in rule.templates]
     job = _Job(tree, sources, {rule.code: rule for rule in chosen})
     done = _run(job, jobs, progress, results)
     failures += [Failure(r.path, r.failure) for r in done if r.failure is not None]
@@ -204,12 +208,6 @@ def make_plan(
         for r in done
         if r.after is not None and r.after != sources[r.path][0]
     ]
-    for name in (LOG_NAME, SUMMARY_NAME):
-        if tree.occupied(name):
-            raise MigrateError(f"{name} of {tree.name} is no file; move it away first")
-    earlier_log = tree.read(LOG_NAME)
-    written = _written_before(earlier_log)
-    added = [_added(tree, rule, path, written) for rule in chosen for path in rule.templates]
     files += [change for change, _ in added if change is not None]
     records = sorted(
         [*(r for result in done for r in result.records), *(record for _, record in added)],
@@ -258,9 +256,9 @@ def _candidates(
         for path in outright.union(*(site.paths for site in rule.sites)):
             named.setdefault(path, set()).add(rule.code)
         if rule.triggers and len(outright) < len(rule.paths):
-            trigger = re.compile("|".join(rule.triggers).encode())
-            spec = pathspec.GitIgnoreSpec.from_lines(rule.paths)
-            searched.append((rule.code, trigger, spec))
+            # One by one: what begins with plain text is found ten times faster than alternatives.
+            triggers = [re.compile(trigger.encode()) for trigger in rule.triggers]
+            searched.append((rule.code, triggers, _matcher(rule.paths)))
     helpers = {r.code for r in rules if r.provides is not None}
     sources: Sources = {}
     failures: list[Failure] = []
@@ -271,12 +269,21 @@ def _candidates(
             continue
         codes = named.get(path, set()).union(
             code
-            for code, trigger, spec in searched
-            if trigger.search(data) and spec.match_file(path)
+            for code, triggers, matches in searched
+            if any(trigger.search(data) for trigger in triggers) and matches(path)
         )
         if codes:
             sources[path] = (data, tuple(sorted(codes | helpers)))
     return sources, failures
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Does one of git's patterns match the path of a Python file?"""
+    if patterns == Rule.paths:
+        return lambda path: path.startswith(VLLM)  # to load what knows patterns takes longer
+    import pathspec
+
+    return pathspec.GitIgnoreSpec.from_lines(patterns).match_file
 
 
 def _is_pattern(path: str) -> bool:
@@ -432,6 +439,8 @@ def _unseen_sites(
             if known is not None:
                 absent.append(AbsentSite(rule.code, site.name, known.releases, known.why))
             else:
+                from migrator.candidates import nearest_candidates  # few trees lack a site
+
                 near = nearest_candidates(tree, site, examples=rule.examples)
                 names = tuple(candidate.describe() for candidate in near)
                 missing.append(MissingSite(rule.code, site.name, site.paths, names))

@@ -113,7 +113,7 @@ class _Checkout(DiskTree):
         """
         for entry in super().entries():
             foreign = bool(self._submodules) and entry.path.startswith(self._submodules)
-            yield entry._replace(foreign=foreign)
+            yield entry._replace(foreign=True) if foreign else entry
 
     @cached_property
     def _stored(self) -> dict[str, bytes]:

@@ -162,13 +162,14 @@ def _relocate(text: str, tree: Tree) -> str:
         moves.append((node.lineno - 1, node.end_lineno or node.lineno, rewritten))
     for start, end, rewritten in sorted(moves, reverse=True):
         lines[start:end] = [rewritten]
-    return _merge_imports("".join(lines))
+    text = "".join(lines)
+    return _merge_imports(text, ast.parse(text) if moves else module)
 
 
-def _merge_imports(text: str) -> str:
+def _merge_imports(text: str, module: ast.Module) -> str:
     """Sort a template's run of `from vllm` imports and merge those of one module."""
     lines = text.splitlines(keepends=True)
-    body = ast.parse(text).body
+    body = module.body
     run: list[ast.ImportFrom] = []
     runs: list[list[ast.ImportFrom]] = []
     for node in [*body, None]:

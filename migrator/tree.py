@@ -95,7 +95,7 @@ class Tree:
         return False
 
     @cached_property
-    def _parsed(self) -> dict[str, ast.Module | None]:
+    def _parsed(self) -> dict[str, tuple[bytes | None, ast.Module | None]]:
         return {}
 
     def parse(self, path: str) -> ast.Module | None:
@@ -108,8 +108,13 @@ class Tree:
                     module = ast.parse(data)
                 except (SyntaxError, ValueError, RecursionError, MemoryError):
                     module = None
-            self._parsed[path] = module
-        return self._parsed[path]
+            self._parsed[path] = data, module
+        return self._parsed[path][1]
+
+    def parsed(self, path: str, data: bytes) -> ast.Module | None:
+        """The syntax tree of a module of these bytes; None where `parse` was not asked for it."""
+        known, module = self._parsed.get(path, (None, None))
+        return module if known == data else None
 
     def definition(self, path: str, qualified_name: str) -> Definition | None:
         """The function or class called `qualified_name` (`Class.method`) in the module at `path`.
@@ -210,20 +215,24 @@ class DiskTree(Tree):
                 ]
         return found
 
-    def _inside(self, path: str) -> Path | None:
-        place = self.root
+    def _file(self, path: str) -> str | None:
+        """Where the regular file at `path` is; None where none is reached without any link."""
+        place, mode = os.fspath(self.root), 0
         for part in path.split("/"):
             if part in ("", ".", ".."):
                 return None
-            place = place / part
-            if place.is_symlink():
+            place = f"{place}/{part}"
+            try:
+                mode = os.lstat(place).st_mode
+            except (FileNotFoundError, NotADirectoryError, ValueError):
                 return None
-        return place
+            if stat.S_ISLNK(mode):
+                return None
+        return place if stat.S_ISREG(mode) else None
 
     def exists(self, path: str) -> bool:
         """Is there a regular file at `path`, reached without any link?"""
-        place = self._inside(path)
-        return place is not None and place.is_file()
+        return self._file(path) is not None
 
     def occupied(self, path: str) -> bool:
         """Is there a link at or above `path`, a directory or device at it, or a file above it?"""
@@ -244,15 +253,15 @@ class DiskTree(Tree):
         Raises:
             MigrateError: it has more than LARGEST.
         """
-        place = self._inside(path)
-        if place is None or not place.is_file():
+        place = self._file(path)
+        if place is None:
             return None
         try:
-            with place.open("rb") as file:
+            with open(place, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > LARGEST:
                     raise MigrateError(
-                        f"{place} has {size >> 20} MiB, and what is read may have "
+                        f"{self.root / path} has {size >> 20} MiB, and what is read may have "
                         f"{LARGEST >> 20}; move it out of the tree"
                     )
                 return file.read()
@@ -306,6 +315,10 @@ class WatchedTree(Tree):
         if ("read", path) not in self.asked:
             self.read(path)
         return self.tree.parse(path)
+
+    def parsed(self, path: str, data: bytes) -> ast.Module | None:
+        """As the tree's own; it asks nothing of the tree that is not known."""
+        return self.tree.parsed(path, data)
 
     @cached_property
     def label(self) -> Label:

@@ -77,8 +77,8 @@ class HcclBackend(Rule):
 
     code = "NPU130"
     safety = Safety.BEHAVIOUR
-    reads = (r"dist_backend", r"device_control_env_var")
-    triggers = (r"nccl[\"',]", r"\bdist_backend\s*:")
+    reads = (r"dist_backend", r"device_control_env_var", r"cuda:")
+    triggers = (r"nccl[\"',]", r"dist_backend\s*:")
     sites = (
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
         Site("init_worker_distributed_environment", ("vllm/v1/worker/gpu_worker.py",)),

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import libcst as cst
-import libcst.matchers as m
 
-from migrator.matchers import walk
+from migrator.matchers import dotted, walk
 from migrator.recipes import mentions, tests_for_npu
 from migrator.rule import (
     Absence,
@@ -32,7 +31,6 @@ _HOMES = (
     "vllm/model_executor/layers/fused_moe/router/grouped_topk_router.py",
     "vllm/model_executor/layers/fused_moe/fused_moe.py",
 )
-_ASKED = m.Call(m.Attribute(m.Name("current_platform"), m.Name("is_cuda")), args=[])
 _NPU = 'gating_output.device.type == "npu"'
 
 
@@ -134,7 +132,7 @@ def grouped_topk(gating_output, topk, num_expert_group):
             if tests_for_npu(statement.test):
                 yield migrated(_SITE, statement)
                 return
-            asked = [node for node in walk(statement.test) if m.matches(node, _ASKED)]
+            asked = [node for node in walk(statement.test) if _asks_for_cuda(node)]
             if len(asked) != 1:
                 break
             yield changed(
@@ -145,6 +143,15 @@ def grouped_topk(gating_output, topk, num_expert_group):
             )
             return
         yield manual(_SITE, function, "its condition does not ask current_platform.is_cuda() once")
+
+
+def _asks_for_cuda(node: cst.CSTNode) -> bool:
+    """Is it `current_platform.is_cuda()`?"""
+    return (
+        isinstance(node, cst.Call)
+        and not node.args
+        and dotted(node.func) == "current_platform.is_cuda"
+    )
 
 
 def _alternatives(test: cst.BaseExpression, asked: cst.CSTNode) -> cst.CSTNode:
