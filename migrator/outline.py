@@ -2,24 +2,29 @@
 """A module without what no rule looks at: to parse it costs what the sites cost, not the file.
 
 LibCST takes twenty times as long as Python's own parser, and a hundred times a module's text in
-memory. So the functions, classes and statements in which nothing stands that a rule looks for are
-left out before: a name on a line of its own stands for them. What is written from the tree gets
-them back byte for byte.
+memory. So the functions, classes, statements and entries of dictionaries in which nothing stands
+that a rule looks for are left out before: a name on a line of its own stands for them. What is
+written from the tree gets them back byte for byte.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from migrator.flow import lines_of
 from migrator.tree import Definition
 
-_MARK = b"_elided_"
-_LINE = re.compile(rb"[ \t]*_elided_(\d+)_\r?\n")
+MARK = "_elided_"
+_MARK = MARK.encode()
+
+
+_STATEMENT = _MARK + b"%d_"
+_ENTRY = b"**" + _STATEMENT + b","
+_ENDS_ENTRY = re.compile(rb"[ \t]*,[ \t]*(?:#.*)?\r?\n")
 
 
 class Lines:
@@ -42,19 +47,21 @@ class Outline:
 
     data: bytes
     left_out: tuple[bytes, ...]
+    mark: bytes = _MARK
 
     def expand(self, data: bytes) -> tuple[bytes, Lines] | None:
         """A text with each mark's lines put back in its place; None where a mark is lost."""
         parts: list[bytes] = []
         marks: list[tuple[int, int]] = []
         found: list[int] = []
+        spelled = re.compile(rb"[ \t]*(?:\*\*)?%s(\d+)_,?\r?\n" % self.mark)
         for number, line in enumerate(data.splitlines(keepends=True), 1):
-            mark = _LINE.fullmatch(line) if _MARK in line else None
-            if mark is None:
+            match = spelled.fullmatch(line) if self.mark in line else None
+            if match is None:
                 parts.append(line)
                 continue
-            text = self.left_out[int(mark.group(1))]
-            found.append(int(mark.group(1)))
+            text = self.left_out[int(match.group(1))]
+            found.append(int(match.group(1)))
             marks.append((number, text.count(b"\n")))
             parts.append(text)
         if sorted(found) != list(range(len(self.left_out))):
@@ -63,24 +70,36 @@ class Outline:
 
 
 def outline(
-    data: bytes, parsed: ast.Module, wanted: bytes, names: Collection[str] = ()
+    data: bytes,
+    parsed: ast.Module,
+    wanted: Iterable[bytes],
+    names: Collection[str] = (),
+    heads: Collection[str] = (),
 ) -> Outline | None:
     """The outline of a module; None where all of it has to be parsed.
 
     Args:
         data: the module's source.
         parsed: what Python's parser makes of it.
-        wanted: a regular expression; each statement in which it matches is kept, comments and
+        wanted: regular expressions; each statement in which one matches is kept, comments and
             docstrings apart, and with it the heads of the classes around it.
-        names: names of classes and methods of which all definitions are kept. Those that Python
-            knows itself, such as `__init__`, count in the classes that are among the names.
+        names: names of which all definitions are kept, functions and tables with all that is in
+            them. Those that Python knows itself, such as `__init__`, count in the classes that are
+            among the names.
+        heads: those of the names of which only the first and the last of what is in them counts.
     """
-    lone = data.count(b"\r") != data.count(b"\r\n")
-    if lone or _MARK in data or b"\f" in data:
+    if _MARK in data or not has_plain_lines(data):
         return None
     lines = data.splitlines(keepends=True)
-    said = _said(lines, parsed, lines_of(wanted, data))
-    return _Outliner(lines, said, frozenset(filter(is_special, names)), names).outline(parsed)
+    starts = [*itertools.accumulate(map(len, lines), initial=0)]
+    places = sorted(m.start() for text in wanted for m in re.finditer(text, data))
+    said = _said(lines, parsed, [bisect_right(starts, place) for place in places])
+    return _Outliner(lines, said, frozenset(names), frozenset(heads)).outline(parsed)
+
+
+def has_plain_lines(data: bytes) -> bool:
+    """Is each line of a text one to Python, and indented as it looks?"""
+    return data.count(b"\r") == data.count(b"\r\n") and b"\f" not in data
 
 
 def is_special(name: str) -> bool:
@@ -126,15 +145,16 @@ class _Outliner:
         self,
         lines: Sequence[bytes],
         wanted: Sequence[int],
-        special: Collection[str],
-        names: Collection[str],
+        names: frozenset[str],
+        heads: frozenset[str],
     ) -> None:
         self._lines = lines
         self._wanted = wanted
-        self._special = special
+        self._special = frozenset(filter(is_special, names))
         self._names = names
-        self._left_out: list[tuple[int, int]] = []
-        """First and last line of what is left out, counted from 1."""
+        self._whole = names - heads
+        self._left_out: list[tuple[int, int, bytes]] = []
+        """First and last line of what is left out, counted from 1, and how its mark is spelled."""
         self._indented = False
         """Is a block kept? The first one of a module tells how it is indented."""
 
@@ -145,21 +165,21 @@ class _Outliner:
         parts: list[bytes] = []
         texts: list[bytes] = []
         line = 0
-        for first, last in self._left_out:
+        for first, last, mark in self._left_out:
             text = self._lines[first - 1 : last]
             if not text[-1].endswith(b"\n"):
                 continue
             parts += self._lines[line : first - 1]
             indent = text[0][: len(text[0]) - len(text[0].lstrip(b" \t"))]
             end = b"\r\n" if text[-1].endswith(b"\r\n") else b"\n"
-            parts.append(indent + _MARK + str(len(texts)).encode() + b"_" + end)
+            parts.append(indent + mark % len(texts) + end)
             texts.append(b"".join(text))
             line = last
         parts += self._lines[line:]
         return Outline(b"".join(parts), tuple(texts))
 
     def _body(self, body: Sequence[ast.stmt], class_: ast.ClassDef | None) -> None:
-        """Leave out what can be of the statements of a module or a class."""
+        """Leave out what can be of the statements of a module, a class or another suite."""
         run: tuple[int, int] | None = None
         for number, statement in enumerate(body):
             kept = self._is_kept(statement, class_, number)
@@ -170,7 +190,7 @@ class _Outliner:
                 continue
             first, last = _extent(statement)
             if hasattr(statement, "body"):
-                last = self._footer(last, statement.col_offset)
+                last = footer(self._lines, last, statement.col_offset)
             run = (first, last) if run is None else (run[0], last)
         self._leave_out(run)
 
@@ -191,19 +211,48 @@ class _Outliner:
 
     def _inside(self, node: ast.stmt) -> None:
         """Leave out what can be below a statement that is kept."""
-        body = getattr(node, "body", None)
-        first = _extent(body[0])[0] if body else 0
-        if not body or self._lines[first - 1][: body[0].col_offset].strip(b" \t"):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if not any(isinstance(t, ast.Name) and t.id in self._whole for t in targets):
+                self._entries(node.value)
+        suites = [suite for suite in _suites(node) if self._begins_line(suite[0])]
+        if not suites:
             return
         only_shows, self._indented = not self._indented, True
-        if isinstance(node, ast.ClassDef):
-            self._body(node.body, node)
-        elif only_shows and isinstance(node, Definition) and not self._is_wanted(*_extent(node)):
-            self._leave_out((first, node.end_lineno or first))
+        is_function = isinstance(node, Definition) and not isinstance(node, ast.ClassDef)
+        if is_function and only_shows and not self._is_wanted(*_extent(node)):
+            self._leave_out((_extent(suites[0][0])[0], node.end_lineno or node.lineno))
+        elif not (is_function and getattr(node, "name", "") in self._whole):
+            for suite in suites:
+                if self._lines[suite[0].lineno - 1][suite[0].col_offset :].startswith(b"elif"):
+                    self._inside(suite[0])
+                else:
+                    self._body(suite, node if isinstance(node, ast.ClassDef) else None)
 
-    def _leave_out(self, run: tuple[int, int] | None) -> None:
+    def _entries(self, node: ast.Dict) -> None:
+        """Leave out what can be of the entries of a dictionary, the first and the last apart."""
+        run: tuple[int, int] | None = None
+        end = 0
+        for number, (key, value) in enumerate(zip(node.keys, node.values, strict=True)):
+            first = (key or value).lineno
+            last = value.end_lineno or first
+            inner = key is not None and 0 < number < len(node.values) - 1
+            alone = inner and end < first and self._begins_line(key or value)
+            if not alone or self._is_wanted(first, last):
+                self._leave_out(run, _ENTRY)
+                run = None
+            elif _ENDS_ENTRY.match(self._lines[last - 1], value.end_col_offset or 0):
+                run = (first, last) if run is None else (run[0], last)
+            end = last
+        self._leave_out(run, _ENTRY)
+
+    def _begins_line(self, node: ast.stmt | ast.expr) -> bool:
+        first = node.lineno
+        return not self._lines[first - 1][: node.col_offset].strip(b" \t")
+
+    def _leave_out(self, run: tuple[int, int] | None, mark: bytes = _STATEMENT) -> None:
         if run is not None and run[1] > run[0]:
-            self._left_out.append(run)
+            self._left_out.append((*run, mark))
 
     def _is_wanted(self, first: int, last: int) -> bool:
         return bisect_left(self._wanted, first) < bisect_right(self._wanted, last)
@@ -216,18 +265,34 @@ class _Outliner:
         start = self._lines[first - 1][: statement.col_offset]
         return before < first and after > last and not start.strip(b" \t")
 
-    def _footer(self, last: int, column: int) -> int:
-        """The last line of the comments below a block that are indented as if they were in it."""
-        for number in range(last + 1, len(self._lines) + 1):
-            line = self._lines[number - 1]
-            text = line.lstrip(b" \t")
-            if text.startswith(b"#"):
-                if len(line) - len(text) <= column:
-                    break
-                last = number
-            elif text.strip():
+
+def footer(lines: Sequence[bytes], last: int, column: int) -> int:
+    """The last line of the comments below a block that are indented as if they were in it.
+
+    Args:
+        lines: of the module.
+        last: the last line of the block, counted from 1.
+        column: where the statement of the block begins in its line.
+    """
+    for number in range(last + 1, len(lines) + 1):
+        line = lines[number - 1]
+        text = line.lstrip(b" \t")
+        if text.startswith(b"#"):
+            if len(line) - len(text) <= column:
                 break
-        return last
+            last = number
+        elif text.strip():
+            break
+    return last
+
+
+def _suites(node: ast.stmt) -> Iterator[list[ast.stmt]]:
+    """The suites of a compound statement."""
+    for part in (node, *getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+        for name in ("body", "orelse", "finalbody"):
+            suite = getattr(part, name, None)
+            if suite:
+                yield suite
 
 
 def _extent(node: ast.stmt) -> tuple[int, int]:

@@ -60,6 +60,8 @@ class Site:
     paths: tuple[str, ...]
     """Where the releases keep it; the first that exists in a tree counts."""
     absent: tuple[Absence, ...] = ()
+    whole: bool = True
+    """Does the rule look at all that is in it? Else a long table is parsed in part."""
 
     def why_absent(self, tree: Tree) -> Absence | None:
         """The shape of the tree that explains why this site is not in it; None where none does."""

@@ -5,8 +5,9 @@
 
 Measures `vllm-npu-migrate` on the fetched sources of vLLM 0.11.0 and 0.33.0: start-up, the first
 `diff` of a tree (with an empty cache, which it fills), the second one, and the memory of the
-largest process. Beside it, on the same files: ast-grep rewriting one pattern in `vllm/`, and a
-process that starts as the command does, reads every file of the tree and does nothing else.
+largest process, also where a file of 20 MB is in the tree. Beside it, on the same files: ast-grep
+rewriting one pattern in `vllm/`, and a process that starts as the command does, reads every file of
+the tree and does nothing else. Python has its bytecode beforehand, as after an installation.
 Time is CPU time, user and system, child processes included: the least of N rounds (default 5),
 taken in turns. Wall time is not measured, since other work on the machine counts in it.
 `--write` makes docs/benchmark.md of it. Exit code 1: a bound is missed.
@@ -43,6 +44,30 @@ for place, _, names in os.walk(sys.argv[1]):
                 file.read()
 """
 """The least that a run does which has to know the contents of a tree: open, read, close each."""
+
+LARGE = 20_000_000
+"""Bytes of the large file."""
+FUNCTIONS = """
+
+def f{0}(x: torch.Tensor, n: int = {0}) -> torch.Tensor:
+    total = [k * n for k in range(n)]
+    for k, value in enumerate(total):
+        if value > {0}:
+            x = x + value
+        elif value == k:
+            x = x * 2
+    return x.contiguous()
+
+
+class C{0}:
+    def run(self, x):
+        return f{0}(x, {0})
+"""
+SITE = """
+
+def site{0}(x: torch.Tensor):
+    return f{0}(x) if x.is_cuda else None
+"""
 
 RECORDED = {
     "msfmktransplt (Huawei's, on LibCST)": (1849.0, 1.32 * 2**30),
@@ -86,17 +111,51 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str]) -> tuple[
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
+def large_file() -> str:
+    """Many functions and classes, and a site now and then."""
+    parts = ["import torch\n"]
+    size = number = 0
+    while size < LARGE:
+        text = FUNCTIONS.format(number) + (SITE.format(number) if number % 5000 == 0 else "")
+        parts.append(text)
+        size += len(text)
+        number += 1
+    return "".join(parts)
+
+
+def large_tree(place: Path) -> Path:
+    """The sources of the old release with a large file beside the others."""
+    tree = place / f"vllm-{OLD}"
+    shutil.copytree(fetch(OLD), tree, symlinks=True)
+    (tree / "vllm" / "large.py").write_text(large_file(), encoding="utf-8")
+    return tree
+
+
 def measure(rounds: int) -> dict[str, Cost]:
-    """Run everything in turns; the cache is a new one in each round."""
+    """Run everything in turns, the large file once; the cache is a new one in each round."""
+    with tempfile.TemporaryDirectory() as place:
+        bytecode = Path(place, "bytecode")
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {
+            "PYTHONPYCACHEPREFIX": str(bytecode),
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(Path(place, "cache")),
+        }
+        environment.pop("VLLM_NPU_MIGRATE_NO_CACHE", None)
+        diff = [sys.executable, "-c", f"{START}main()", "diff", "-q"]
+        run([*diff, fetch(OLD)], environment)
+        found = {"large": Cost()}
+        found["large"].add(*run([*diff, large_tree(Path(place))], environment))
+        return found | _measure(rounds, environment)
+
+
+def _measure(rounds: int, environment: Mapping[str, str]) -> dict[str, Cost]:
     ast_grep = shutil.which("ast-grep", path=str(Path(sys.executable).parent)) or "ast-grep"
     trees = {version: fetch(version) for version in (OLD, NEW)}
     python: list[str | Path] = [sys.executable, "-c"]
     found: dict[str, Cost] = {}
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            environment = {**os.environ, "XDG_CACHE_HOME": cache}
-            environment.pop("VLLM_NPU_MIGRATE_NO_CACHE", None)
-            environment["PYTHONPATH"] = str(ROOT)
             commands: dict[str, list[str | Path]] = {
                 "python": [*python, "pass"],
                 "--help": [*python, f"{START}main()", "--help"],
@@ -115,7 +174,8 @@ def measure(rounds: int) -> dict[str, Cost]:
                         f"{start}reading .py {version}": [*program, tree / "vllm", ".py"],
                     }
             for name, command in commands.items():
-                found.setdefault(name, Cost()).add(*run(command, environment))
+                cost = run(command, {**environment, "XDG_CACHE_HOME": cache})
+                found.setdefault(name, Cost()).add(*cost)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return found
 
@@ -165,6 +225,9 @@ def bounds(cost: Mapping[str, Cost]) -> list[Bound]:
         reading(OLD),
         reading(NEW),
         Bound("memory of the largest process", largest / 1e6, 150, " MB"),
+        Bound(
+            "the same, with a file of 20 MB in the tree", cost["large"].memory / 1e6, 1000, " MB"
+        ),
     ]
 
 
@@ -216,8 +279,9 @@ PAGE_TEXT = """\
 # Benchmark
 
 Made by `python scripts/benchmark.py --rounds {rounds} --write`, with {processors} processors and
-Python {python}. CPU time, user and system, of a process with its children: the least of {rounds}
-rounds, taken in turns. Ratios carry over to other machines, seconds do not.
+Python {python}, with bytecode made before. CPU time, user and system, of a process with its
+children: the least of {rounds} rounds, taken in turns. Ratios carry over to other machines, seconds
+do not.
 
 ## What is promised
 
@@ -253,8 +317,9 @@ the first `diff` of {old} say of what order the difference is, not more.
 ## Why
 
 - A file is searched for the rules' triggers as bytes; most hold none and are not parsed.
-- LibCST sees the functions, classes and statements that hold what a rule looks for. Python's own
-  parser, which looks at each file first, tells where the others are, and they are left out.
+- LibCST sees the statements that hold what a rule looks for, and the functions that a rule names.
+  Python's own parser, which looks at each file first, tells where the others are, and they are left
+  out. From 1 MB on it gets a file in pieces, since it takes 200 times a text in memory.
 - Only the statements around edits are written from LibCST's tree. All other lines are taken as they
   are.
 - Syntax trees hold no cycles, so they go as soon as a file is done, and the collector stays off.

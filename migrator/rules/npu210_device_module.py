@@ -104,7 +104,7 @@ class DeviceModule(Rule):
     safety = Safety.EQUIVALENT
     paths = (_RUNNER, _WORKER, _STATE, _GRAPH, _MEMORY, _UTILS)
     triggers = (r"\bcuda\b", r"device_module\(\)")
-    reads = (r"\btorch\s*=[^=]",)
+    reads = (r"\btorch\b(?!\.)",)  # what may bind the name
     sites = (
         Site("GPUModelRunner", (_RUNNER,)),
         Site("GroupCoordinator.graph_capture", (_STATE,)),

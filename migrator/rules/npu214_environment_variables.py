@@ -73,7 +73,7 @@ class EnvironmentVariables(Rule):
     safety = Safety.GUARDED
     paths = (_ENVS,)
     triggers = (_TABLE,)
-    sites = (Site(_TABLE, (_ENVS,)),)
+    sites = (Site(_TABLE, (_ENVS,), whole=False),)
     examples = (
         Example(
             path=_ENVS,
