@@ -427,7 +427,8 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
                 equality(run).replace("NO", "**no**"),
                 f"{run.gap:.3f}" if run.gap is not None else "–",
                 f"{run.seconds:.0f}",
-                "pass" if run.passed else "**FAIL**",
+                ("pass" if run.passed else "**FAIL**")
+                + (", earlier" if is_earlier(state, job) else ""),
             ]
             yield f"| {' | '.join(cells)} |"
 
@@ -472,7 +473,7 @@ def page(state: State, releases: Iterable[str]) -> str:
         f"{len(outcomes)} runs, {len(failed)} failed; {', '.join(versions) or 'no environment'}. "
         "Seconds are those of a machine with two cores and other work to do."
         + (
-            f" {earlier} are from an earlier state of the tree, the runs or the simulator."
+            f" {earlier}, marked so, are from an earlier state of tree, runs or simulator."
             if earlier
             else ""
         ),
