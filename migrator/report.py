@@ -65,11 +65,11 @@ def print_report(
 
     tell(standing(plan.label), "bold")
     tell(totals(plan, tense))
-    for line in _unchecked(plan, verbose=verbose):
-        tell(line, "yellow")
     for record in plan.records:
         if record.status is Status.MANUAL:
             tell(_line(record, tense), "yellow")
+    for line in _unchecked(plan, verbose=verbose):
+        tell(line, "yellow")
     for failure in plan.failures:
         tell(f"{failure.path}: left as it is: {failure.reason}", "yellow")
     for line in said:

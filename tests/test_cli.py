@@ -207,7 +207,11 @@ def test_output_beside_the_source(mini_tree: Path, tmp_path: Path, run_cli: RunC
     assert done.code == 0
     out = tmp_path / "mini-npu"
     written = [f"Adapted tree: {out}", f"Log: {out / LOG_NAME}"]
-    assert done.err.splitlines()[2:4] == written
+    lines = done.err.splitlines()
+    assert lines[2].endswith("so nobody has checked: 10 sites"), "the small tree is no release"
+    begin = lines.index(written[0])
+    assert lines[begin : begin + 2] == written
+    assert all(line.startswith("  ") for line in lines[3:begin]), "only what nobody has checked"
     assert (out / LOG_NAME).is_file()
 
 

@@ -158,7 +158,7 @@ def test_messages_that_the_faq_quotes_exist() -> None:
     quoted = re.findall(r'^### "(.*?)"', text, re.M)
     assert len(quoted) > 10
     sources = "\n".join(text for texts in pages.messages().values() for text in texts)
-    for name in ("cli/common.py", "plan.py"):
+    for name in ("cli/common.py", "plan.py", "report.py"):
         sources += (ROOT / "migrator" / name).read_text(encoding="utf-8")
     # torch_npu says this one itself.
     elsewhere = {"Two accelerators cannot be used at the same time"}

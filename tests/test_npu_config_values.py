@@ -46,6 +46,7 @@ def configuration(path: str, value: Any) -> Any:
             has_inner_state=False,
             is_attention_free=False,
             max_model_len=128,
+            hf_config=SimpleNamespace(model_type="llama"),
             hf_text_config=SimpleNamespace(mova_num_experts=0),
         )
         values["load_config"] = SimpleNamespace(load_format="dummy")
