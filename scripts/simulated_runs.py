@@ -411,7 +411,7 @@ def interpreter_for(job: Job, env: Path, old_env: Path | None) -> Path | None:
 # -- the page
 
 
-def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
+def rows(state: State, releases: Iterable[str], earlier: Collection[Job]) -> Iterator[str]:
     for release in releases:
         for job in plan((release,)):
             outcome = state.read(job)
@@ -427,8 +427,7 @@ def rows(state: State, releases: Iterable[str]) -> Iterator[str]:
                 equality(run).replace("NO", "**no**"),
                 f"{run.gap:.3f}" if run.gap is not None else "–",
                 f"{run.seconds:.0f}",
-                ("pass" if run.passed else "**FAIL**")
-                + (", earlier" if is_earlier(state, job) else ""),
+                ("pass" if run.passed else "**FAIL**") + (", earlier" if job in earlier else ""),
             ]
             yield f"| {' | '.join(cells)} |"
 
@@ -464,7 +463,7 @@ def page(state: State, releases: Iterable[str]) -> str:
     outcomes = [o for o in (state.read(job) for job in plan(chosen)) if o is not None]
     failed = [o for o in outcomes if not o.run.passed]
     absent = [job for job in plan(chosen) if state.read(job) is None]
-    earlier = sum(is_earlier(state, job) for job in plan(chosen))
+    earlier = {job for job in plan(chosen) if is_earlier(state, job)}
     versions = sorted({f"torch {o.torch} with transformers {o.transformers}" for o in outcomes})
     lines = [
         "# Simulated runs",
@@ -473,14 +472,14 @@ def page(state: State, releases: Iterable[str]) -> str:
         f"{len(outcomes)} runs, {len(failed)} failed; {', '.join(versions) or 'no environment'}. "
         "Seconds are those of a machine with two cores and other work to do."
         + (
-            f" {earlier}, marked so, are from an earlier state of tree, runs or simulator."
+            f" {len(earlier)}, marked so, are from an earlier state of tree, runs or simulator."
             if earlier
             else ""
         ),
         "",
         f"| {' | '.join(COLUMNS)} | |",
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
-        *rows(state, chosen),
+        *rows(state, chosen, earlier),
         "",
     ]
     statics = [s for s in (state.read_static(release) for release in chosen) if s is not None]

@@ -138,7 +138,7 @@ class GroupCoordinator:
         elif place is None:
             yield skipped(site, others, "the groups of CUDA take the rank's own place, too")
         else:
-            yield _take(file, site, others, place)
+            yield _take(file, site, others, *place)
 
 
 def _branch(function: cst.FunctionDef, asked: str) -> cst.If | None:
@@ -153,26 +153,22 @@ def _branch(function: cst.FunctionDef, asked: str) -> cst.If | None:
     return None
 
 
-def _mapping(branch: cst.If) -> cst.SimpleStatementLine | None:
-    """The statement of a branch that looks for a place among the devices seen, if it has one."""
+def _mapping(branch: cst.If) -> tuple[cst.SimpleStatementLine, cst.Call] | None:
+    """What of a branch looks for a place among the devices seen: the statement and its call."""
     for statement in branch.body.body:
-        if isinstance(statement, cst.SimpleStatementLine) and any(
-            isinstance(node, cst.Call) and (dotted(node.func) or "").endswith(f".{_MAPPED}")
-            for node in walk(statement)
-        ):
-            return statement
+        if isinstance(statement, cst.SimpleStatementLine):
+            for node in walk(statement):
+                if isinstance(node, cst.Call) and (dotted(node.func) or "").endswith(f".{_MAPPED}"):
+                    return statement, node
     return None
 
 
-def _take(file: File, site: str, branch: cst.If, place: cst.SimpleStatementLine) -> Finding:
+def _take(
+    file: File, site: str, branch: cst.If, place: cst.SimpleStatementLine, call: cst.Call
+) -> Finding:
     """The finding that gives a branch the place that CUDA's looks for."""
     assign = place.body[0]
     named = assign.targets[0].target if isinstance(assign, cst.Assign) else None
-    call = next(
-        node
-        for node in walk(place)
-        if isinstance(node, cst.Call) and (dotted(node.func) or "").endswith(f".{_MAPPED}")
-    )
     rank = dotted(call.args[0].value) if len(call.args) == 1 else None
     parts = [
         node
