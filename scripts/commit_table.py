@@ -45,7 +45,7 @@ SHORT = 10
 DECIDES = (
     *("rules", "rule.py", "engine.py", "plan.py", "matchers.py", "receivers.py", "recipes.py"),
     *("origins.py", "flow.py", "outline.py", "probes.py", "templates.py", "candidates.py"),
-    *("tree.py", "verify"),
+    *("pieces.py", "statement_lines.py", "tree.py", "verify"),
 )
 """What of the package an outcome depends on, beside the templates."""
 
