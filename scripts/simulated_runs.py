@@ -101,6 +101,7 @@ ALSO = (
     ("llama", "tp2-graph"),
     ("qwen2", "tp2"),
     ("llama", "ray-tp2"),
+    ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
     *(("llama", name) for name in LORA),
 )
@@ -159,16 +160,16 @@ reached, if sampling with a seed does not reproduce, if collectives do not go ov
 process or device memory is left behind. `serve` is `vllm serve`, asked through the OpenAI client:
 answers in one piece, streamed, and several at once; `serve-dp2` has two engines (data parallel),
 over which the experts are spread, and each of those of `serve-dp2-tp2` has two workers, which part
-the tokens among them before the experts. `ray-tp2` and `serve-ray-dp2` do the same with workers
-or engines in actors of a local Ray cluster, which lacks the settings of HCCL and CANN that vLLM
-has: each worker has to have them. `install` builds a wheel with
-`VLLM_TARGET_DEVICE=npu`. `refusals` starts engines that an NPU cannot serve (float32, ALiBi, a
-soft cap, an encoder, latent attention, odd sizes of heads and blocks, sleep mode, speculative
-decoding) and wants a clear error of each. `features` tries what no model here has: poolers, prompts
-as embeddings, a user's processor of logits, classes of rotary embedding. Where transformers lets
-the release load a tokenizer, a structured output has to be one of the answers that it was given to
-choose from. A run in one process also asks some functions of vLLM directly: kernels that layers do
-not go through, the current stream, the default backend of process groups, `transfer_to_npu`.
+the tokens among them before the experts. `ray-tp2`, `ray-pp2` and `serve-ray-dp2` do the same with
+workers or engines in actors of a local Ray cluster, which lacks the settings of HCCL and CANN that
+vLLM has: each worker has to have them. `install` builds a wheel with `VLLM_TARGET_DEVICE=npu`.
+`refusals` starts engines that an NPU cannot serve (float32, ALiBi, a soft cap, an encoder, latent
+attention, odd sizes of heads and blocks, sleep mode, speculative decoding) and wants a clear error
+of each. `features` tries what no model here has: poolers, prompts as embeddings, a user's processor
+of logits, classes of rotary embedding. Where transformers lets the release load a tokenizer, a
+structured output has to be one of the answers that it was given to choose from. A run in one
+process also asks some functions of vLLM directly: kernels that layers do not go through, the
+current stream, the default backend of process groups, `transfer_to_npu`.
 
 Modes with `lora1` and `lora2` have one and two slots for LoRA adapters. There two adapters (one of
 all linear layers, one of a lower rank also of the embedding and the head) are compared with the

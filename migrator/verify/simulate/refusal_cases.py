@@ -266,7 +266,7 @@ CASES = (
     _state("FalconH1ForCausalLM", "falcon_h1", mamba_d_ssm=128, mamba_n_heads=4),
     Case(
         "chunked local attention",
-        "NPU: the model attends in chunks of 192 tokens, no multiple of",
+        "NPU: no attention in chunks of 192 tokens, no multiple of",
         {
             "architectures": ["Llama4ForCausalLM"],
             "model_type": "llama4_text",

@@ -348,7 +348,7 @@ def _check_chunks(model_config, cache_config) -> None:
     if block_size % BLOCK_SIZE:
         block_size = BLOCK_SIZE
     if reason := chunk_reason(model_config, block_size):
-        raise ValueError(f"NPU: {reason}.")
+        raise ValueError(f"NPU: no {reason}.")
 
 
 def _set_compilation_policy(vllm_config: "VllmConfig") -> None:

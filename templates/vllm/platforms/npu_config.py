@@ -344,13 +344,13 @@ def image_reason(model_config: "ModelConfig") -> str | None:
 
 
 def chunk_reason(model_config: "ModelConfig", block_size: int) -> str | None:
-    """Why local attention in chunks is not taken; None if it is or there is none."""
+    """What local attention's chunks are that no operator takes, in words; else None."""
     chunk = getattr(model_config.hf_text_config, "attention_chunk_size", None)
     if chunk is None or chunk % block_size == 0:
         return None
     return (
-        f"the model attends in chunks of {chunk} tokens, no multiple of the KV "
-        f"cache's blocks of {block_size}"
+        f"attention in chunks of {chunk} tokens, no multiple of the KV cache's blocks "
+        f"of {block_size}"
     )
 
 

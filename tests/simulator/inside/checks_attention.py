@@ -72,7 +72,7 @@ class Stub(types.ModuleType):
 weakened: list[torch.Tensor] = []
 context = Config()
 config = Config(
-    model_config=Config(max_model_len=1024, hf_config=Config()),
+    model_config=Config(max_model_len=1024, hf_config=Config(), hf_text_config=Config()),
     cache_config=Config(block_size=BLOCK),
 )
 
@@ -426,14 +426,15 @@ def check_layers_that_no_operator_takes_are_refused_when_they_are_made() -> None
 
 def check_models_that_no_operator_takes_are_refused() -> None:
     model = config.model_config
-    for name, value, message in (
-        ("max_model_len", 262145, "contexts of 262145 tokens (at most 262144"),
-        ("attention_chunk_size", 100, "in chunks of 100 tokens"),
+    text = model.hf_text_config
+    for told, name, value, message in (
+        (model, "max_model_len", 262145, "contexts of 262145 tokens (at most 262144"),
+        (text, "attention_chunk_size", 100, "in chunks of 100 tokens"),
     ):
-        before = getattr(model, name)
-        setattr(model, name, value)
+        before = getattr(told, name, None)
+        setattr(told, name, value)
         found = refusal_of(lambda: A.AscendAttentionImpl(4, 64, 1.0, 4))
-        setattr(model, name, before)
+        setattr(told, name, before)
         assert message in found, found
     model.max_model_len = 262144
     A.AscendAttentionImpl(4, 64, 1.0, 4)

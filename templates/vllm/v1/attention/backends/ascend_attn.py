@@ -34,7 +34,7 @@ import torch_npu
 import vllm.envs as envs
 from vllm.compilation.npu_graph import NPUGraph
 from vllm.config import VllmConfig, get_current_vllm_config
-from vllm.platforms.npu_config import MAX_CONTEXT
+from vllm.platforms.npu_config import MAX_CONTEXT, chunk_reason
 from vllm.platforms.npu_nnal import uses_nnal
 from vllm.utils.torch_utils import weak_ref_tensor
 from vllm.v1.attention.backend import (
@@ -797,13 +797,9 @@ def _model_refusals() -> Iterator[str]:
             f"contexts of {max_model_len} tokens (at most {MAX_CONTEXT}: set "
             "--max-model-len)"
         )
-    chunk = getattr(config.model_config, "attention_chunk_size", None)
     block_size = max(config.cache_config.block_size or 0, KERNEL_BLOCK_SIZE)
-    if chunk and chunk % block_size:
-        yield (
-            f"attention in chunks of {chunk} tokens, which is no multiple of a "
-            f"block's {block_size}"
-        )
+    if reason := chunk_reason(config.model_config, block_size):
+        yield reason
 
 
 def _sees_later_tokens() -> bool:
