@@ -21,6 +21,7 @@ class _Result(msgspec.Struct):
     asked: list[tuple[str, str, str]]
     after: bytes | None
     records: tuple[Record, ...]
+    unchecked: tuple[UncheckedSite, ...]
 
 
 class _File(msgspec.Struct):
@@ -46,7 +47,7 @@ class _Plan(msgspec.Struct):
 def encode_result(result: FileResult, asked: Mapping[Question, str]) -> bytes | None:
     """A result, and what its rules asked of the tree; None where a name is no text."""
     listed = [(kind, path, answer) for (kind, path), answer in asked.items()]
-    return _encode(_Result(listed, result.after, result.records))
+    return _encode(_Result(listed, result.after, result.records, result.unchecked))
 
 
 def decode_result(path: str, data: bytes) -> tuple[FileResult, dict[Question, str]] | None:
@@ -55,7 +56,7 @@ def decode_result(path: str, data: bytes) -> tuple[FileResult, dict[Question, st
     if found is None:
         return None
     asked = {(kind, question): answer for kind, question, answer in found.asked}
-    return FileResult(path, found.after, found.records), asked
+    return FileResult(path, found.after, found.records, unchecked=found.unchecked), asked
 
 
 def encode_plan(plan: Plan) -> bytes | None:

@@ -13,7 +13,7 @@ import difflib
 import enum
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -121,7 +121,11 @@ def anchor(tree: Tree, path: str, name: str) -> Anchor | None:
 
     `SiluAndMul.forward_oot`, which a rule adds, stands on `SiluAndMul`.
     """
-    known = nodes_of(tree, path)
+    return anchor_among(nodes_of(tree, path), path, name)
+
+
+def anchor_among(known: Mapping[str, Node], path: str, name: str) -> Anchor | None:
+    """As `anchor`, of a module whose named nodes are known."""
     for part in _prefixes(name):
         if part in known:
             return Anchor(path, part, known[part])

@@ -35,6 +35,7 @@ from migrator.rule import (
     manual,
     statements,
 )
+from migrator.shapes import UncheckedSite, declared, unchecked
 from migrator.statement_lines import Layout, Nodes, Piece
 from migrator.tree import Tree
 
@@ -88,6 +89,8 @@ class FileResult:
     records: tuple[Record, ...] = ()
     failure: str | None = None
     """Why the file could not be handled; it stays as it is then."""
+    unchecked: tuple[UncheckedSite, ...] = ()
+    """Sites that were changed and that no known release has in this form."""
 
 
 class EditError(Exception):
@@ -131,11 +134,23 @@ def _migrate(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileR
     if len(data) >= LARGE:
         result = _migrate_large(path, data, rules, tree)
         if result is not None:
-            return result
+            module = tree.parse(path) if declared(rules, _changed(result)) else None
+            return result if module is None else _with_unchecked(result, module, rules)
     parsed = _parsed(path, data, tree.parsed(path, data))
     if isinstance(parsed, str):
         return FileResult(path, None, failure=parsed)
-    return _migrate_parsed(path, data, parsed, _names(rules), rules, tree)
+    result = _migrate_parsed(path, data, parsed, _names(rules), rules, tree)
+    return _with_unchecked(result, parsed, rules)
+
+
+def _changed(result: FileResult) -> list[tuple[str, str]]:
+    """Code and site of what is changed."""
+    return [(r.rule, r.site) for r in result.records if r.status is Status.CHANGED]
+
+
+def _with_unchecked(result: FileResult, module: ast.Module, rules: Sequence[Rule]) -> FileResult:
+    found = unchecked(module, result.path, rules, _changed(result))
+    return dataclasses.replace(result, unchecked=found) if found else result
 
 
 def _migrate_large(path: str, data: bytes, rules: Sequence[Rule], tree: Tree) -> FileResult | None:

@@ -23,7 +23,7 @@ from migrator.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.errors import MigrateError
 from migrator.rule import Absence, Rule, Status
 from migrator.rules import all_rules
-from migrator.shapes import UncheckedSite, unchecked
+from migrator.shapes import UncheckedSite
 from migrator.tree import (
     LOG_NAME,
     SUMMARY_NAME,
@@ -224,8 +224,11 @@ def make_plan(
         missing=tuple(missing),
         failures=tuple(sorted(failures, key=lambda f: f.path)),
         links_out=tuple(links_out),
-        unchecked=unchecked(
-            tree, chosen, ((r.rule, r.site) for r in records if r.status is Status.CHANGED)
+        unchecked=tuple(
+            sorted(
+                (one for result in done for one in result.unchecked),
+                key=lambda one: (one.rule, one.site, one.path),
+            )
         ),
         earlier_log=earlier_log,
         earlier_summary=tree.read(SUMMARY_NAME),

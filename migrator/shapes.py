@@ -11,12 +11,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from migrator.candidates import Anchor, anchor
+from migrator.candidates import Anchor, anchor, anchor_among, named_nodes
 from migrator.rule import Rule, Site
 from migrator.tree import Tree
 
@@ -85,25 +85,31 @@ def known_shapes() -> Mapping[str, frozenset[str]]:
 
 
 def unchecked(
-    tree: Tree, rules: Sequence[Rule], changed: Iterable[tuple[str, str]]
+    module: ast.Module, path: str, rules: Iterable[Rule], changed: Iterable[tuple[str, str]]
 ) -> tuple[UncheckedSite, ...]:
-    """The sites that nobody has checked as this tree has them, by rule and site.
+    """The sites that nobody has checked as this module has them, by rule and site.
 
     Args:
-        tree: the tree.
+        module: what Python's parser makes of it.
+        path: where it is in its tree.
         rules: the rules that ran.
-        changed: code and site of what they change.
+        changed: code and site of what they change in it.
     """
-    known, wanted = known_shapes(), set(changed)
+    wanted = declared(rules, changed)
+    nodes = named_nodes(module) if wanted else {}
     found = []
-    for rule in rules:
-        for site in rule.sites:
-            if (rule.code, site.name) not in wanted:
-                continue
-            place = definition(tree, site)
-            # Of a rule that is not in the file yet nothing is known, and nothing said.
-            shapes = known.get(key(rule, site))
-            if place is not None and shapes is not None and shape(place.node) not in shapes:
-                line = place.node.lineno
-                found.append(UncheckedSite(rule.code, site.name, place.path, line))
+    for rule, site in wanted:
+        place = anchor_among(nodes, path, site.name)
+        # Of a rule that is not in the file yet nothing is known, and nothing said.
+        shapes = known_shapes().get(key(rule, site))
+        if place is not None and shapes is not None and shape(place.node) not in shapes:
+            found.append(UncheckedSite(rule.code, site.name, path, place.node.lineno))
     return tuple(found)
+
+
+def declared(rules: Iterable[Rule], changed: Iterable[tuple[str, str]]) -> list[tuple[Rule, Site]]:
+    """Those of the sites changed, by code and name, that the rules declare."""
+    names = set(changed)
+    return [
+        (rule, site) for rule in rules for site in rule.sites if (rule.code, site.name) in names
+    ]

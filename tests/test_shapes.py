@@ -13,7 +13,7 @@ import pytest
 from migrator.plan import Plan, make_plan
 from migrator.rules import all_rules
 from migrator.shapes import definition, key, known_shapes, shape, unchecked
-from migrator.tree import DiskTree, Tree
+from migrator.tree import DiskTree
 from tests.conftest import RunCli
 from tests.trees import SELECT
 
@@ -87,8 +87,20 @@ def test_only_what_was_changed_is_named(mini_tree: Path) -> None:
     rules = [rule for rule in all_rules() if rule.code in ("NPU102", "NPU103")]
     sites = {one.site for one in make_plan(tree, rules).unchecked}
     assert sites == {"rms_norm"}
-    assert unchecked(tree, rules, []) == ()
-    assert unchecked(Tree({}), rules, [("NPU102", "rms_norm")]) == ()
+    assert unchecked(ast.parse(BEFORE), "f.py", rules, [("NPU102", "rms_norm")]) == ()
+
+
+def test_a_module_in_pieces_is_looked_at_too(
+    mini_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that is too long to be parsed at once the same sites are named."""
+    rules = [rule for rule in all_rules() if not rule.templates]
+    whole = make_plan(DiskTree(mini_tree), rules)
+    assert len(whole.unchecked) > 5
+    monkeypatch.setattr("migrator.engine.LARGE", 1000)
+    in_pieces = make_plan(DiskTree(mini_tree), rules)
+    assert in_pieces.unchecked == whole.unchecked
+    assert in_pieces.files == whole.files
 
 
 def test_they_are_listed(mini_tree: Path, tmp_path: Path, run_cli: RunCli) -> None:
