@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,22 +40,27 @@ class UncheckedSite:
 
 def shape(node: ast.AST) -> str:
     """A short hash of a definition, the same for every version of Python and every layout."""
-    text = "\0".join(_parts(node))
+    parts: list[str] = []
+    _describe(node, parts)
+    text = "\0".join(parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
 
 
-def _parts(node: ast.AST) -> Iterator[str]:
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        if name in _UNSAID or value is None or value == []:
+def _describe(node: ast.AST, parts: list[str]) -> None:
+    parts.append(type(node).__name__)
+    for name in node._fields:
+        if name in _UNSAID:
             continue
-        yield name
+        value = getattr(node, name, None)
+        if value is None or value == []:
+            continue
+        parts.append(name)
         for item in value if isinstance(value, list) else [value]:
             if not isinstance(item, ast.AST):
-                yield repr(item)
+                parts.append(repr(item))
             elif not _is_documentation(item):
-                yield from _parts(item)
-        yield ")"
+                _describe(item, parts)
+        parts.append(")")
 
 
 def _is_documentation(node: ast.AST) -> bool:
