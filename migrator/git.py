@@ -161,30 +161,53 @@ def names_of(root: Path, commit: str = "HEAD") -> tuple[str | None, str | None]:
     `proto-v0.3.0` are other products'.
 
     Returns:
-        The tag of the release, if it is one; else where it is, such as `v0.10.0-12124-g017e9f4448`,
-        if git knows any tag before it.
+        The tag of the release, if it is one; else where it is, such as `0.10.0-12124-g017e9f4448`,
+        if git knows any tag before it. A fork's own tag that is nearer is named too.
 
     Raises:
         MigrateError: git refuses, as it does a tree of another owner.
     """
+    found = _releases(root, "--points-at", commit)
+    if found:
+        return found[-1], None
+    near = _described(root, commit, [_TAGS])
+    behind = _releases(root, "--merged", commit)
+    if near is None or not behind:
+        return None, near
+    nearest = _described(root, commit, behind, "--abbrev=0")
+    # Of several at one commit the newest, as above.
+    tag = _releases(root, "--points-at", f"{nearest}^{{}}")[-1]
+    place = _described(root, commit, [tag])
+    assert place is not None, "a tag behind it is"
+    told = place.removeprefix("v")
+    return None, told if near == place or near.startswith(f"{nearest}-") else f"{told} ({near})"
+
+
+def _releases(root: Path, *which: str) -> list[str]:
+    """Tags that a release of vLLM may have, oldest version first."""
     from packaging.version import InvalidVersion, Version
 
-    listing = run("tag", "--list", _TAGS, "--points-at", commit, at=root)
     found = []
-    for tag in os.fsdecode(listing).split():
+    for tag in os.fsdecode(run("tag", "--list", _TAGS, *which, at=root)).split():
         try:
             version = Version(tag)
         except InvalidVersion:
             continue
         if version.major == MAJOR and version.local is None and not version.is_devrelease:
             found.append((version, tag))
-    if found:
-        return max(found)[1], None
+    return [tag for _, tag in sorted(found)]
+
+
+def _described(
+    root: Path, commit: str, patterns: Sequence[str], length: str = "--abbrev=10"
+) -> str | None:
+    """How far a commit is from the nearest tag behind it that matches; None without one."""
+    matching = [f"--match={pattern}" for pattern in patterns]
     try:
-        near = run("describe", "--tags", "--abbrev=10", f"--match={_TAGS}", commit, at=root)
+        said = run("describe", "--tags", length, *matching, commit, at=root)
     except GitError:
-        return None, None  # there is no such tag behind it
-    return None, os.fsdecode(near).strip()
+        return None
+    return os.fsdecode(said).strip()
 
 
 def submodules(root: Path) -> list[str]:

@@ -150,7 +150,9 @@ def committed_label(tree: Tree, root: Path, commit: str = "HEAD") -> Label:
     built = build_label(tree)
     if near is not None and built.release is not None:
         built = Label()
-    claim = near if near is not None and labelled(near) != Label() else None
+    # A tag may have any sign in its name.
+    words = [] if near is None else [word.strip("()") for word in near.split()]
+    claim = near if words and all(labelled(word) != Label() for word in words) else None
     return best_label(own, built, Label(claim=claim))
 
 

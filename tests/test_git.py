@@ -193,7 +193,29 @@ def test_release_of_a_commit(
         git(root, "commit", "-q", "--allow-empty", "-m", "more")
         release, near = program.names_of(root)
         assert release is None, "rounded"
-        assert near is None or near.rpartition("-1-g")[0] in tags
+        if names[0] is not None:
+            assert near is not None
+            assert near.partition("-1-g")[0] == names[0].removeprefix("v")
+        elif names[1] is not None:
+            assert near is not None
+            assert near.partition("-1-g")[0] == names[1]
+        else:
+            assert near is None
+
+
+@pytest.mark.parametrize(
+    ("more", "own"), [(0, "v2.3.0"), (0, "v0.11.0-acme.3"), (2, "v0.11.0-acme.3")]
+)
+def test_a_forks_own_tag_hides_no_release_behind_it(tmp_path: Path, more: int, own: str) -> None:
+    """It is no release, and where the fork left vLLM's is said beside it."""
+    root = tagged(tmp_path / "mini", "v0.10.0", "v0.11.0")
+    git(root, "commit", "-q", "--allow-empty", "-m", "ours")
+    git(root, "tag", own)
+    for _ in range(more):
+        git(root, "commit", "-q", "--allow-empty", "-m", "more")
+    commit = git(root, "rev-parse", "--short=10", "HEAD").strip()
+    near = f"{own}-{more}-g{commit}" if more else own
+    assert program.names_of(root) == (None, f"0.11.0-{more + 1}-g{commit} ({near})")
 
 
 def test_a_tag_at_a_distance_is_kept_as_text(tmp_path: Path) -> None:
@@ -201,7 +223,7 @@ def test_a_tag_at_a_distance_is_kept_as_text(tmp_path: Path) -> None:
     assert open_source(str(root)).tree.label == Label("0.11.0")
     for _ in range(3):
         git(root, "commit", "-q", "--allow-empty", "-m", "more")
-    claim = f"v0.11.0-3-g{git(root, 'rev-parse', '--short=10', 'HEAD').strip()}"
+    claim = f"0.11.0-3-g{git(root, 'rev-parse', '--short=10', 'HEAD').strip()}"
     assert open_source(str(root)).tree.label == Label(claim=claim)
     # A build of an earlier day says less than git does.
     (root / "vllm/_version.py").write_text("__version__ = '0.11.0'\n", "utf-8")
