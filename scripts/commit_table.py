@@ -99,7 +99,8 @@ class State:
 
 def code_key() -> str:
     """A hash of the code that outcomes depend on."""
-    places = [ROOT / "templates", *(ROOT / "migrator" / name for name in DECIDES), Path(__file__)]
+    places = [ROOT / "templates", *(ROOT / "migrator" / name for name in DECIDES)]
+    places += [Path(__file__), Path(overrides.__file__)]
     total = hashlib.sha256()
     for place in places:
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:

@@ -48,6 +48,8 @@ def _of_class(tree: DiskTree, path: str, node: ast.ClassDef) -> Iterator[str]:
         renamed = _renamed(function, above)
         if lacking and renamed and not _named_in_calls(tree, function.name, renamed):
             continue
+        if lacking and _takes_all_by_name(function, above):
+            lacking = "takes by name what is given in order" if _given_in_order(tree, above) else ""
         if lacking:
             yield f"{path}:{function.lineno} {node.name}.{function.name}: {lacking}"
 
@@ -136,6 +138,48 @@ def _renamed(ours: Function, theirs: Function) -> list[str]:
         return []
     moved = [n for n in own if n in other and own.index(n) != other.index(n)]
     return [] if moved else [n for n in other if n not in own]
+
+
+def _takes_all_by_name(ours: Function, theirs: Function) -> bool:
+    """Does a method that has names for nothing but its instance take every other one by `**`?"""
+    own, other = ours.args, theirs.args
+    names = [a.arg for a in (*own.posonlyargs, *own.args)]
+    wanted = [a.arg for a in other.args]
+    return own.kwarg is not None and names == wanted[: len(names)] and not other.posonlyargs
+
+
+def _given_in_order(tree: DiskTree, function: Function) -> bool:
+    """Does anything that runs on an NPU call a method with arguments in order?
+
+    Only what fits its parameters counts: other classes have methods of this name. The modules of
+    other platforms do not run there.
+    """
+    spec = function.args
+    names = [a.arg for a in (*spec.posonlyargs, *spec.args)][1:]
+    required = names[: len(names) - len(spec.defaults)]
+    for entry in tree.entries():
+        path = entry.path
+        if entry.link is not None or not path.startswith(VLLM) or not path.endswith(".py"):
+            continue
+        if path.startswith(_PLATFORMS) and path.removeprefix(_PLATFORMS) not in _OF_ALL:
+            continue
+        data = tree.read(path) or b""
+        module = tree.parse(path) if f".{function.name}(".encode() in data else None
+        for node in ast.walk(module) if module is not None else ():
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            if not isinstance(node.func, ast.Attribute) or node.func.attr != function.name:
+                continue
+            given = {k.arg for k in node.keywords} | set(names[: len(node.args)])
+            starred = any(isinstance(a, ast.Starred) for a in node.args)
+            if starred or None in given or given >= set(required):
+                return True
+    return False
+
+
+_PLATFORMS = f"{VLLM}platforms/"
+_OF_ALL = ("__init__.py", "interface.py", "npu.py", "npu_config.py")
+"""Modules of platforms that run on NPUs too."""
 
 
 def _named_in_calls(tree: DiskTree, function: str, names: list[str]) -> bool:

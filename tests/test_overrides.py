@@ -72,3 +72,26 @@ def test_what_does_not_fit(tmp_path: Path, base: str, ours: str, said: str) -> N
 )
 def test_what_fits(tmp_path: Path, base: str, ours: str) -> None:
     assert problems(tmp_path, base, ours) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "fits"),
+    [
+        ("x.run(one=1, two=2)", True),
+        ("x.run(**every)", True),
+        ("x.run(1)", True),  # another class's: it would lack one here
+        ("x.run(1, 2)", False),
+        ("x.run(1, two=2)", False),
+        ("x.run(1, **more)", False),
+        ("x.run(*every)", False),
+    ],
+)
+def test_what_takes_all_by_name_is_asked_so(tmp_path: Path, call: str, fits: bool) -> None:
+    """Unless it is another platform that asks."""
+    base, ours = "def run(self, one, two): ...", "def run(self, **asked): ..."
+    found = problems(tmp_path / "a", base, ours, f"def f(x):\n    {call}\n")
+    assert (found == []) is fits
+    assert fits or "takes by name what is given in order" in found[0]
+    (tmp_path / "b/vllm/platforms").mkdir(parents=True)
+    (tmp_path / "b/vllm/platforms/cuda.py").write_text(f"def f(x):\n    {call}\n", "utf-8")
+    assert problems(tmp_path / "b", base, ours, "") == []
