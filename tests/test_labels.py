@@ -227,7 +227,7 @@ def test_a_branch_without_a_release(tmp_path: Path, run_cli: RunCli) -> None:
     assert done.code in (0, 1), done.err
     assert f"Branch: feat/ascend-npu-adapt-{head}" in done.err
     heading = (root / SUMMARY_NAME).read_text("utf-8").splitlines()[0]
-    assert heading.startswith("# NPU migration of vLLM v0.10.0-1-g")
+    assert heading.startswith("# NPU migration of vLLM 0.10.0-1-g")
     assert heading.endswith(", no release")
     # The log keeps what the tree was called, whatever is committed on top of it.
     assert open_source(str(root)).tree.label.claim is not None

@@ -75,6 +75,7 @@ class Log(msgspec.Struct):
     files: list[LoggedFile]
     changes: list[LoggedChange] = []
     release: str | None = None
+    claim: str | None = None
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ def test_plugin_is_installed_beside_the_source(
         paths = environment.variables(tree, folder)["PYTHONPATH"].split(os.pathsep)
         assert paths.index(str(site)) < paths.index(str(mini_tree.resolve()))
         (info,) = (folder / "metadata").glob("*.dist-info")
-        assert info.name.startswith(f"vllm-{tree.release}")
+        assert info.name.startswith(f"vllm-{tree.label.release}+npu")
     said = (tmp_path / "said").read_text()
     for option in ("--no-index", "--no-deps", "--no-build-isolation", f"--target {site}"):
         assert option in said

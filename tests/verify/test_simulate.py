@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import os
 import re
@@ -835,6 +836,37 @@ def test_what_is_missing_is_said_in_one_line(emitted: Path) -> None:
             environment.check(Path(sys.executable), tree, serve=False)
     with pytest.raises(simulate.SimulateError, match="does not run"):
         environment.check(Path("/nowhere/bin/python"), tree, serve=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "title", "version"),
+    [
+        ({"release": "9.8.7"}, "vLLM 9.8.7 on the", "9.8.7+npu"),
+        (
+            {"release": None, "claim": "0.10.1.dev12124"},
+            "vLLM 0.10.1.dev12124, no release on the",
+            "0.0.0+npu",
+        ),
+        ({"release": None}, "vLLM (release unknown) on the", "0.0.0+npu"),
+    ],
+)
+def test_a_tree_is_called_what_its_log_calls_it(
+    emitted: Path, tmp_path: Path, told: dict[str, str | None], title: str, version: str
+) -> None:
+    from rich.console import Console
+
+    log = json.loads((emitted / "migration-log.json").read_text("utf-8"))
+    (emitted / "migration-log.json").write_text(json.dumps({**log, **told}), "utf-8")
+    tree = environment.open_tree(emitted)
+    assert (
+        environment.metadata_folder(tree, tmp_path / "i")
+        .joinpath(f"vllm-{version}.dist-info/METADATA")
+        .is_file()
+    )
+    report = simulate.Report(1, "t", tree.label.release, "p", {}, [], [], tree.label.claim)
+    said = io.StringIO()
+    simulate.write_table(report, Console(file=said, width=120))
+    assert said.getvalue().startswith(title)
 
 
 def test_only_emitted_trees_are_run(emitted: Path, tmp_path: Path) -> None:

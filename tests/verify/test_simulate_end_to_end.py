@@ -17,6 +17,7 @@ import pytest
 
 from migrator.errors import MigrateError
 from migrator.interpreters import interpreter
+from migrator.tree import Label
 from migrator.verify.simulate import environment
 from tests.conftest import RunCli
 
@@ -31,7 +32,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = os.environ.get("VLLM_NPU_MIGRATE_SIMULATOR_ENV")
     try:
         found = interpreter(Path(named) if named else None)
-        tree = environment.EmittedTree(tmp_path_factory.mktemp("none"), "0")
+        tree = environment.EmittedTree(tmp_path_factory.mktemp("none"), Label())
         environment.check(found, tree, serve=False)
     except MigrateError as error:
         if os.environ.get("VLLM_NPU_MIGRATE_REQUIRE_SIMULATOR"):

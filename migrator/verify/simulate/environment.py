@@ -18,6 +18,7 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 
 from migrator.errors import MigrateError
+from migrator.tree import Label, labelled
 from migrator.verify.tree import LOG, Log
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
@@ -53,9 +54,14 @@ class EmittedTree:
     """A tree that `apply` wrote, or an untouched one beside which a plugin of it is installed."""
 
     root: Path
-    release: str
+    label: Label
     beside: tuple[Path, ...] = ()
     """Folders of installed packages that go with the tree."""
+
+    @property
+    def version(self) -> str:
+        """The version that the runs install it as. Nothing asks for one of its own."""
+        return f"{self.label.release or '0.0.0'}+npu"
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def open_tree(root: Path) -> EmittedTree:
         ) from None
     except msgspec.DecodeError as error:
         raise SimulateError(f"{root / LOG} cannot be read: {error}") from error
-    return EmittedTree(root.resolve(), log.release or "0.0.0")
+    return EmittedTree(root.resolve(), Label(log.release, log.claim))
 
 
 def open_plugin(plugin: Path, vllm: Path, python: Path, folder: Path) -> EmittedTree:
@@ -112,7 +118,9 @@ def open_plugin(plugin: Path, vllm: Path, python: Path, folder: Path) -> Emitted
     try:
         project = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["project"]
         plugins = project["entry-points"]["vllm.platform_plugins"]
-        release = str(project["version"])
+        # A plugin of what is no release has the version 0.
+        version = str(project["version"])
+        label = labelled(None if version == "0" else version)
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise SimulateError(
             f"{plugin}: no plugin for vLLM; emit one with `vllm-npu-migrate apply --layout plugin`"
@@ -136,7 +144,7 @@ def open_plugin(plugin: Path, vllm: Path, python: Path, folder: Path) -> Emitted
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise SimulateError(f"pip cannot install {', '.join(plugins)} of {plugin}: {said[-1]}")
-    return EmittedTree(vllm.resolve(), release, (site.resolve(),))
+    return EmittedTree(vllm.resolve(), label, (site.resolve(),))
 
 
 def requirements(tree: EmittedTree) -> list[str]:
@@ -208,10 +216,10 @@ def over_ray(program: Sequence[str]) -> list[str]:
 
 def metadata_folder(tree: EmittedTree, folder: Path) -> Path:
     """Installed metadata for the tree, which is not installed but on PYTHONPATH."""
-    info = folder / f"vllm-{tree.release}+npu.dist-info"
+    info = folder / f"vllm-{tree.version}.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: vllm\nVersion: {tree.release}+npu\n", encoding="utf-8"
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {tree.version}\n", encoding="utf-8"
     )
     return folder
 

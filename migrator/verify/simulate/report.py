@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from migrator.escaping import terminal
+from migrator.tree import Label
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,11 +57,13 @@ class Report(msgspec.Struct):
 
     schema_version: int
     tree: str
-    release: str
+    release: str | None
     python: str
     versions: dict[str, str]
     missing: list[str]
     runs: list[Run]
+    claim: str | None = None
+    """What the tree says of its version where it is no release."""
 
     @property
     def passed(self) -> bool:
@@ -110,7 +113,8 @@ def write_table(report: Report, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"vLLM {report.release} on the simulated Ascend", title_justify="left")
+    label = Label(report.release, report.claim)
+    table = Table(title=f"{label} on the simulated Ascend", title_justify="left")
     for heading in HEADINGS:
         numeric = heading in {"prefill", "decode", "chunked", "cached", "replays", "s"}
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)

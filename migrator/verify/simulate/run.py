@@ -120,7 +120,8 @@ def report(tree: EmittedTree, options: Options, versions: Versions, runs: Sequen
     return Report(
         schema_version=SCHEMA_VERSION,
         tree=str(options.tree),
-        release=tree.release,
+        release=tree.label.release,
+        claim=tree.label.claim,
         python=str(options.launcher.python),
         versions={name: versions.installed[name] for name in shown},
         missing=list(versions.missing),
