@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +24,10 @@ ENTERED = "entered"
 """Step of a binding: what `with` binds by its `as`."""
 STARRED = "starred"
 """Step of a binding: a list of some items of the value."""
+
+
+WAYS = 4
+"""So many `finally` in each other are looked at twice, as after an error and as without one."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -169,6 +174,9 @@ class Flow:
         """Functions that were not looked into yet, by identity."""
         self._late: list[Callable[[], None]] = []
         """What can be told only when every binding of every scope is known."""
+        self._starts: dict[tuple[int, tuple[str, ...]], _Env] = {}
+        """Identity of a loop, and ways to it → what may hold where it begins. A loop around it only
+        adds to that: to begin anew each time takes twice as long for each loop around."""
         self.top = self._scope(module, None, module.body)
         walker = _Walker(self, self.top)
         walker.block(module.body, _Env())
@@ -488,6 +496,8 @@ class _Walker:
         self.loops: list[_Loop] = []
         self.trying: list[_Env] = []
         """For each `try` around: what may hold when something in it raises."""
+        self.ways: tuple[str, ...] = ()
+        """Which of several times statements are looked at, for each of what is around them."""
 
     # -- statements ----------------------------------------------------------------------------
 
@@ -495,12 +505,22 @@ class _Walker:
         """What holds after some statements; None where control does not come past them."""
         for statement in body:
             # What is never reached is looked at as if it were: there is no more to know of it.
-            after = self.statement(statement, env if env is not None else _Env())
-            env = after if env is not None else None
+            if env is None:
+                with self.on("never"):
+                    self.statement(statement, _Env())
+                continue
+            env = self.statement(statement, env)
             if env is not None:
                 for raised in self.trying:
                     raised.merge(env)
         return env
+
+    @contextmanager
+    def on(self, way: str) -> Iterator[None]:
+        """Look at statements on one of several ways."""
+        before, self.ways = self.ways, (*self.ways, way)
+        yield
+        self.ways = before
 
     def statement(self, node: ast.stmt, env: _Env) -> _Env | None:
         match node:
@@ -585,7 +605,7 @@ class _Walker:
     def loop(self, node: ast.While | ast.For | ast.AsyncFor, env: _Env) -> _Env | None:
         if not isinstance(node, ast.While):
             self.expression(node.iter, env)
-        start = env.copy()
+        start = _join(env, self.flow._starts.get((id(node), self.ways))) or env
         done: _Env | None = None
         while True:
             loop = _Loop()
@@ -604,6 +624,7 @@ class _Walker:
             if again == start:
                 break
             start = again
+        self.flow._starts[id(node), self.ways] = start
         if isinstance(node, ast.While) and _is_true(node.test):
             return _join(*loop.breaks)
         return _join(self.block(node.orelse, done), *loop.breaks)
@@ -628,10 +649,14 @@ class _Walker:
         if not node.finalbody:
             return after
         # It is run after whatever was raised or returned, too.
-        final = self.block(node.finalbody, _join(after, caught, *ends))
+        with self.on("raised"):
+            final = self.block(node.finalbody, _join(after, caught, *ends))
         if after is None or final is None:
             return None
-        return self.block(node.finalbody, after)
+        if len(self.ways) - self.ways.count("never") >= WAYS:
+            return final
+        with self.on("ended"):
+            return self.block(node.finalbody, after)
 
     def match(self, node: ast.Match, env: _Env) -> _Env | None:
         self.expression(node.subject, env)
@@ -700,6 +725,7 @@ class _Walker:
             scope = self.flow._inner[id(node)] = self.flow._scope(node, self.scope, node.body)
         # It is run at once, with what holds around it.
         inner = _Walker(self.flow, scope)
+        inner.ways = self.ways
         at = self.visible(env)
         for name in scope.locals:
             at.drop(name)

@@ -143,7 +143,30 @@ class _OnCuda(ast.NodeTransformer):
         self.depth -= 1
         self.scope.pop()
         self._fill_default(node)
+        self._give_no_options(node)
         return node
+
+    @staticmethod
+    def _give_no_options(node: ast.FunctionDef) -> None:
+        """`f(**options)` is `f()` where `options` is bound once, to nothing, and not used else."""
+        for statement in [*node.body]:
+            if not isinstance(statement, ast.AnnAssign) or not isinstance(
+                statement.value, ast.Dict
+            ):
+                continue
+            name = _dotted(statement.target)
+            given = [
+                (call, keyword)
+                for call in ast.walk(node)
+                if isinstance(call, ast.Call)
+                for keyword in call.keywords
+                if keyword.arg is None and _dotted(keyword.value) == name
+            ]
+            used = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))
+            if not statement.value.keys and used == 1 + len(given):
+                node.body.remove(statement)
+                for call, keyword in given:
+                    call.keywords.remove(keyword)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.scope.append(node.name)

@@ -201,7 +201,7 @@ def test_release(
     file = root / "vllm/ray/ray_env.py"
     if not file.is_file():
         engines = migrated(_text(root / "vllm/v1/engine/utils.py"), "vllm/v1/engine/utils.py")
-        assert "runtime_env=runtime_env" in engines
+        assert "**npu_options" in engines
         return
     for name in ("vllm", "vllm.envs", "vllm.logger"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))

@@ -500,3 +500,65 @@ def test_many_guards_in_one_function(line: str, monkeypatch: pytest.MonkeyPatch)
     ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
     assert work(200) <= 2.1 * work(100)
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["for _ in y:", "while y:", "for _ in y:|class C:", "try:|finally:", "if y:", "with y:"],
+)
+def test_statements_in_each_other(around: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each more around a guard may not double the work, as looking at a loop twice would."""
+    seen = 0
+    statement = flow._Walker.statement
+
+    def counting(self: flow._Walker, node: ast.stmt, env: flow._Env) -> flow._Env | None:
+        nonlocal seen
+        seen += 1
+        return statement(self, node, env)
+
+    monkeypatch.setattr(flow._Walker, "statement", counting)
+    rules = [rule for rule in all_rules() if rule.code == "NPU110"]
+
+    def work(depth: int) -> int:
+        nonlocal seen
+        seen = 0
+        lines = around.replace("try:|", "try: pass|").split("|") * depth
+        source = "import torch\n" + "\n".join(nested(lines))
+        result = migrate_file("vllm/x.py", source.encode(), rules, Tree({}))
+        assert result.failure is None
+        assert [record.rule for record in result.records] == ["NPU110"]
+        return seen
+
+    assert work(16) < 16 * work(8)
+
+
+def nested(lines: list[str]) -> list[str]:
+    """A function of statements, each in the one before it, and a guard in the last."""
+    found = ["def f(x: torch.Tensor, y):"]
+    depth = 1
+    for line in lines:
+        found.append(" " * depth + line)
+        depth += not line.startswith("try")
+    return [*found, " " * depth + "if x.is_cuda: pass", ""]
+
+
+def test_a_loop_in_a_loop_sees_what_the_outer_one_binds() -> None:
+    """What was known of a loop from an earlier round of the one around it is where it goes on."""
+    source = """\
+import torch
+
+
+def f(x: torch.Tensor, y, a):
+    for _ in y:
+        for _ in y:
+            for _ in y:
+                if x.is_cuda:
+                    pass
+            x = a
+"""
+    rules = [rule for rule in all_rules() if rule.code == "NPU110"]
+    (record,) = migrate_file("vllm/x.py", source.encode(), rules, Tree({})).records
+    assert record.status is Status.MANUAL
+    kept = source.replace("            x = a\n", "            x = x.cpu()\n")
+    (record,) = migrate_file("vllm/x.py", kept.encode(), rules, Tree({})).records
+    assert record.status is Status.CHANGED

@@ -66,11 +66,22 @@ additional_vars = {{
 }}
 """
 RUNTIME_ENV = """\
-import os
 from vllm.platforms import current_platform
-# Ray's actors get nothing of this process's environment by themselves.
-names = current_platform.additional_env_vars
-runtime_env = {"env_vars": {name: os.environ[name] for name in names}}
+npu_options: dict[str, dict] = {}
+if current_platform.device_type == "npu":
+    import os
+    # Ray's actors get nothing of this process's environment by themselves.
+    names = current_platform.additional_env_vars
+    npu_options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in names}}
+"""
+
+
+_SET = 'os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")'
+HIDDEN = f"""\
+from vllm.platforms import current_platform
+if current_platform.device_type == "npu":
+    # Ray sets it for GPUs alone.
+    {_SET}
 """
 
 
@@ -257,7 +268,7 @@ class CoreEngineActorManager:
 class CoreEngineActorManager:
     def __init__(self, strategy):
 {"".join(f"        {line}" + chr(10) for line in RUNTIME_ENV.splitlines())}\
-        ray.remote(Actor).options(scheduling_strategy=strategy, runtime_env=runtime_env).remote()
+        ray.remote(Actor).options(scheduling_strategy=strategy, **npu_options).remote()
 """,
         ),
         Example(
@@ -284,7 +295,11 @@ import os
 
 class DPEngineCoreActor:
     def __init__(self):
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        from vllm.platforms import current_platform
+        if current_platform.device_type == "npu":
+            # Ray sets it for GPUs alone.
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+        del os.environ["CUDA_VISIBLE_DEVICES"]
 """,
         ),
     )
@@ -342,16 +357,17 @@ def _actors(file: File) -> Iterator[Finding]:
         given = {arg.keyword.value for arg in node.args if arg.keyword is not None}
         if "scheduling_strategy" not in given:
             continue
+        if mentions(function, "additional_env_vars"):
+            yield migrated(_ACTORS, node)
+            continue
         if "runtime_env" in given:
-            if mentions(function, "additional_env_vars"):
-                yield migrated(_ACTORS, node)
             continue
         yield changed(
             _ACTORS,
             node,
             "engines in Ray's actors get none of the driver's variables",
             Insert(first_statement(function), RUNTIME_ENV),
-            Replace(node, _with_runtime_env),
+            Replace(node, _with_npu_options),
         )
 
 
@@ -360,12 +376,13 @@ def _actor(file: File) -> Iterator[Finding]:
     if function is None:
         return
     for place in places(function.body, cst.SimpleStatementLine):
-        code = file.code(place.node).strip()
-        if _HIDDEN.search(code):
-            reason = "Ray sets CUDA_VISIBLE_DEVICES for GPUs alone"
-            yield changed(_ACTOR, place.node, reason, Replace(place.node, _popped))
-        elif "os.environ.pop" in code and "CUDA_VISIBLE_DEVICES" in code:
+        if not _HIDDEN.search(file.code(place.node)):
+            continue
+        if _SET in file.code(function):
             yield migrated(_ACTOR, place.node)
+            continue
+        reason = "Ray sets CUDA_VISIBLE_DEVICES for GPUs alone"
+        yield changed(_ACTOR, place.node, reason, Insert(place.node, HIDDEN))
 
 
 def _sets(file: File, name: str) -> Iterator[Place[cst.Set]]:
@@ -398,17 +415,10 @@ class _with:  # noqa: N801 - a function that can be compared and pickled
         return node.with_changes(elements=[*rest, last.with_changes(comma=between), *new])
 
 
-def _with_runtime_env(node: cst.CSTNode) -> cst.CSTNode:
+def _with_npu_options(node: cst.CSTNode) -> cst.CSTNode:
     assert isinstance(node, cst.Call)
-    call = cst.ensure_type(cst.parse_expression("f(runtime_env=runtime_env)"), cst.Call)
+    call = cst.ensure_type(cst.parse_expression("f(**npu_options)"), cst.Call)
     *rest, last = node.args
     between = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     added = call.args[0].with_changes(comma=last.comma)
     return node.with_changes(args=[*rest, last.with_changes(comma=between), added])
-
-
-def _popped(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.SimpleStatementLine)
-    code = _HIDDEN.sub(r"os.environ.pop(\1CUDA_VISIBLE_DEVICES\1, None)", cst.Module([node]).code)
-    parsed = cst.parse_module(code.lstrip()).body[0]
-    return node.with_changes(body=cst.ensure_type(parsed, cst.SimpleStatementLine).body)
