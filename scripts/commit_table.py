@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -157,15 +158,46 @@ def fork(text: str) -> tuple[str, Path, list[str]]:
 # -- what becomes of one
 
 
-def export(repository: Path, commit: str, target: Path) -> None:
-    """Write the files of a commit into a directory of its own, without history or metadata."""
-    target.mkdir()
-    archive = subprocess.Popen(
-        ["git", "-C", str(repository), "archive", "--format=tar", commit], stdout=subprocess.PIPE
+def lacking(repository: Path, commit: str) -> list[str]:
+    """Files of a commit whose contents the repository lacks, as a partial copy may."""
+    listing = git(repository, "ls-tree", "-r", commit).splitlines()
+    blobs = {path: fields.split()[2] for fields, _, path in (e.partition("\t") for e in listing)}
+    done = subprocess.run(
+        ["git", "-C", str(repository), "cat-file", "--batch-check"],
+        input="".join(f"{name}\n" for name in sorted(set(blobs.values()))),
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    subprocess.run(["tar", "-x", "-C", str(target)], stdin=archive.stdout, check=True)
-    if archive.wait():
-        raise SystemExit(f"{repository}: {commit} cannot be exported")
+    absent = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" missing")}
+    return [path for path, blob in blobs.items() if blob in absent]
+
+
+def export(repository: Path, commit: str, target: Path) -> None:
+    """Write the files of a commit into a directory of its own, without history or metadata.
+
+    Files whose contents the repository lacks are left out, unless they are code.
+    """
+    absent = lacking(repository, commit)
+    if code := [path for path in absent if path.endswith(".py")]:
+        raise SystemExit(f"{repository}: {commit} has no contents of {', '.join(code)}")
+    target.mkdir()
+    place = git(repository, "rev-parse", "--absolute-git-dir")
+    index = {"GIT_INDEX_FILE": str(target.with_suffix(".index"))}
+    base = ["git", "-c", "core.autocrlf=false", f"--git-dir={place}", f"--work-tree={target}"]
+    for arguments, given in (
+        (("read-tree", commit), ""),
+        (("update-index", "--force-remove", "-z", "--stdin"), "".join(f"{p}\0" for p in absent)),
+        (("checkout-index", "-a"), ""),
+    ):
+        subprocess.run(
+            [*base, *arguments],
+            cwd=target,
+            env={**os.environ, **index},
+            input=given,
+            text=True,
+            check=True,
+        )
 
 
 def migrate(outcome: Outcome, repository: Path) -> Outcome:

@@ -25,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 
+from commit_table import lacking
 from tool import command
 from update_table import DELETED, Edit, edit_by_hand
 
@@ -47,37 +48,13 @@ def git(root: Path, *arguments: str) -> str:
 def line(root: Path, commits: list[str]) -> list[str]:
     """The same commits one after another, without merges and without what the repository lacks."""
     made: list[str] = []
-    lacking: set[str] = set()
-    for before, one in zip(["", *commits], commits, strict=False):
-        if before:
-            listing, blob = git(root, "diff-tree", "-r", "--no-renames", before, one), 3
-        else:
-            listing, blob = git(root, "ls-tree", "-r", one), 2
-        parted = (text.partition("\t") for text in listing.splitlines())
-        blobs = {path: fields.split()[blob] for fields, _, path in parted}
-        absent = missing(root, {name for name in blobs.values() if set(name) != {"0"}})
-        lacking -= blobs.keys()
-        lacking |= {path for path, name in blobs.items() if name in absent}
+    for one in commits:
         git(root, "read-tree", one)
-        if lacking:
-            git(root, "rm", "-q", "--cached", "--ignore-unmatch", "--", *sorted(lacking))
+        if absent := lacking(root, one):
+            git(root, "rm", "-q", "--cached", "--", *absent)
         parent = ("-p", made[-1]) if made else ()
         made.append(git(root, "commit-tree", git(root, "write-tree"), *parent, "-m", one))
     return made
-
-
-def missing(root: Path, objects: set[str]) -> set[str]:
-    """Those of some objects that a repository lacks."""
-    done = subprocess.run(
-        ["git", "cat-file", "--batch-check"],
-        cwd=root,
-        input="".join(f"{name}\n" for name in sorted(objects)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = (entry.split() for entry in done.stdout.splitlines())
-    return {name for name, what, *_ in said if what == "missing"}
 
 
 def commit(root: Path, message: str) -> None:
