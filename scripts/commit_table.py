@@ -13,7 +13,12 @@ not clean.
     python scripts/commit_table.py --repo vllm.git --every 300            # every 300th since then
     python scripts/commit_table.py --repo vllm.git --every 300 --offset 150      # and those between
     python scripts/commit_table.py --repo vllm.git rocm=ROCm.git@main,ROCm-7.0   # and of a fork
+    python scripts/commit_table.py --repo vllm.git --env DIR --run 134a8ee8fd 7e1f10d562=mixtral
+                                                  # these commits, and a tiny model through each
     python scripts/commit_table.py --write-only                           # the page of what is kept
+
+A run is eager, on the simulated Ascend, with every token compared with transformers'; of a fork its
+head is named, `rocm main=llama`, and the fork is given as above.
 
 Any repository that carries vLLM's history serves as --repo, a clone of a fork too; nothing is
 fetched.
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -65,11 +71,13 @@ class Outcome(msgspec.Struct):
     left: tuple[str, ...] = ()
     """Sites that wait for a person."""
     problems: tuple[str, ...] = ()
+    runs: dict[str, str] = {}
+    """Model → what is wrong with its run; empty where nothing is."""
 
     @property
     def good(self) -> bool:
-        """Ported, checked and statically clean?"""
-        return self.ported and self.checked and self.clean
+        """Ported, checked and statically clean, and no run failed?"""
+        return self.ported and self.checked and self.clean and not any(self.runs.values())
 
 
 class State:
@@ -133,6 +141,11 @@ def main_line(repository: Path, branch: str, every: int, offset: int) -> Iterato
     for line in listing.splitlines()[offset::every]:
         commit, _, day = line.partition(" ")
         yield Outcome(commit, day, "", "")
+
+
+def single(repository: Path, commit: str) -> Outcome:
+    """One commit of a repository by its name."""
+    return msgspec.structs.replace(head("", repository, commit), fork="")
 
 
 def head(name: str, repository: Path, branch: str) -> Outcome:
@@ -200,8 +213,10 @@ def export(repository: Path, commit: str, target: Path) -> None:
         )
 
 
-def migrate(outcome: Outcome, repository: Path) -> Outcome:
-    """Export, apply, check and verify one commit."""
+def migrate(
+    outcome: Outcome, repository: Path, models: Iterable[str] = (), env: Path | None = None
+) -> Outcome:
+    """Export, apply, check and verify one commit, and run models through it."""
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "vllm", Path(scratch) / "out"
         export(repository, outcome.commit, source)
@@ -230,6 +245,15 @@ def migrate(outcome: Outcome, repository: Path) -> Outcome:
         unfit = tuple(overrides.problems(DiskTree(target)))
         outcome.clean &= not unfit
         outcome.problems += unfit
+        for model in models:
+            assert env is not None, "the arguments say so"
+            run = ("--simulate", "--models", model, "--modes", "eager", "--env", env)
+            done = command("verify", target, *run, "--format", "json")
+            ran = [] if done.returncode == 2 else json.loads(done.stdout)["runs"]
+            wrong = [problem for one in ran for problem in one["problems"]]
+            if not ran or not all(one["equal"] for one in ran):
+                wrong += said(done.stderr) or ("tokens were not compared",)
+            outcome.runs = {**outcome.runs, model: "; ".join(wrong)}
         return outcome
 
 
@@ -254,7 +278,8 @@ def page(every: Iterable[Outcome], key: str) -> str:
         "anything that says their version, and heads of forks likewise. *Ported*: `apply` finds a",
         "place for every rule. *Checked*: a second run finds nothing to do. *Clean*: `verify` has",
         "no findings against the torch_npu that fits, and each method of an added file that",
-        "overrides one of the tree's takes what that one takes. None of it runs a model.",
+        "overrides one of the tree's takes what that one takes. No model runs for that. Those below",
+        "ran on the simulated Ascend: tiny ones, eager, every token compared with transformers'.",
         "",
         f"Commits: {len(commits)}; ported, checked and clean: {good} ({share})."
         + (f" Outcomes from an earlier state of the code: {earlier}." if earlier else ""),
@@ -274,6 +299,7 @@ def page(every: Iterable[Outcome], key: str) -> str:
     lines += ["", "## What failed, and why", ""]
     failed = [o for o in commits if not o.good]
     lines += [line for o in failed for line in entry(o)] or ["Nothing."]
+    lines += ["", "## Run", "", *ran(outcomes)]
     lines += ["", "## Sites for a person", ""]
     lines += [f"- {o.commit} ({o.day}): {code(text)}" for o in commits for text in o.left] or [
         "None."
@@ -291,6 +317,17 @@ def page(every: Iterable[Outcome], key: str) -> str:
     notes += [f"- {o.fork}: left for a person: {code(text)}" for o in heads for text in o.left]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def ran(outcomes: Iterable[Outcome]) -> list[str]:
+    """The table of runs."""
+    rows = [
+        f"| {o.fork or o.commit} | {o.day} | {model} eager | {code(wrong) if wrong else 'equal'} |"
+        for o in outcomes
+        for model, wrong in o.runs.items()
+    ]
+    head = ["| Commit | Day | Run | Tokens |", "| --- | --- | --- | --- |"]
+    return [*head, *rows] if rows else ["None."]
 
 
 def entry(outcome: Outcome) -> list[str]:
@@ -319,21 +356,35 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--offset", type=int, default=0, help="leave out the first so many")
     parser.add_argument("--state", type=Path, default=outcomes, help="where outcomes are kept")
     parser.add_argument("--again", action="store_true", help="also what was good by earlier code")
+    parser.add_argument("--run", nargs="+", default=[], metavar="COMMIT[=MODEL]")
+    parser.add_argument("--env", type=Path, metavar="DIR", help="environment of the runs")
     parser.add_argument("--write-only", action="store_true", help="port nothing")
     parser.add_argument("--page", type=Path, default=PAGE, help="what to write")
     given = parser.parse_args(arguments)
     state, key = State(given.state.absolute()), code_key()
     jobs: list[tuple[Outcome, Path]] = []
-    if given.repo is not None:
+    models: dict[str, list[str]] = {}
+    for text in given.run:
+        name, _, model = text.partition("=")
+        models.setdefault(name, []).append(model or "llama")
+    if models and given.env is None:
+        parser.error("--run needs --env, an environment with torch, torch_npu and transformers")
+    if given.repo is not None and given.run:
+        wanted = [name for name in models if " " not in name]
+        jobs += [(single(given.repo, name), given.repo) for name in wanted]
+    elif given.repo is not None:
         line = main_line(given.repo, given.branch, given.every, given.offset)
         jobs += [(outcome, given.repo) for outcome in line]
     for name, repository, branches in given.forks:
         jobs += [(head(name, repository, branch), repository) for branch in branches]
     for outcome, repository in [] if given.write_only else jobs:
         known = state.read(outcome.commit)
-        if known is None or (known.key != key and (given.again or not known.good)):
+        wanted = models.get(outcome.fork or outcome.commit, [])
+        more = known is not None and not known.runs.keys() >= set(wanted)
+        if known is None or more or (known.key != key and (given.again or not known.good)):
             outcome.key = key
-            known = migrate(outcome, repository)
+            wanted = list(dict.fromkeys([*(known.runs if known is not None else ()), *wanted]))
+            known = migrate(outcome, repository, wanted if given.env else (), given.env)
             state.write(known)
         what = "ok" if known.good else "; ".join(known.problems)
         print(f"{known.day} {known.fork or known.commit}: {what}", file=sys.stderr, flush=True)
