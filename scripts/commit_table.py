@@ -278,8 +278,9 @@ def page(every: Iterable[Outcome], key: str) -> str:
         "anything that says their version, and heads of forks likewise. *Ported*: `apply` finds a",
         "place for every rule. *Checked*: a second run finds nothing to do. *Clean*: `verify` has",
         "no findings against the torch_npu that fits, and each method of an added file that",
-        "overrides one of the tree's takes what that one takes. No model runs for that. Those below",
-        "ran on the simulated Ascend: tiny ones, eager, every token compared with transformers'.",
+        "overrides one of the tree's takes what that one takes. No model runs for that;",
+        "those below ran on the simulated Ascend, tiny and eager, every token compared with",
+        "transformers'.",
         "",
         f"Commits: {len(commits)}; ported, checked and clean: {good} ({share})."
         + (f" Outcomes from an earlier state of the code: {earlier}." if earlier else ""),
