@@ -291,6 +291,9 @@ def simulator_digest() -> str:
 def run_digest(model: str, mode: str) -> str:
     """What one run is made and judged by: another model or check does not make it run again."""
     own = {SIMULATE / name for name in OWN.get(mode, ())}
+    way = simulate.MODES.get(mode)
+    if way is not None and way.graphs and way.collectives:
+        own.add(SIMULATE / "collectives.py")
     # Checks of features and refusals are made from a model of their own choice.
     models = repr(simulate.MODELS.get(model, simulate.MODELS))
     read = digest({*_shared(), SIMULATE / "judge.py", *own})

@@ -656,6 +656,26 @@ def test_buffers_of_hccl_are_there_before_memory_is_measured(run: Simulate) -> N
     assert run(runner, "eager").passed
 
 
+def test_a_graph_has_the_collectives_of_the_model(run: Simulate) -> None:
+    """Those that open the communicators show nothing of it: Dynamo may have made others."""
+    runner = FakeRunner()
+    runner.workers = 2
+    call = {"at": -8.0, "op": "collective all_reduce", "device": "npu", "backend": "hccl"}
+    runner.lines = [
+        call,
+        {"at": -7.0, "op": "free memory"},
+        *runner.lines,
+        *({"at": 0.1, "op": f"graph {what}"} for what in ("capture", "replay")),
+    ]
+    found = "no all_reduce of the model over HCCL, in or out of graphs"
+    assert run(runner, "tp2-graph").runs[0].problems == [found]
+    assert run(runner, "tp2").passed
+    runner.lines.append({**call, "at": 0.1, "backend": "gloo"})
+    assert found in run(runner, "tp2-graph").runs[0].problems
+    runner.lines[-1] = {**call, "at": 0.1}
+    assert run(runner, "tp2-graph").passed
+
+
 def test_workers_of_ray_get_the_settings_of_the_device(run: Simulate) -> None:
     runner = FakeRunner()
     runner.workers = 2

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from migrator.locations import private_cache
-from migrator.verify.simulate import environment, judge, models, process
+from migrator.verify.simulate import collectives, environment, judge, models, process
 from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
 from migrator.verify.simulate.models import Model
 from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, Mode
@@ -278,12 +278,14 @@ def run(
     seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     # What is called after the requests are probes of ours, and shows nothing about the model.
     ends = [phase["end"] for phase in seen.get("phases", {}).values()]
-    calls = judge.read_calls(record, max(ends, default=float("inf")))
+    until = max(ends, default=float("inf"))
+    calls = judge.read_calls(record, until)
     exact = mode.dtype == "float32"
     score = None
     if not exact and seen.get("phases"):
         score = score_answers(model_folder, mode, wanted, seen["phases"], folder, options, runner)
     paths, equal, problems = judge.judge(model, mode, wanted, seen, calls, score)
+    problems += collectives.unseen(mode, record, until)
     broken = ended_badly(finished, seen)
     if broken and not seen.get("phases"):
         # What it did not come to says nothing.
