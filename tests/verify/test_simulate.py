@@ -665,7 +665,7 @@ def test_a_graph_has_the_collectives_of_the_model(run: Simulate) -> None:
         call,
         {"at": -7.0, "op": "free memory"},
         *runner.lines,
-        *({"at": 0.1, "op": f"graph {what}"} for what in ("capture", "replay")),
+        *({"at": 0.1, "op": f"graph {what}"} for what in ("capture_begin", "replay")),
     ]
     found = "no all_reduce of the model over HCCL, in or out of graphs"
     assert run(runner, "tp2-graph").runs[0].problems == [found]
