@@ -147,3 +147,30 @@ def test_ranges_say_what_witnesses_say(
     """The range of releases, which is for readers, is that of the trees with the witness."""
     seen = {version for version in KNOWN if absence.witness(DiskTree(release(version)))}
     assert seen == set(SpecifierSet(absence.releases).filter(KNOWN, prereleases=True))
+
+
+@pytest.mark.parametrize(
+    ("test", "explained"),
+    [
+        ("not self.model_config.enforce_eager", True),
+        ("not self.model_config.enforce_eager and not current_platform.is_rocm()", True),
+        ("self.compilation_config.cudagraph_mode != CUDAGraphMode.NONE", True),
+        ("current_platform.is_cuda() and not self.model_config.enforce_eager", False),
+        ("current_platform.is_acme() and not self.model_config.enforce_eager", False),
+        ("self.captures", False),
+    ],
+)
+def test_graphs_on_trial_that_ask_for_no_platform(test: str, explained: bool) -> None:
+    """As between January and April 2026, and by whatever name a condition asks."""
+    path = "vllm/v1/worker/gpu_worker.py"
+    source = f"""\
+class Worker:
+    def determine_available_memory(self):
+        with memory_profiling(self.snapshot) as result:
+            self.model_runner.profile_run()
+            if {test}:
+                self.model_runner.profile_cudagraph_memory()
+"""
+    (rule,) = (rule for rule in all_rules() if rule.code == "NPU229")
+    ((absence,),) = (site.absent for site in rule.sites)
+    assert absence.witness(Tree({path: source.encode()})) is explained

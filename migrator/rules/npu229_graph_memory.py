@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import libcst as cst
@@ -33,10 +34,30 @@ _CUDA = ("current_platform.is_cuda_alike", "current_platform.is_cuda")
 
 def _never_asks(tree: Tree) -> bool:
     """Does the worker measure memory, and capture on trial never, or wherever it is not ROCm?"""
-    names = tree.names(_WORKER, _SITE)
-    if "memory_profiling" not in names or names & {"is_cuda", "is_cuda_alike"}:
+    function = tree.definition(_WORKER, _SITE)
+    if function is None or "memory_profiling" not in tree.names(_WORKER, _SITE):
         return False
-    return "is_rocm" in names or "profile_cudagraph_memory" not in names
+    captures = [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.If) and _PROFILE in map(ast.unparse, _attributes(node.body))
+    ]
+    return all(_whatever_the_platform(node.test) for node in captures) and (
+        bool(captures) or "profile_cudagraph_memory" not in tree.names(_WORKER, _SITE)
+    )
+
+
+def _attributes(nodes: Iterable[ast.AST]) -> Iterator[ast.Attribute]:
+    for node in nodes:
+        yield from (part for part in ast.walk(node) if isinstance(part, ast.Attribute))
+
+
+def _whatever_the_platform(test: ast.expr) -> bool:
+    """Is it asked whether there are graphs, and of the platform nothing but whether it is ROCm?"""
+    asked = {ast.unparse(part) for part in _attributes([test])}
+    platform = {name for name in asked if "platform" in name}
+    graphs = {name.rpartition(".")[2] for name in asked} & {"enforce_eager", "cudagraph_mode"}
+    return bool(graphs) and platform <= {"current_platform.is_rocm"}
 
 
 class GraphMemory(Rule):
@@ -72,7 +93,13 @@ class GraphMemory(Rule):
         Site(
             _SITE,
             (_WORKER,),
-            (Absence("<0.21", "no graphs are captured on trial, or on all but ROCm", _never_asks),),
+            (
+                Absence(
+                    "<0.21",
+                    "no graphs are captured on trial, or wherever it is not ROCm",
+                    _never_asks,
+                ),
+            ),
         ),
     )
     examples = (
@@ -127,6 +154,15 @@ class Worker:
 class Worker:
     def determine_available_memory(self):
         if not self.model_config.enforce_eager and not current_platform.is_rocm():
+            estimate = self.model_runner.profile_cudagraph_memory()
+""",
+        ),
+        Example(
+            path=_WORKER,
+            before="""\
+class Worker:
+    def determine_available_memory(self):
+        if not self.model_config.enforce_eager:
             estimate = self.model_runner.profile_cudagraph_memory()
 """,
         ),
