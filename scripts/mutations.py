@@ -210,7 +210,7 @@ def said(run: Run, log: Path) -> str:
     errors = [
         line.strip()
         for line in (re.sub(r"\x1b\[[\d;]*m", "", line) for line in lines)
-        if re.search(r"\b\w+Error(: .|$)", line) and "root cause" not in line
+        if re.search(r"\b\w+Error(: .|$)", line) and not re.search("root cause|WARNING", line)
     ]
     return re.sub(r"^\(.*?\) *(ERROR .*?\] *)?", "", errors[-1]) if errors else run.problems[0]
 
