@@ -215,7 +215,7 @@ def bounds(cost: Mapping[str, Cost]) -> list[Bound]:
         Bound(
             f"first `diff` of {OLD} / ast-grep's scan for one pattern",
             ratio(f"first {OLD}", f"ast-grep {OLD}"),
-            3.0,
+            1.5,
         ),
         Bound(
             f"first `diff` of {NEW} / first `diff` of {OLD}",
