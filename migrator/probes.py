@@ -145,6 +145,18 @@ def runner_keeps_prompt_logprobs(tree: Tree) -> bool:
     )
 
 
+def runner_asks_by_cache_dtype(tree: Tree) -> bool:
+    """The model runner asks for backends with the dtype that the KV cache has, not its option."""
+    module = tree.parse("vllm/v1/worker/gpu_model_runner.py")
+    return module is not None and any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "get_attn_backend"
+        and any(ast.unparse(argument) == "kv_cache_spec.dtype" for argument in node.args)
+        for node in ast.walk(module)
+    )
+
+
 _PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
 
 
@@ -191,6 +203,7 @@ PROBES: dict[str, Probe] = {
         stages_share_sampled_tokens,
         runner_marks_padding,
         runner_keeps_prompt_logprobs,
+        runner_asks_by_cache_dtype,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

@@ -39,13 +39,16 @@ from migrator.verify.simulate import modes as all_modes
 from migrator.verify.simulate.report import Run, equality
 
 PAGE = ROOT / "docs" / "simulated-runs.md"
-RELEASES = ("0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
+EARLY = ("0.9.2", "0.10.0")
+"""Releases of which a model runs eagerly, no more: their model runners ask for other things."""
+RELEASES = (*EARLY, "0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
 NEWER = {"0.11.0": ("minimax-m2",)}
 """Release → models that came later."""
 LORA = tuple(name for name, mode in simulate.MODES.items() if mode.adapters)
 OLD = {
+    "0.9.2": ("llama",),
     "0.10.0": ("llama",),
     "0.11.0": (
         "serve",
@@ -142,8 +145,8 @@ signature now. They run in an environment of the torch that
     ENV-OLD/bin/pip install --no-deps numba llvmlite
     ENV-OLD/bin/pip install ray==2.60.0
 
-So does 0.10.0 ([mutations.md](mutations.md)): it does not serve without a tokenizer, and asks those
-of transformers 5 for attributes that are gone. Later releases run without one there.
+So do 0.9.2 and 0.10.0: they do not serve without a tokenizer, and ask those of transformers 5 for
+attributes that are gone. Later releases run without one there.
 
 Each run has 256 MiB a device, so that the size of the KV cache comes from vLLM's own profiling.
 """
@@ -252,7 +255,9 @@ class State:
 def plan(releases: Iterable[str]) -> list[Job]:
     """All jobs, the ones that every release has first."""
     chosen = list(releases)
-    jobs = [Job(release, *what) for what in EVERYWHERE for release in chosen]
+    jobs = [Job(release, "llama", "eager") for release in chosen if release in EARLY]
+    chosen = [release for release in chosen if release not in EARLY]
+    jobs += [Job(release, *what) for what in EVERYWHERE for release in chosen]
     deep = [release for release in chosen if release in DEEP]
     jobs += [
         Job(release, model, mode)

@@ -7,6 +7,7 @@ import ast
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,3 +258,49 @@ def test_builders_of_every_shape(shape: tuple[str, ...], parameters: str, graphs
     assert ast.unparse(made.body[-1]).startswith("self._prepare(")
     assert ("AttentionCGSupport" in text) == graphs
     assert ("support is AttentionCGSupport.NEVER" in ast.unparse(made)) == graphs
+
+
+RUNNER = """\
+class GPUModelRunner:
+    def initialize_attn_backend(self, kv_cache_spec):
+        return get_attn_backend(kv_cache_spec.head_size, self.dtype, {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("asks", "given", "taken"),
+    [
+        ("self.cache_dtype", "auto", True),
+        ("self.cache_dtype", "bfloat16", True),
+        ("self.cache_dtype", "fp8", False),
+        # Up to August 2025: the dtype that the option came to.
+        ("kv_cache_spec.dtype", "auto", True),
+        ("kv_cache_spec.dtype", "torch.bfloat16", True),
+        ("kv_cache_spec.dtype", "torch.uint8", False),
+    ],
+)
+def test_a_cache_of_the_models_dtype_is_taken(asks: str, given: str, taken: bool) -> None:
+    """Whether it is asked for by its name, or by the dtype itself, which reads `torch.…`."""
+    tree = Tree({"vllm/v1/worker/gpu_model_runner.py": RUNNER.format(asks).encode()})
+    text = templates._choose(TEMPLATES["vllm/v1/attention/backends/ascend_attn.py"], tree)
+    (function,) = (
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name == "validate_configuration"
+    )
+    function.decorator_list = []
+    space = {
+        "torch": SimpleNamespace(bfloat16="torch.bfloat16"),
+        "Any": object,
+        "KERNEL_BLOCK_SIZE": 128,
+        "refusal": lambda *_, **__: None,
+    }
+    exec(compile(ast.Module([function], []), "ascend_attn.py", "exec"), space)
+
+    class Backend:
+        supports_dtype = supports_block_size = supports_attn_type = staticmethod(lambda _: True)
+
+    reasons = space["validate_configuration"](  # type: ignore[operator]
+        Backend, dtype="torch.bfloat16", kv_cache_dtype=given
+    )
+    assert reasons == ([] if taken else [f"a KV cache of {given.removeprefix('torch.')}"])

@@ -325,6 +325,10 @@ class AscendAttentionBackend(AttentionBackend):
         if not cls.supports_dtype(dtype):
             reasons.append(str(dtype).removeprefix("torch."))
         cache_dtype = asked.pop("kv_cache_dtype", "auto")
+        # npu-migrate: when runner_asks_by_cache_dtype
+        # Layers ask by the option, the model runner by what it came to.
+        cache_dtype = str(cache_dtype).removeprefix("torch.")
+        # npu-migrate: end
         if cache_dtype not in ("auto", str(dtype).removeprefix("torch.")):
             reasons.append(f"a KV cache of {cache_dtype}")
         block_size = asked.pop("block_size", None)
