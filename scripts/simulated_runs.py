@@ -144,9 +144,9 @@ signature now. They run in an environment of the torch that
     ENV-OLD/bin/pip install --no-deps numba llvmlite
     ENV-OLD/bin/pip install ray==2.60.0
 
-So does 0.10.0: it does not serve without a tokenizer, and asks those of transformers 5 for attributes
-that are gone. Later releases run without one there. 0.9.2 goes with transformers before 4.54 alone,
-and is in no table: its llama, eager, passed `verify --simulate` in such an environment with 4.53.3.
+So does 0.10.0: it does not serve without a tokenizer, and asks those of transformers 5 for
+attributes that are gone. Later releases run without one there. 0.9.2 goes with transformers before
+4.54 alone, and is in no table: its llama, eager, passed `verify --simulate` with 4.53.3.
 
 Each run has 256 MiB a device, so that the size of the KV cache comes from vLLM's own profiling.
 """
