@@ -180,7 +180,8 @@ def names_of(root: Path, commit: str = "HEAD") -> tuple[str | None, str | None]:
     place = _described(root, commit, [tag])
     assert place is not None, "a tag behind it is"
     told = place.removeprefix("v")
-    return None, told if near == place or near.startswith(f"{nearest}-") else f"{told} ({near})"
+    ours = _described(root, commit, [_TAGS], "--abbrev=0") in behind
+    return None, told if ours else f"{told} ({near})"
 
 
 def _releases(root: Path, *which: str) -> list[str]:

@@ -203,12 +203,15 @@ def test_release_of_a_commit(
             assert near is None
 
 
+@pytest.mark.parametrize("releases", [("v0.11.0",), ("v0.10.0", "v0.11.0")])
 @pytest.mark.parametrize(
     ("more", "own"), [(0, "v2.3.0"), (0, "v0.11.0-acme.3"), (2, "v0.11.0-acme.3")]
 )
-def test_a_forks_own_tag_hides_no_release_behind_it(tmp_path: Path, more: int, own: str) -> None:
+def test_a_forks_own_tag_hides_no_release_behind_it(
+    tmp_path: Path, more: int, own: str, releases: tuple[str, ...]
+) -> None:
     """It is no release, and where the fork left vLLM's is said beside it."""
-    root = tagged(tmp_path / "mini", "v0.10.0", "v0.11.0")
+    root = tagged(tmp_path / "mini", *releases)
     git(root, "commit", "-q", "--allow-empty", "-m", "ours")
     git(root, "tag", own)
     for _ in range(more):
