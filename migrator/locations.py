@@ -104,9 +104,9 @@ def template_root() -> Path | None:
 
 def sources_of_plans() -> Iterator[str]:
     """The files of this tool that a plan and its patch depend on, in no order."""
-    for folder in (PACKAGE, PACKAGE / "rules"):
+    for folder in (PACKAGE, PACKAGE / "rules", PACKAGE / "rules" / "examples"):
         for name in os.listdir(folder):
-            if name.endswith((".py", ".j2", ".json")):
+            if name.endswith((".py", ".j2", ".json", ".diff")):
                 yield f"{folder}/{name}"
     for place, _, names in os.walk(template_root() or PACKAGE / "_templates"):
         for name in names:

@@ -2,8 +2,8 @@
 """The rule API: what a rule declares and what it reports. A rule never edits; the engine does.
 
 A rule is one module in `migrator/rules/` with one subclass of `Rule`. It is registered by being
-there. Its docstring has the headings *What it does*, *Why*, *Example* and *Safety*; its `examples`
-become tests by themselves.
+there. Its docstring has the headings *What it does*, *Why*, *Example* and *Safety*; its examples
+lie beside it, in `examples/`, and become tests by themselves.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import ast
 import enum
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import ClassVar
+from functools import cache, cached_property
+from pathlib import Path
+from typing import ClassVar, cast
 
 import libcst as cst
 
@@ -78,6 +80,52 @@ class Example:
     path: str = "vllm/example.py"
     others: tuple[tuple[str, str], ...] = ()
     """Further files of the tree (path, text), for rules that probe it."""
+
+
+def examples_of(text: str) -> tuple[Example, ...]:
+    """Examples written as differences.
+
+    Each begins with a line `@@ PATH @@`. The lines below are all of that file, before and after in
+    one: behind `-` those that go, behind `+` those that come, behind a space the others. An empty
+    line is one of the file's as well. An example without `-` and `+` is left as it is.
+
+    Raises:
+        ValueError: a line begins in another way, or the first with no path.
+    """
+    found: list[tuple[str, list[str], list[str]]] = []
+    *lines, last = text.split("\n")
+    for number, line in enumerate([*lines, last] if last else lines, 1):
+        if header := _EXAMPLE.fullmatch(line):
+            found.append((header[1], [], []))
+        elif line[:1] not in ("", " ", "+", "-") or not found:
+            raise ValueError(f"line {number}: neither `@@ PATH @@` nor behind ` `, `+` or `-`")
+        else:
+            _, before, after = found[-1]
+            if not line.startswith("+"):
+                before.append(f"{line[1:]}\n")
+            if not line.startswith("-"):
+                after.append(f"{line[1:]}\n")
+    return tuple(
+        Example("".join(before), "".join(after) if after != before else None, path)
+        for path, before, after in found
+    )
+
+
+_EXAMPLE = re.compile(r"@@ (\S+) @@")
+
+
+class _ExamplesBeside:
+    """The examples of a rule that states none: those of `examples/<module>.diff` beside it."""
+
+    def __get__(self, rule: Rule | None, owner: type[Rule]) -> Sequence[Example]:
+        module = sys.modules.get(owner.__module__)
+        source = Path(getattr(module, "__file__", None) or "-")
+        return _read_examples(source.parent / "examples" / f"{source.stem}.diff")
+
+
+@cache
+def _read_examples(place: Path) -> tuple[Example, ...]:
+    return examples_of(place.read_text(encoding="utf-8")) if place.is_file() else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +348,8 @@ class Rule:
     """Regular expressions over a statement's bytes: beside the triggers and the names of the sites,
     what stands in every statement of `File.kept` that the rule looks at."""
     sites: ClassVar[tuple[Site, ...]] = ()
-    examples: ClassVar[tuple[Example, ...]] = ()
+    examples: ClassVar[Sequence[Example]] = cast("Sequence[Example]", _ExamplesBeside())
+    """What the rule makes of small files; `examples/<module>.diff` beside it unless stated here."""
     templates: ClassVar[tuple[str, ...]] = ()
     """Files below `templates/` that the rule adds to the tree, fitted to it."""
     provides: ClassVar[str | None] = None

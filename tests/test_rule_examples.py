@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from pathlib import Path
 
 import pytest
 
-from migrator.engine import migrate_file
-from migrator.rule import Example, File, Finding, Rule, Safety, Status, migrated
+from migrator.rule import Example, Rule, Status, examples_of
 from migrator.rules import all_rules
-from migrator.tree import Tree
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import try_rule
 
 EXAMPLES = [
     pytest.param(rule, example, id=f"{rule.code}-{number}")
@@ -19,35 +22,9 @@ EXAMPLES = [
 ]
 
 
-class Needy(Rule):
-    """Stands for the rules whose code needs what an import rule provides."""
-
-    code = "NPU000"
-    safety = Safety.EQUIVALENT
-    triggers = ()
-    need: str
-
-    def check(self, file: File) -> Iterator[Finding]:
-        yield migrated("<module>", file.module, [self.need])
-
-
-def run(rule: Rule, example: Example, source: str) -> tuple[str, list[Status]]:
-    files = {path: text.encode() for path, text in example.others}
-    tree = Tree(files | {example.path: source.encode()})
-    rules = [rule, *(r for r in all_rules() if r.provides is not None and r is not rule)]
-    if rule.provides is not None:
-        needy = Needy()
-        needy.need = rule.provides
-        rules.append(needy)
-    result = migrate_file(example.path, source.encode(), rules, tree)
-    assert result.failure is None
-    after = result.after.decode() if result.after is not None else source
-    return after, [r.status for r in result.records if r.rule == rule.code]
-
-
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES)
 def test_example(rule: Rule, example: Example) -> None:
-    after, statuses = run(rule, example, example.before)
+    after, statuses = try_rule.run(rule, example, example.before)
     assert after == (example.after if example.after is not None else example.before)
     if example.after is not None:
         assert Status.CHANGED in statuses
@@ -55,8 +32,8 @@ def test_example(rule: Rule, example: Example) -> None:
 
 @pytest.mark.parametrize(("rule", "example"), EXAMPLES)
 def test_second_run_changes_nothing(rule: Rule, example: Example) -> None:
-    after, _ = run(rule, example, example.before)
-    again, statuses = run(rule, example, after)
+    after, _ = try_rule.run(rule, example, example.before)
+    again, statuses = try_rule.run(rule, example, after)
     assert again == after
     assert Status.CHANGED not in statuses
 
@@ -67,3 +44,34 @@ def test_rule_is_documented(rule: Rule) -> None:
     for heading in ("What it does", "Why", "Example", "Safety"):
         assert rule.section(heading), f"{rule.code} has no section {heading}"
     assert rule.examples or rule.templates
+
+
+def test_examples_beside_a_rule_have_one() -> None:
+    places = {try_rule.place_of(rule) for rule in all_rules()}
+    beside = set(next(iter(places)).parent.iterdir())
+    assert beside <= places, "no rule has the name of these"
+    stated = [rule.code for rule in all_rules() if not rule.examples and not rule.templates]
+    assert stated == []
+
+
+@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)
+def test_examples_are_written_as_they_are_read(rule: Rule) -> None:
+    place = try_rule.place_of(rule)
+    text = try_rule.as_text(rule.examples)
+    assert examples_of(text) == tuple(rule.examples)
+    if place.exists():
+        assert place.read_text(encoding="utf-8") == text
+
+
+def test_what_examples_say() -> None:
+    text = "@@ vllm/a.py @@\n one\n\n-two\n+three\n@@ vllm/b.py @@\n four\n"
+    assert examples_of(text) == (
+        Example("one\n\ntwo\n", "one\n\nthree\n", "vllm/a.py"),
+        Example("four\n", None, "vllm/b.py"),
+    )
+
+
+@pytest.mark.parametrize("text", [" one\n", "@@ vllm/a.py @@\none\n", "@@ vllm/a.py\n one\n"])
+def test_examples_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^line \d"):
+        examples_of(text)

@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.rule import (
     TORCH_NPU,
-    Example,
     File,
     Finding,
     Insert,
@@ -53,43 +52,6 @@ class TorchNpuImport(Rule):
     triggers = ()
     reads = (r"torch_npu",)
     provides = TORCH_NPU
-    examples = (
-        Example(
-            before="""\
-import torch
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch_npu
-
-x = torch.ones(1)
-""",
-            after="""\
-import torch
-from typing import TYPE_CHECKING
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-if TYPE_CHECKING:
-    import torch_npu
-
-x = torch.ones(1)
-""",
-        ),
-        Example(
-            before="""\
-import torch
-
-try:
-    import torch_npu
-except (ImportError, OSError):
-    torch_npu = None
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the import that is there, or the statement after which it has to go."""

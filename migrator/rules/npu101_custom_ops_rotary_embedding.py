@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from migrator.matchers import annotation_text, parameter_names, parameters
 from migrator.recipes import npu_branch
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+from migrator.rule import Absence, File, Finding, Rule, Safety, Site
 from migrator.tree import Tree
 
 KNOWN = (
@@ -171,58 +171,6 @@ class CustomOpsRotaryEmbedding(Rule):
                     _rotates_without_offsets,
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/_custom_ops.py",
-            before='''\
-import torch
-
-import vllm.envs as envs
-
-
-def rotary_embedding(
-    positions: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor | None,
-    head_size: int,
-    cos_sin_cache: torch.Tensor,
-    is_neox: bool,
-) -> None:
-    """Rotate."""
-    torch.ops._C.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
-''',
-            after='''\
-import torch
-
-import vllm.envs as envs
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-def rotary_embedding(
-    positions: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor | None,
-    head_size: int,
-    cos_sin_cache: torch.Tensor,
-    is_neox: bool,
-) -> None:
-    """Rotate."""
-    if query.device.type == "npu":
-        _rotary_embedding_npu(
-            positions, query, key, head_size, cos_sin_cache, is_neox
-        )
-        return
-    torch.ops._C.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
-
-
-'''
-            + HELPER.replace("{optional}", ": torch.Tensor | None"),
         ),
     )
 

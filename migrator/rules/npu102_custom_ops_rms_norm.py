@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import npu_branch, ones_for_missing_weight
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if not torch.compiler.is_compiling() and input.numel() == 0:
@@ -52,44 +52,6 @@ class CustomOpsRmsNorm(Rule):
     paths = ("vllm/_custom_ops.py",)
     triggers = (r"def rms_norm\b",)
     sites = (Site("rms_norm", ("vllm/_custom_ops.py",)),)
-    examples = (
-        Example(
-            path="vllm/_custom_ops.py",
-            before="""\
-import torch
-
-
-def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor,
-             epsilon: float) -> None:
-    # The kernel wants rows without gaps.
-    input_contiguous = input.contiguous()
-    torch.ops._C.rms_norm(out, input_contiguous, weight, epsilon)
-""",
-            after="""\
-import torch
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-def rms_norm(out: torch.Tensor, input: torch.Tensor, weight: torch.Tensor,
-             epsilon: float) -> None:
-    if input.device.type == "npu":
-        if not torch.compiler.is_compiling() and input.numel() == 0:
-            return
-        rows = input.contiguous()
-        if weight.dtype != input.dtype:
-            rows, weight = rows.float(), weight.float()
-        out.copy_(torch_npu.npu_rms_norm(rows, weight, epsilon)[0])
-        return
-    # The kernel wants rows without gaps.
-    input_contiguous = input.contiguous()
-    torch.ops._C.rms_norm(out, input_contiguous, weight, epsilon)
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the wrapper of the RMS norm kernel."""

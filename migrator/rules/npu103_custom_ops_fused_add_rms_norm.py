@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import npu_branch, ones_for_missing_weight
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if not torch.compiler.is_compiling() and input.numel() == 0:
@@ -52,52 +52,6 @@ class CustomOpsFusedAddRmsNorm(Rule):
     paths = ("vllm/_custom_ops.py",)
     triggers = (r"def fused_add_rms_norm\b",)
     sites = (Site("fused_add_rms_norm", ("vllm/_custom_ops.py",)),)
-    examples = (
-        Example(
-            path="vllm/_custom_ops.py",
-            before="""\
-import torch
-
-
-def fused_add_rms_norm(
-    input: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor | None,
-    epsilon: float,
-) -> None:
-    torch.ops._C.fused_add_rms_norm(input, residual, weight, epsilon)
-""",
-            after="""\
-import torch
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-def fused_add_rms_norm(
-    input: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor | None,
-    epsilon: float,
-) -> None:
-    if input.device.type == "npu":
-        if weight is None:
-            weight = input.new_ones(input.shape[-1])
-        if not torch.compiler.is_compiling() and input.numel() == 0:
-            return
-        rows, added = input.contiguous(), residual.contiguous()
-        if not weight.dtype == residual.dtype == input.dtype:
-            rows, added, weight = rows.float(), added.float(), weight.float()
-        normed, _, summed = torch_npu.npu_add_rms_norm(rows, added, weight, epsilon)
-        input.copy_(normed)
-        residual.copy_(summed)
-        return
-    torch.ops._C.fused_add_rms_norm(input, residual, weight, epsilon)
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the wrapper of the fused kernel."""

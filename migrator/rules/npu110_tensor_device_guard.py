@@ -12,7 +12,6 @@ from migrator.matchers import Place, cuda_only, dotted, places
 from migrator.receivers import Evidence, receivers
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Replace,
@@ -74,44 +73,6 @@ class TensorDeviceGuard(Rule):
                     "<0.10.1", "the guard asks current_platform.is_cuda() there", _asks_platform
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            before="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-def f(logits: torch.Tensor, docs, flag):
-    if logits.is_cuda and current_platform.is_cuda():
-        return not docs[0].is_cuda and docs[0].dim() == 1
-    probe = current_platform.is_cuda
-    return logits.is_cuda == flag, probe()
-""",
-            after="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-def f(logits: torch.Tensor, docs, flag):
-    if logits.device.type == "cuda" and current_platform.is_cuda():
-        return docs[0].device.type != "cuda" and docs[0].dim() == 1
-    probe = current_platform.is_cuda
-    return (logits.device.type == "cuda") == flag, probe()
-""",
-        ),
-        Example(
-            path="vllm/v1/attention/backends/flashinfer.py",
-            before="""\
-import torch
-
-
-def f(x: torch.Tensor):
-    return x.is_cuda
-""",
         ),
     )
 

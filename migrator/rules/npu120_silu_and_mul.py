@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import forward_oot
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
@@ -46,90 +46,6 @@ class SiluAndMulForwardOot(Rule):
         Site(
             "SiluAndMul.forward_oot",
             ("vllm/model_executor/layers/activation.py",),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/model_executor/layers/activation.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("silu_and_mul")
-class SiluAndMul(CustomOp):
-    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        self.op(out, x)
-        return out
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-@CustomOp.register("silu_and_mul")
-class SiluAndMul(CustomOp):
-    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        self.op(out, x)
-        return out
-
-    def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
-            return torch_npu.npu_swiglu(x.contiguous())
-        return self.forward_native(x)
-""",
-        ),
-        Example(
-            path="vllm/model_executor/layers/activation.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("silu_and_mul")
-class SiluAndMul(CustomOp):
-    def forward_cuda(
-        self, x: torch.Tensor, scale: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.op(x, scale)
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-@CustomOp.register("silu_and_mul")
-class SiluAndMul(CustomOp):
-    def forward_cuda(
-        self, x: torch.Tensor, scale: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.op(x, scale)
-
-    def forward_oot(
-        self, x: torch.Tensor, scale: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        if scale is not None:
-            raise NotImplementedError("SiluAndMul takes no scale on an NPU")
-        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
-            return torch_npu.npu_swiglu(x.contiguous())
-        return self.forward_native(x)
-""",
         ),
     )
 

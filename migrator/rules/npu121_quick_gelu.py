@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import forward_oot
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
@@ -46,47 +46,6 @@ class QuickGeluForwardOot(Rule):
         Site(
             "QuickGELU.forward_oot",
             ("vllm/model_executor/layers/activation.py",),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/model_executor/layers/activation.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("quick_gelu")
-class QuickGELU(CustomOp):
-    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        self.op(out, x)
-        return out
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-@CustomOp.register("quick_gelu")
-class QuickGELU(CustomOp):
-    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        self.op(out, x)
-        return out
-
-    def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
-            return torch_npu.npu_fast_gelu(x.contiguous())
-        return self.forward_native(x)
-""",
         ),
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import forward_oot
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
@@ -55,51 +55,6 @@ class GeluAndMulForwardOot(Rule):
         Site(
             "GeluAndMul.forward_oot",
             ("vllm/model_executor/layers/activation.py",),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/model_executor/layers/activation.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("gelu_and_mul")
-class GeluAndMul(CustomOp):
-    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        self.op(out, x)
-        return out
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-@CustomOp.register("gelu_and_mul")
-class GeluAndMul(CustomOp):
-    def forward_cuda(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
-        self.op(out, x)
-        return out
-
-    def forward_oot(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
-            approximate = 1 if self.approximate == "tanh" else 0
-            x = x.contiguous()
-            gated = torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
-            # Some releases of torch_npu tell torch.compile of twice as many columns.
-            return gated[..., : x.shape[-1] // 2]
-        return self.forward_native(x)
-""",
         ),
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import forward_oot
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 # The operators take rows as long as the weight, all operands of one dtype. vLLM
@@ -79,71 +79,6 @@ class RmsNormForwardOot(Rule):
         Site(
             "RMSNorm.forward_oot",
             ("vllm/model_executor/layers/layernorm.py",),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/model_executor/layers/layernorm.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("rms_norm")
-class RMSNorm(CustomOp):
-    def forward_cuda(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_native(x, residual)
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-@CustomOp.register("rms_norm")
-class RMSNorm(CustomOp):
-    def forward_cuda(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_native(x, residual)
-
-    def forward_oot(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        # The operators take rows as long as the weight, all operands of one dtype. vLLM
-        # compiles for no empty batch, and sizes are no numbers then.
-        if (
-            x.device.type != "npu"
-            or self.variance_size_override is not None
-            or not self.has_weight
-            or self.weight.dtype != x.dtype
-            or self.weight.shape != x.shape[-1:]
-            or (residual is not None and residual.dtype != x.dtype)
-            or (not torch.compiler.is_compiling() and x.numel() == 0)
-        ):
-            return self.forward_native(x, residual)
-        x, weight = x.contiguous(), self.weight.data
-        if residual is not None:
-            x, _, residual = torch_npu.npu_add_rms_norm(
-                x, residual.contiguous(), weight, self.variance_epsilon
-            )
-            return x, residual
-        return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
-""",
         ),
     )
 

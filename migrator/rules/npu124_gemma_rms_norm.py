@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import forward_oot
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 # The operator takes rows as long as the weight, both of one dtype. The native path
@@ -78,71 +78,6 @@ class GemmaRmsNormForwardOot(Rule):
         Site(
             "GemmaRMSNorm.forward_oot",
             ("vllm/model_executor/layers/layernorm.py",),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/model_executor/layers/layernorm.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("gemma_rms_norm")
-class GemmaRMSNorm(CustomOp):
-    def forward_cuda(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_native(x, residual)
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-@CustomOp.register("gemma_rms_norm")
-class GemmaRMSNorm(CustomOp):
-    def forward_cuda(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_native(x, residual)
-
-    def forward_oot(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        # The operator takes rows as long as the weight, both of one dtype. The native path
-        # keeps float16 sums in float32, which the operator cannot. vLLM compiles for no
-        # empty batch, and sizes are no numbers then.
-        if (
-            x.device.type != "npu"
-            or self.weight.dtype != x.dtype
-            or self.weight.shape != x.shape[-1:]
-            or (residual is not None and x.dtype == torch.float16)
-            or (residual is not None and residual.dtype != x.dtype)
-            or (not torch.compiler.is_compiling() and x.numel() == 0)
-        ):
-            return self.forward_native(x, residual)
-        if residual is not None:
-            x = residual = x + residual
-        # q_norm and k_norm get heads of a split projection.
-        normed = torch_npu.npu_gemma_rms_norm(
-            x.contiguous(), self.weight.data, self.variance_epsilon
-        )[0]
-        return normed if residual is None else (normed, residual)
-""",
         ),
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import forward_oot
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 SIGNATURE = "def forward_oot(self, positions: torch.Tensor, *args, **kwargs):"
 
@@ -78,64 +78,6 @@ class RotaryEmbeddingForwardOot(Rule):
                 "vllm/model_executor/layers/rotary_embedding/base.py",
                 "vllm/model_executor/layers/rotary_embedding.py",
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path="vllm/model_executor/layers/rotary_embedding/base.py",
-            before="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("rotary_embedding")
-class RotaryEmbedding(CustomOp):
-    def forward_cuda(self, positions, query, key=None):
-        from vllm import _custom_ops as ops
-
-        ops.rotary_embedding(positions, query, key, self.head_size, self.cache, True)
-        return query, key
-
-    def extra_repr(self) -> str:
-        return ""
-""",
-            after="""\
-import torch
-
-from vllm.model_executor.custom_op import CustomOp
-
-
-@CustomOp.register("rotary_embedding")
-class RotaryEmbedding(CustomOp):
-    def forward_cuda(self, positions, query, key=None):
-        from vllm import _custom_ops as ops
-
-        ops.rotary_embedding(positions, query, key, self.head_size, self.cache, True)
-        return query, key
-
-    def forward_oot(self, positions: torch.Tensor, *args, **kwargs):
-        # forward_cuda reaches _custom_ops.rotary_embedding, which has a branch for
-        # NPU tensors. A subclass that rotates in another way keeps its native path.
-        if (
-            positions.device.type != "npu"
-            or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
-            or type(self).forward_native is not RotaryEmbedding.forward_native
-        ):
-            return self.forward_native(positions, *args, **kwargs)
-
-        # Heads of a split projection would be copied out, rotated, copied back, and out
-        # again by attention. A copy that is rotated in place serves attention as well.
-        def contiguous(value):
-            return value.contiguous() if isinstance(value, torch.Tensor) else value
-
-        args = tuple(contiguous(value) for value in args)
-        kwargs = {name: contiguous(value) for name, value in kwargs.items()}
-        return self.forward_cuda(positions, *args, **kwargs)
-
-    def extra_repr(self) -> str:
-        return ""
-""",
         ),
     )
 

@@ -20,7 +20,6 @@ from migrator.matchers import (
 )
 from migrator.rule import (
     Edit,
-    Example,
     File,
     Finding,
     Insert,
@@ -83,65 +82,6 @@ class HcclBackend(Rule):
         Site("init_distributed_environment", ("vllm/distributed/parallel_state.py",)),
         Site("init_worker_distributed_environment", ("vllm/v1/worker/gpu_worker.py",)),
         Site("Platform.dist_backend", (_INTERFACE,)),
-    )
-    examples = (
-        Example(
-            path="vllm/distributed/parallel_state.py",
-            before='''\
-import torch
-
-
-def init_distributed_environment(
-    world_size: int = -1,
-    backend: str = "nccl",
-):
-    """Pass backend="nccl" for NCCL."""
-    torch.distributed.init_process_group(backend=backend, world_size=world_size)
-
-
-def split(backend=None):
-    init_backend = "cpu:gloo,cuda:nccl"
-    from vllm.platforms import current_platform
-
-    device_id = torch.device(f"cuda:{current_platform.index()}")
-    library = "nccl"
-    return backend or "nccl", init_backend, device_id, library
-
-
-def probe():
-    torch.distributed.new_group(backend="nccl")
-''',
-            after='''\
-import torch
-
-
-def init_distributed_environment(
-    world_size: int = -1,
-    backend: str | None = None,
-):
-    """Pass backend="nccl" for NCCL."""
-    if backend is None:
-        from vllm.platforms import current_platform
-
-        backend = current_platform.dist_backend
-    torch.distributed.init_process_group(backend=backend, world_size=world_size)
-
-
-def split(backend=None):
-    from vllm.platforms import current_platform
-    init_backend = f"cpu:gloo,{current_platform.device_type}:{current_platform.dist_backend}"
-    from vllm.platforms import current_platform
-
-    device_id = torch.device(f"{current_platform.device_type}:{current_platform.index()}")
-    library = "nccl"
-    return backend or current_platform.dist_backend, init_backend, device_id, library
-
-
-def probe():
-    from vllm.platforms import current_platform
-    torch.distributed.new_group(backend=current_platform.dist_backend)
-''',
-        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:

@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.rule import (
     Edit,
-    Example,
     File,
     Finding,
     Insert,
@@ -53,41 +52,6 @@ class DeviceModuleImport(Rule):
     safety = Safety.EQUIVALENT
     triggers = ()
     provides = DEVICE_MODULE
-    examples = (
-        Example(
-            before="""\
-import torch
-
-import vllm.envs as envs
-from vllm.config import VllmConfig
-""",
-            after="""\
-import torch
-
-import vllm.envs as envs
-from vllm.accelerator import device_module
-from vllm.config import VllmConfig
-""",
-        ),
-        Example(
-            before="""\
-import torch
-
-
-def f():
-    return 1
-""",
-            after="""\
-import torch
-
-from vllm.accelerator import device_module
-
-
-def f():
-    return 1
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the import that is there, or the statement beside which it has to go."""

@@ -11,7 +11,6 @@ from migrator.matchers import Place, dotted, places
 from migrator.origins import origins
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Replace,
@@ -119,77 +118,6 @@ class DeviceModule(Rule):
                     _piecewise_captures,
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path=_STATE,
-            before="""\
-import torch
-
-from vllm.logger import init_logger
-
-
-def graph_capture(device: torch.device, stream: torch.cuda.Stream | None = None):
-    if stream is None:
-        stream = torch.cuda.Stream(device=device)
-    with torch.cuda.stream(stream):
-        yield torch.cuda.memory.MemPool
-""",
-            after="""\
-import torch
-
-from vllm.accelerator import device_module
-from vllm.logger import init_logger
-
-
-def graph_capture(device: torch.device, stream: torch.cuda.Stream | None = None):
-    if stream is None:
-        stream = device_module().Stream(device=device)
-    with device_module().stream(stream):
-        yield torch.cuda.memory.MemPool
-""",
-        ),
-        Example(
-            path=_GRAPH,
-            before="""\
-import torch
-
-from vllm.logger import init_logger
-
-
-class CUDAGraphWrapper:
-    def __call__(self):
-        cudagraph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(cudagraph, pool=self.graph_pool):
-            return self.runnable()
-""",
-            after="""\
-import torch
-
-from vllm.accelerator import device_graph, device_module
-from vllm.logger import init_logger
-
-
-class CUDAGraphWrapper:
-    def __call__(self):
-        cudagraph = device_graph()
-        with device_module().graph(cudagraph, pool=self.graph_pool):
-            return self.runnable()
-""",
-        ),
-        Example(
-            path=_UTILS,
-            before="""\
-import torch
-
-
-def _patched_set_stream(stream: torch.cuda.Stream) -> None:
-    prev_set_stream(stream)
-
-
-torch.cuda.set_stream = _patched_set_stream
-""",
         ),
     )
 

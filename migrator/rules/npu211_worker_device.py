@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import dotted, places, walk
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Replace,
@@ -52,64 +51,6 @@ class WorkerDevice(Rule):
     paths = (_WORKER,)
     triggers = (r"def init_device\b",)
     sites = (Site(_SITE, (_WORKER,)),)
-    examples = (
-        Example(
-            path=_WORKER,
-            before="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-class Worker:
-    def init_device(self):
-        device = self.device_config.device
-        if isinstance(device, torch.device) and device.type == "cuda":
-            self.device = torch.device(f"cuda:{self.local_rank}")
-        else:
-            raise RuntimeError(f"Not support device type: {self.device_config.device}")
-""",
-            after="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-class Worker:
-    def init_device(self):
-        device = self.device_config.device
-        if isinstance(device, torch.device) and device.type in ("cuda", "npu"):
-            self.device = torch.device(f"{current_platform.device_type}:{self.local_rank}")
-        else:
-            raise RuntimeError(f"Not support device type: {self.device_config.device}")
-""",
-        ),
-        Example(
-            path=_WORKER,
-            before="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-class Worker:
-    def init_device(self):
-        if self.device_config.device_type == "cuda":
-            self.device = torch.device(f"cuda:{visible_device_index}")
-""",
-            after="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-class Worker:
-    def init_device(self):
-        if self.device_config.device_type in ("cuda", "npu"):
-            self.device = torch.device(f"{current_platform.device_type}:{visible_device_index}")
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the test for the device type and the device that is built from a literal."""

@@ -10,7 +10,6 @@ import libcst as cst
 
 from migrator.matchers import Place, bound_by, dotted, places
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -63,93 +62,6 @@ class ModelRunnerHook(Rule):
     paths = (_WORKER,)
     triggers = (r"GPUModelRunner",)
     sites = (Site(_HOOK, (_WORKER,)),)
-    examples = (
-        Example(
-            path=_WORKER,
-            before="""\
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-
-class Worker:
-    def init_device(self):
-        # Construct the model runner
-        self.model_runner: GPUModelRunner = GPUModelRunner(
-            self.vllm_config, self.device)
-
-    def load_model(self):
-        self.model_runner.load_model()
-""",
-            after='''\
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-
-class Worker:
-    def init_device(self):
-        # Construct the model runner
-        self.model_runner: GPUModelRunner = self._make_model_runner()
-
-    def _make_model_runner(self) -> "GPUModelRunner":
-        """Construct the platform's model runner; subclasses override this."""
-        return GPUModelRunner(self.vllm_config, self.device)
-
-    def load_model(self):
-        self.model_runner.load_model()
-''',
-        ),
-        Example(
-            path=_WORKER,
-            before="""\
-class Worker:
-    def init_device(self):
-        if self.use_v2_model_runner:
-            from vllm.v1.worker.gpu.model_runner import (
-                GPUModelRunner as GPUModelRunnerV2,
-            )
-
-            self.model_runner = GPUModelRunnerV2(self.vllm_config, self.device)
-        else:
-            from vllm.v1.worker.gpu_model_runner import (
-                GPUModelRunner as GPUModelRunnerV1,
-            )
-
-            self.model_runner = GPUModelRunnerV1(self.vllm_config, self.device)
-""",
-            after='''\
-class Worker:
-    def init_device(self):
-        if self.use_v2_model_runner:
-            from vllm.v1.worker.gpu.model_runner import (
-                GPUModelRunner as GPUModelRunnerV2,
-            )
-
-            self.model_runner = GPUModelRunnerV2(self.vllm_config, self.device)
-        else:
-            self.model_runner = self._make_model_runner()
-
-    def _make_model_runner(self) -> "GPUModelRunner":
-        """Construct the platform's model runner; subclasses override this."""
-        from vllm.v1.worker.gpu_model_runner import (
-            GPUModelRunner as GPUModelRunnerV1,
-        )
-
-        return GPUModelRunnerV1(self.vllm_config, self.device)
-''',
-        ),
-        Example(
-            path=_WORKER,
-            before="""\
-class Worker:
-    def init_device(self):
-        self._make_workspace_and_runner()
-
-    def _make_workspace_and_runner(self):
-        self.model_runner = self._make_model_runner()
-
-    def _make_model_runner(self):
-        return GPUModelRunner(self.vllm_config, self.device)
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the call that makes the model runner, or the method that is there."""

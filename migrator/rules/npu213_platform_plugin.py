@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import walk
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -70,42 +69,6 @@ class PlatformPlugin(Rule):
     paths = (_PLATFORMS,)
     triggers = (_TABLE,)
     sites = (Site(_TABLE, (_PLATFORMS,)),)
-    examples = (
-        Example(
-            path=_PLATFORMS,
-            before="""\
-import logging
-
-logger = logging.getLogger(__name__)
-
-
-def cpu_platform_plugin() -> str | None:
-    return None
-
-
-builtin_platform_plugins = {
-    'cpu': cpu_platform_plugin,
-}
-""",
-            after=f"""\
-import logging
-
-logger = logging.getLogger(__name__)
-
-
-def cpu_platform_plugin() -> str | None:
-    return None
-
-
-{PLUGIN}
-
-builtin_platform_plugins = {{
-    "npu": npu_platform_plugin,
-    'cpu': cpu_platform_plugin,
-}}
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the table of platforms."""

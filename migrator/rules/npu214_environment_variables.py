@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import dotted
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -74,26 +73,6 @@ class EnvironmentVariables(Rule):
     paths = (_ENVS,)
     triggers = (_TABLE,)
     sites = (Site(_TABLE, (_ENVS,), whole=False),)
-    examples = (
-        Example(
-            path=_ENVS,
-            before="""\
-import os
-
-environment_variables = {
-    "VLLM_TARGET_DEVICE": lambda: os.getenv("VLLM_TARGET_DEVICE", "cuda"),
-}
-""",
-            after=f"""\
-import os
-
-environment_variables = {{
-    "VLLM_TARGET_DEVICE": lambda: os.getenv("VLLM_TARGET_DEVICE", "cuda"),
-}}
-
-{VARIABLES}""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the table of variables."""

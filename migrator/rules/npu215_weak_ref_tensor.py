@@ -11,7 +11,6 @@ from migrator.matchers import places
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
     TORCH_NPU,
-    Example,
     File,
     Finding,
     Insert,
@@ -52,38 +51,6 @@ class WeakRefTensor(Rule):
     paths = _HOMES
     triggers = (r"def weak_ref_tensor\b",)
     sites = (Site(_SITE, _HOMES),)
-    examples = (
-        Example(
-            path="vllm/utils/torch_utils.py",
-            before="""\
-import torch
-
-
-def weak_ref_tensor(tensor):
-    if isinstance(tensor, torch.Tensor) and tensor.numel() > 0:
-        return torch.ops._C.weak_ref_tensor(tensor)
-    else:
-        return tensor
-""",
-            after="""\
-import torch
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-def weak_ref_tensor(tensor):
-    if isinstance(tensor, torch.Tensor) and tensor.numel() > 0:
-        if tensor.device.type == "npu":
-            return torch_npu._C._weak_ref_tensor(tensor)
-        return torch.ops._C.weak_ref_tensor(tensor)
-    else:
-        return tensor
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function's return of CUDA's operator."""

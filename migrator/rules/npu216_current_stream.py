@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
 
 _HOMES = ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py")
@@ -38,37 +38,6 @@ class CurrentStream(Rule):
     paths = _HOMES
     triggers = (r"def current_stream\b",)
     sites = (Site(_SITE, _HOMES),)
-    examples = (
-        Example(
-            path="vllm/utils/torch_utils.py",
-            before='''\
-import torch
-
-
-def current_stream() -> torch.cuda.Stream:
-    """The current stream."""
-    from vllm.platforms import current_platform
-
-    if not hasattr(_current_stream_tls, "value"):
-        _current_stream_tls.value = current_platform.current_stream()
-    return _current_stream_tls.value
-''',
-            after='''\
-import torch
-
-
-def current_stream() -> torch.cuda.Stream:
-    """The current stream."""
-    from vllm.platforms import current_platform
-    if current_platform.device_type == "npu":
-        return torch.npu.current_stream()
-
-    if not hasattr(_current_stream_tls, "value"):
-        _current_stream_tls.value = current_platform.current_stream()
-    return _current_stream_tls.value
-''',
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function."""

@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import dotted, places, walk
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -53,60 +52,6 @@ class GraphCaptureCommunicator(Rule):
     paths = (_STATE,)
     triggers = (r"def graph_capture\b",)
     sites = (Site(_SITE, (_STATE,)),)
-    examples = (
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def graph_capture(self):
-        from vllm.distributed.device_communicators.cuda_communicator import (
-            CudaCommunicator)
-        if self.device_communicator is not None:
-            assert isinstance(self.device_communicator, CudaCommunicator)
-            yield self.device_communicator.ca_comm
-""",
-            after="""\
-class GroupCoordinator:
-    def graph_capture(self):
-        from vllm.distributed.device_communicators.cuda_communicator import (
-            CudaCommunicator)
-        from vllm.distributed.device_communicators.npu_communicator import (
-            NPUCommunicator,
-        )
-        if self.device_communicator is not None:
-            assert isinstance(self.device_communicator, (CudaCommunicator, NPUCommunicator))
-            yield self.device_communicator.ca_comm
-""",
-        ),
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def graph_capture(self):
-        from vllm.distributed.device_communicators.xpu_communicator import (
-            XpuCommunicator,
-        )
-
-        assert isinstance(
-            self.device_communicator, (CudaCommunicator, XpuCommunicator)
-        )
-""",
-            after="""\
-class GroupCoordinator:
-    def graph_capture(self):
-        from vllm.distributed.device_communicators.xpu_communicator import (
-            XpuCommunicator,
-        )
-        from vllm.distributed.device_communicators.npu_communicator import (
-            NPUCommunicator,
-        )
-
-        assert isinstance(
-            self.device_communicator, (CudaCommunicator, XpuCommunicator, NPUCommunicator)
-        )
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the assertion about the communicator's class."""

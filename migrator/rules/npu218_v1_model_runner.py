@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+from migrator.rule import Absence, File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
 from migrator.tree import Tree
 
@@ -61,61 +61,6 @@ class V1ModelRunner(Rule):
                     _variable_decides,
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path=_CONFIG,
-            before="""\
-from vllm.platforms import current_platform
-
-
-class VllmConfig:
-    @property
-    def use_v2_model_runner(self) -> bool:
-        return envs.VLLM_USE_V2_MODEL_RUNNER
-""",
-            after="""\
-from vllm.platforms import current_platform
-
-
-class VllmConfig:
-    @property
-    def use_v2_model_runner(self) -> bool:
-        if current_platform.device_type == "npu":
-            # Its kernels are Triton's and its buffers are unified memory.
-            return False
-        return envs.VLLM_USE_V2_MODEL_RUNNER
-""",
-        ),
-        Example(
-            path=_CONFIG,
-            before="""\
-class VllmConfig:
-    @property
-    def use_v2_model_runner(self) -> bool:
-        asked = envs.VLLM_USE_V2_MODEL_RUNNER
-        if asked is not None:
-            return asked
-        from vllm.platforms import current_platform
-
-        return not current_platform.is_rocm()
-""",
-            after="""\
-class VllmConfig:
-    @property
-    def use_v2_model_runner(self) -> bool:
-        from vllm.platforms import current_platform
-        if current_platform.device_type == "npu":
-            # Its kernels are Triton's and its buffers are unified memory.
-            return False
-        asked = envs.VLLM_USE_V2_MODEL_RUNNER
-        if asked is not None:
-            return asked
-        from vllm.platforms import current_platform
-
-        return not current_platform.is_rocm()
-""",
         ),
     )
 

@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import bound_by, walk
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Rule,
@@ -77,64 +76,6 @@ class SlotMapping(Rule):
             _SITE,
             (_BLOCK_TABLE,),
             (Absence("<0.10", "the model runner computes it", _runner_computes),),
-        ),
-    )
-    examples = (
-        Example(
-            path=_BLOCK_TABLE,
-            before="""\
-import torch
-
-from vllm.triton_utils import triton
-
-
-class BlockTable:
-    def compute_slot_mapping(
-        self,
-        num_reqs: int,
-        query_start_loc: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> None:
-        num_tokens = positions.shape[0]
-        _compute_slot_mapping_kernel[(num_reqs + 1,)](
-            num_tokens,
-        )
-""",
-            after="""\
-import torch
-
-from vllm.triton_utils import triton
-
-
-class BlockTable:
-    def compute_slot_mapping(
-        self,
-        num_reqs: int,
-        query_start_loc: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> None:
-        num_tokens = positions.shape[0]
-        from vllm.platforms import current_platform
-        if current_platform.device_type == "npu":
-            from vllm.v1.worker.npu_kernels import compute_slot_mapping
-
-            compute_slot_mapping(self, num_reqs, query_start_loc, positions)
-            return
-        _compute_slot_mapping_kernel[(num_reqs + 1,)](
-            num_tokens,
-        )
-""",
-        ),
-        Example(
-            path=_BLOCK_TABLE,
-            before="""\
-import numpy as np
-
-
-class BlockTable:
-    def compute_slot_mapping(self, req_indices: np.ndarray, positions: np.ndarray) -> None:
-        np.add(req_indices, positions, out=self.slot_mapping_np)
-""",
         ),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site, skipped
+from migrator.rule import Absence, File, Finding, Rule, Safety, Site, skipped
 from migrator.rules._platform_branch import platform_branch
 from migrator.tree import Tree
 
@@ -60,38 +60,6 @@ class KernelWarmup(Rule):
             _SITE,
             (_WARMUP,),
             (Absence("<0.10.1", "there is no warm-up of kernels yet", _warms_no_kernels),),
-        ),
-    )
-    examples = (
-        Example(
-            path=_WARMUP,
-            before='''\
-from vllm.platforms import current_platform
-
-
-def kernel_warmup(worker):
-    """Warm up."""
-    deep_gemm_warmup(worker)
-''',
-            after='''\
-from vllm.platforms import current_platform
-
-
-def kernel_warmup(worker):
-    """Warm up."""
-    if current_platform.device_type == "npu":
-        # What follows compiles and tunes CUDA kernels.
-        return
-    deep_gemm_warmup(worker)
-''',
-        ),
-        Example(
-            path=_WARMUP,
-            before="""\
-def kernel_warmup(worker):
-    if is_deep_gemm_supported():
-        deep_gemm_warmup(worker)
-""",
         ),
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import npu_branch
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 _SAMPLER = "vllm/v1/sample/ops/topk_topp_sampler.py"
 _SITE = "apply_top_k_top_p"
@@ -49,45 +49,6 @@ class TopKTopP(Rule):
     paths = (_SAMPLER,)
     triggers = (r"def apply_top_k_top_p\b",)
     sites = (Site(_SITE, (_SAMPLER,)),)
-    examples = (
-        Example(
-            path=_SAMPLER,
-            before="""\
-import torch
-
-
-def apply_top_k_top_p(logits: torch.Tensor, k, p) -> torch.Tensor:
-    if p is None and k is None:
-        return logits
-    if HAS_TRITON and logits.shape[0] >= 8:
-        return apply_top_k_top_p_triton(logits, k, p)
-    return apply_top_k_top_p_pytorch(logits, k, p)
-
-
-def apply_top_k_top_p_pytorch(logits: torch.Tensor, k, p) -> torch.Tensor:
-    return logits
-""",
-            after="""\
-import torch
-
-
-def apply_top_k_top_p(logits: torch.Tensor, k, p) -> torch.Tensor:
-    if logits.device.type == "npu":
-        from vllm.v1.worker import npu_kernels
-
-        return npu_kernels.apply_top_k_top_p(logits, k, p)
-    if p is None and k is None:
-        return logits
-    if HAS_TRITON and logits.shape[0] >= 8:
-        return apply_top_k_top_p_triton(logits, k, p)
-    return apply_top_k_top_p_pytorch(logits, k, p)
-
-
-def apply_top_k_top_p_pytorch(logits: torch.Tensor, k, p) -> torch.Tensor:
-    return logits
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function where it has no branch for NPU tensors."""

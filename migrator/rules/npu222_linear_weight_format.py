@@ -9,7 +9,6 @@ from migrator.matchers import first_statement, parameter_names
 from migrator.recipes import has_npu_branch
 from migrator.rule import (
     TORCH_NPU,
-    Example,
     File,
     Finding,
     Insert,
@@ -63,35 +62,6 @@ class LinearWeightFormat(Rule):
     paths = (_LINEAR,)
     triggers = (r"class UnquantizedLinearMethod\b",)
     sites = (Site(_SITE, (_LINEAR,)),)
-    examples = (
-        Example(
-            path=_LINEAR,
-            before="""\
-import torch
-
-
-class UnquantizedLinearMethod:
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        if current_platform.is_cpu():
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-""",
-            after=f"""\
-import torch
-
-try:
-    import torch_npu
-except ImportError:
-    torch_npu = None
-
-
-class UnquantizedLinearMethod:
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-{"".join("        " + line if line.strip() else line for line in BRANCH.splitlines(keepends=True))}\
-        if current_platform.is_cpu():
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the method where it has no branch for NPU weights."""

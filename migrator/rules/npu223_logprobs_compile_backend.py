@@ -11,7 +11,6 @@ import libcst as cst
 from migrator.matchers import dotted
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Insert,
@@ -75,29 +74,6 @@ class LogprobsCompileBackend(Rule):
             _SITE,
             (_LOGPROBS,),
             (Absence("<0.10", "the rank is counted without a compiler", _counts_itself),),
-        ),
-    )
-    examples = (
-        Example(
-            path=_LOGPROBS,
-            before="""\
-import torch
-
-
-@torch.compile(dynamic=True)
-def batched_count_greater_than(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return (x >= values).sum(-1)
-""",
-            after="""\
-import torch
-
-from vllm.platforms import current_platform
-
-
-@torch.compile(dynamic=True, backend=current_platform.simple_compile_backend)
-def batched_count_greater_than(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return (x >= values).sum(-1)
-""",
         ),
     )
 

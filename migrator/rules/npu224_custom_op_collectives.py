@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import dotted, places, walk
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Replace,
@@ -60,52 +59,6 @@ class CustomOpCollectives(Rule):
     paths = (_STATE,)
     triggers = (rf"{_NAME}\b",)
     sites = (Site(_SITE, (_STATE,)),)
-    examples = (
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def __init__(self):
-        self.use_custom_op_call = (current_platform.is_cuda_alike()
-                                   or current_platform.is_tpu())
-""",
-            after="""\
-class GroupCoordinator:
-    def __init__(self):
-        self.use_custom_op_call = (current_platform.is_cuda_alike()
-                                   or current_platform.is_tpu()
-                                   or current_platform.device_type == "npu")
-""",
-        ),
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def __init__(self):
-        self.use_custom_op_call = (
-            current_platform.is_cuda_alike() or current_platform.is_tpu()
-        )
-""",
-            after="""\
-class GroupCoordinator:
-    def __init__(self):
-        self.use_custom_op_call = (
-            current_platform.is_cuda_alike() or current_platform.is_tpu()
-            or current_platform.device_type == "npu"
-        )
-""",
-        ),
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def __init__(self):
-        self.use_custom_op_call = (
-            current_platform.is_tpu() or current_platform.use_custom_op_collectives()
-        )
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the assignment where the platform itself is not asked."""

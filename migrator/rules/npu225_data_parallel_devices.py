@@ -13,7 +13,6 @@ from migrator.matchers import dotted, places, walk
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Replace,
@@ -88,76 +87,6 @@ class DataParallelDevices(Rule):
                     _narrows_everywhere,
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path=_UTILS,
-            before="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        for proc, local_dp_rank in zip(self.processes, local_dp_ranks):
-            if is_dp and (
-                not current_platform.is_cuda_alike()
-                or vllm_config.parallel_config.use_ray
-            ):
-                narrow(local_dp_rank)
-""",
-            after="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        for proc, local_dp_rank in zip(self.processes, local_dp_ranks):
-            if is_dp and (
-                not (
-                    current_platform.is_cuda_alike()
-                    or current_platform.device_type == "npu"
-                )
-                or vllm_config.parallel_config.use_ray
-            ):
-                narrow(local_dp_rank)
-""",
-        ),
-        Example(
-            path=_UTILS,
-            before="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        needs_device_env_isolation = not (
-            current_platform.is_cuda_alike() or current_platform.is_xpu()
-        )
-""",
-            after="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        needs_device_env_isolation = not (
-            current_platform.is_cuda_alike() or current_platform.is_xpu()
-            or current_platform.device_type == "npu"
-        )
-""",
-        ),
-        Example(
-            path=_UTILS,
-            before="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        if dp and not current_platform.is_cuda_alike():
-            narrow(local_dp_rank)
-""",
-            after="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        if dp and not (current_platform.is_cuda_alike() or current_platform.device_type == "npu"):
-            narrow(local_dp_rank)
-""",
-        ),
-        Example(
-            path=_UTILS,
-            before="""\
-class CoreEngineProcManager:
-    def __init__(self):
-        with set_device_control_env_var(vllm_config, local_dp_rank):
-            proc.start()
-""",
         ),
     )
 

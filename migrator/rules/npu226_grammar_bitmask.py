@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import walk
 from migrator.recipes import has_npu_branch, mentions
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -66,75 +65,6 @@ class GrammarBitmask(Rule):
     paths = (_UTILS, _RUNNER)
     triggers = (rf"def {_SITE}\b",)
     sites = (Site(_SITE, (_UTILS, _RUNNER)),)
-    examples = (
-        Example(
-            path=_UTILS,
-            before="""\
-def apply_grammar_bitmask(scheduler_output, grammar_output, input_batch, logits):
-    out_indices = []
-    sorted_bitmask = np.full((logits.shape[0], width), -1, np.int32)
-    for req_id in requests:
-        sorted_bitmask[rows[req_id]] = grammar_bitmask[req_id]
-        out_indices.append(rows[req_id])
-
-    # Copy async to device as tensor.
-    grammar_bitmask = torch.from_numpy(sorted_bitmask).to(logits.device)
-    xgr.apply_token_bitmask_inplace(logits, grammar_bitmask, indices=out_indices)
-""",
-            after="""\
-def apply_grammar_bitmask(scheduler_output, grammar_output, input_batch, logits):
-    out_indices = []
-    sorted_bitmask = np.full((logits.shape[0], width), -1, np.int32)
-    for req_id in requests:
-        sorted_bitmask[rows[req_id]] = grammar_bitmask[req_id]
-        out_indices.append(rows[req_id])
-    if logits.device.type == "npu":
-        from vllm.v1.worker.npu_kernels import apply_token_bitmask
-
-        apply_token_bitmask(logits, sorted_bitmask)
-        return
-
-    # Copy async to device as tensor.
-    grammar_bitmask = torch.from_numpy(sorted_bitmask).to(logits.device)
-    xgr.apply_token_bitmask_inplace(logits, grammar_bitmask, indices=out_indices)
-""",
-        ),
-        Example(
-            path=_RUNNER,
-            before="""\
-class GPUModelRunner:
-    def apply_grammar_bitmask(self, scheduler_output, logits):
-        for req_id in requests:
-            sorted_bitmask[rows[req_id]] = grammar_bitmask[req_id]
-        grammar_bitmask = sorted_bitmask
-        kernel(logits, grammar_bitmask)
-""",
-            after="""\
-class GPUModelRunner:
-    def apply_grammar_bitmask(self, scheduler_output, logits):
-        for req_id in requests:
-            sorted_bitmask[rows[req_id]] = grammar_bitmask[req_id]
-        if logits.device.type == "npu":
-            from vllm.v1.worker.npu_kernels import apply_token_bitmask
-
-            apply_token_bitmask(logits, sorted_bitmask)
-            return
-        grammar_bitmask = sorted_bitmask
-        kernel(logits, grammar_bitmask)
-""",
-        ),
-        Example(
-            path=_RUNNER,
-            before="""\
-from vllm.v1.structured_output.utils import apply_grammar_bitmask
-
-
-class GPUModelRunner:
-    def sample(self, logits):
-        apply_grammar_bitmask(self.output, self.grammar, self.batch, logits)
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function that orders the mask and applies it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Example, File, Finding, Insert, Rule, Safety, Site, changed, migrated
+from migrator.rule import File, Finding, Insert, Rule, Safety, Site, changed, migrated
 
 _IMPORTING = "vllm/triton_utils/importing.py"
 _CLASS = "TritonLanguagePlaceholder"
@@ -53,44 +53,6 @@ class TritonPlaceholder(Rule):
     paths = (_IMPORTING,)
     triggers = (rf"class {_CLASS}\b",)
     sites = (Site(_SITE, (_IMPORTING,)),)
-    examples = (
-        Example(
-            path=_IMPORTING,
-            before="""\
-import types
-
-
-class TritonLanguagePlaceholder(types.ModuleType):
-    def __init__(self):
-        super().__init__("triton.language")
-        self.constexpr = None
-""",
-            after="""\
-import types
-
-
-class TritonLanguagePlaceholder(types.ModuleType):
-    def __init__(self):
-        super().__init__("triton.language")
-        self.constexpr = None
-
-    def __getattr__(self, name: str):
-        # Kernels name more of Triton when they are defined than is listed above;
-        # without Triton none of them is compiled.
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
-""",
-        ),
-        Example(
-            path=_IMPORTING,
-            before="""\
-class TritonLanguagePlaceholder(types.ModuleType):
-    def __getattr__(self, name):
-        return None
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the placeholder's class."""

@@ -13,7 +13,6 @@ from migrator.matchers import dotted, places, walk
 from migrator.recipes import tests_for_npu
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Replace,
@@ -100,71 +99,6 @@ class GraphMemory(Rule):
                     _never_asks,
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path=_WORKER,
-            before="""\
-class Worker:
-    def determine_available_memory(self):
-        if (
-            current_platform.is_cuda()
-            and self.vllm_config.compilation_config.cudagraph_mode
-            != CUDAGraphMode.NONE
-        ):
-            estimate = self.model_runner.profile_cudagraph_memory()
-""",
-            after="""\
-class Worker:
-    def determine_available_memory(self):
-        if (
-            (
-                current_platform.is_cuda()
-                or current_platform.device_type == "npu"
-            )
-            and self.vllm_config.compilation_config.cudagraph_mode
-            != CUDAGraphMode.NONE
-        ):
-            estimate = self.model_runner.profile_cudagraph_memory()
-""",
-        ),
-        Example(
-            path=_WORKER,
-            before="""\
-class Worker:
-    def determine_available_memory(self):
-        if (current_platform.is_cuda_alike() or xpu) and (
-            compilation_config.cudagraph_mode != CUDAGraphMode.NONE
-        ):
-            estimate = self.model_runner.profile_cudagraph_memory()
-""",
-            after="""\
-class Worker:
-    def determine_available_memory(self):
-        if (current_platform.is_cuda_alike() or xpu or current_platform.device_type == "npu") and (
-            compilation_config.cudagraph_mode != CUDAGraphMode.NONE
-        ):
-            estimate = self.model_runner.profile_cudagraph_memory()
-""",
-        ),
-        Example(
-            path=_WORKER,
-            before="""\
-class Worker:
-    def determine_available_memory(self):
-        if not self.model_config.enforce_eager and not current_platform.is_rocm():
-            estimate = self.model_runner.profile_cudagraph_memory()
-""",
-        ),
-        Example(
-            path=_WORKER,
-            before="""\
-class Worker:
-    def determine_available_memory(self):
-        if not self.model_config.enforce_eager:
-            estimate = self.model_runner.profile_cudagraph_memory()
-""",
         ),
     )
 

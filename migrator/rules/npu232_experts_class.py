@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import dotted, places, walk
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Replace,
@@ -71,33 +70,6 @@ class ExpertsClass(Rule):
                     _knows_no_experts_class,
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path=_BASE,
-            before="""\
-class FusedMoEMethodBase:
-    @property
-    def is_monolithic(self) -> bool:
-        if self.moe_kernel is None:
-            if hasattr(self, "experts_cls"):
-                return self.experts_cls.is_monolithic()
-            else:
-                return False
-        return self.moe_kernel.is_monolithic
-""",
-            after="""\
-class FusedMoEMethodBase:
-    @property
-    def is_monolithic(self) -> bool:
-        if self.moe_kernel is None:
-            if getattr(self, "experts_cls", None) is not None:
-                return self.experts_cls.is_monolithic()
-            else:
-                return False
-        return self.moe_kernel.is_monolithic
-""",
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Absence, Example, File, Finding, Rule, Safety, Site
+from migrator.rule import Absence, File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
 from migrator.tree import Tree
 
@@ -59,30 +59,6 @@ class ExpertsWithLora(Rule):
             _SITE,
             (_PATH,),
             (Absence("<0.11.1", "layers of experts take no LoRA adapters", _no_experts),),
-        ),
-    )
-    examples = (
-        Example(
-            path=_PATH,
-            before="""\
-class FusedMoEWithLoRA(BaseLayerWithLoRA):
-    def __init__(self, base_layer):
-        super().__init__()
-        self.kernel = base_layer.kernel
-""",
-            after="""\
-class FusedMoEWithLoRA(BaseLayerWithLoRA):
-    def __init__(self, base_layer):
-        from vllm.platforms import current_platform
-        if current_platform.device_type == "npu":
-            raise ValueError(
-                "NPU: LoRA adapters of a mixture's experts are not supported. Leave "
-                "--enable-lora out, or name other layers by --lora-target-modules if "
-                "this release has it."
-            )
-        super().__init__()
-        self.kernel = base_layer.kernel
-""",
         ),
     )
 

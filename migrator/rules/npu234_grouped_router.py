@@ -12,7 +12,6 @@ from migrator.matchers import dotted, walk
 from migrator.recipes import mentions, tests_for_npu
 from migrator.rule import (
     Absence,
-    Example,
     File,
     Finding,
     Replace,
@@ -70,54 +69,6 @@ class GroupedRouter(Rule):
                     partial(routes_only_by, {"topk_softmax"}),
                 ),
             ),
-        ),
-    )
-    examples = (
-        Example(
-            path=_HOMES[0],
-            before="""\
-def grouped_topk(gating_output, topk, num_expert_group):
-    if (
-        envs.VLLM_USE_FUSED_MOE_GROUPED_TOPK
-        and (current_platform.is_cuda() or current_platform.is_xpu())
-        and topk <= 32
-    ):
-        return fused_grouped_topk(gating_output=gating_output)
-    return gating_output.topk(topk)
-""",
-            after="""\
-def grouped_topk(gating_output, topk, num_expert_group):
-    if (
-        envs.VLLM_USE_FUSED_MOE_GROUPED_TOPK
-        and (
-            current_platform.is_cuda()
-            or current_platform.is_xpu()
-            or gating_output.device.type == "npu"
-        )
-        and topk <= 32
-    ):
-        return fused_grouped_topk(gating_output=gating_output)
-    return gating_output.topk(topk)
-""",
-        ),
-        Example(
-            path=_HOMES[1],
-            before="""\
-def grouped_topk(gating_output, topk, num_expert_group):
-    if envs.VLLM_USE_FUSED_MOE_GROUPED_TOPK and \\
-            current_platform.is_cuda() and \\
-            topk <= 32:
-        return fused_grouped_topk(gating_output=gating_output)
-    return gating_output.topk(topk)
-""",
-            after="""\
-def grouped_topk(gating_output, topk, num_expert_group):
-    if envs.VLLM_USE_FUSED_MOE_GROUPED_TOPK and \\
-            (current_platform.is_cuda() or gating_output.device.type == "npu") and \\
-            topk <= 32:
-        return fused_grouped_topk(gating_output=gating_output)
-    return gating_output.topk(topk)
-""",
         ),
     )
 

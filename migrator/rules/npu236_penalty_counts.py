@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.recipes import npu_branch
-from migrator.rule import Example, File, Finding, Rule, Safety, Site
+from migrator.rule import File, Finding, Rule, Safety, Site
 
 _UTILS = "vllm/model_executor/layers/utils.py"
 _SITE = "get_token_bin_counts_and_mask"
@@ -52,37 +52,6 @@ class PenaltyCounts(Rule):
     paths = (_UTILS,)
     triggers = (rf"def {_SITE}\b",)
     sites = (Site(_SITE, (_UTILS,)),)
-    examples = (
-        Example(
-            path=_UTILS,
-            before="""\
-import torch
-
-
-def get_token_bin_counts_and_mask(tokens, vocab_size, num_seqs):
-    counts = torch.zeros((num_seqs, vocab_size + 1), dtype=torch.long, device=tokens.device)
-    counts.scatter_add_(1, tokens, torch.ones_like(tokens))
-    return counts[:, :vocab_size], counts[:, :vocab_size] > 0
-""",
-            after="""\
-import torch
-
-
-def get_token_bin_counts_and_mask(tokens, vocab_size, num_seqs):
-    if tokens.device.type == "npu":
-        # A scatter of int64 is left to the device's CPU.
-        bin_counts = torch.zeros(
-            (num_seqs, vocab_size + 1), dtype=torch.int32, device=tokens.device
-        )
-        bin_counts.scatter_add_(1, tokens, torch.ones_like(tokens, dtype=torch.int32))
-        bin_counts = bin_counts[:, :vocab_size]
-        return bin_counts, bin_counts > 0
-    counts = torch.zeros((num_seqs, vocab_size + 1), dtype=torch.long, device=tokens.device)
-    counts.scatter_add_(1, tokens, torch.ones_like(tokens))
-    return counts[:, :vocab_size], counts[:, :vocab_size] > 0
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the function where it has no branch for NPU tensors."""

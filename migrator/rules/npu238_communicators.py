@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from migrator.matchers import parameter_names
 from migrator.recipes import has_npu_branch
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -63,31 +62,6 @@ class Communicators(Rule):
     paths = (_WORKER,)
     triggers = (rf"def {_SITE}\b",)
     sites = (Site(_SITE, (_WORKER,)),)
-    examples = (
-        Example(
-            path=_WORKER,
-            before="""\
-from vllm.platforms import current_platform
-
-
-def init_worker_distributed_environment(vllm_config, rank):
-    init_distributed_environment(vllm_config.parallel_config.world_size, rank)
-    ensure_model_parallel_initialized(vllm_config.parallel_config)
-""",
-            after="""\
-from vllm.platforms import current_platform
-
-
-def init_worker_distributed_environment(vllm_config, rank):
-    init_distributed_environment(vllm_config.parallel_config.world_size, rank)
-    ensure_model_parallel_initialized(vllm_config.parallel_config)
-    if current_platform.device_type == "npu":
-        from vllm.v1.worker.npu_worker import open_communicators
-
-        open_communicators(vllm_config.parallel_config)
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the end of the function."""

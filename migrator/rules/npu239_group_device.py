@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import dotted, walk
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -65,63 +64,6 @@ class GroupDevice(Rule):
     paths = (_STATE, "vllm/distributed/stateless_coordinator.py")
     triggers = (r"is_out_of_tree\b",)
     sites = (Site(_SITE, (_STATE,)),)
-    examples = (
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def __init__(self, local_rank):
-        self.device_index = local_rank
-        if current_platform.is_cuda_alike():
-            visible_device_index = (
-                current_platform.logical_device_id_to_visible_device_id(
-                    self.device_index
-                )
-            )
-            self.device = torch.device(f"cuda:{visible_device_index}")
-        elif current_platform.is_out_of_tree():
-            self.device = torch.device(
-                f"{current_platform.device_name}:{self.device_index}"
-            )
-        else:
-            self.device = torch.device("cpu")
-""",
-            after="""\
-class GroupCoordinator:
-    def __init__(self, local_rank):
-        self.device_index = local_rank
-        if current_platform.is_cuda_alike():
-            visible_device_index = (
-                current_platform.logical_device_id_to_visible_device_id(
-                    self.device_index
-                )
-            )
-            self.device = torch.device(f"cuda:{visible_device_index}")
-        elif current_platform.is_out_of_tree():
-            visible_device_index = (
-                current_platform.logical_device_id_to_visible_device_id(
-                    self.device_index
-                )
-            )
-            self.device = torch.device(
-                f"{current_platform.device_name}:{visible_device_index}"
-            )
-        else:
-            self.device = torch.device("cpu")
-""",
-        ),
-        Example(
-            path=_STATE,
-            before="""\
-class GroupCoordinator:
-    def __init__(self, local_rank):
-        if current_platform.is_cuda_alike():
-            self.device = torch.device(f"cuda:{local_rank}")
-        elif current_platform.is_out_of_tree():
-            self.device = torch.device(f"{current_platform.device_name}:{local_rank}")
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the branch of platforms outside of vLLM's tree."""

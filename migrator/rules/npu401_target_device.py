@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import dotted, places, walk
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -58,81 +57,6 @@ class TargetDevice(Rule):
         Site("get_vllm_version", _SETUP),
         Site("get_requirements", _SETUP),
         Site("ext_modules", _SETUP),
-    )
-    examples = (
-        Example(
-            path="setup.py",
-            before="""\
-def _no_device() -> bool:
-    return VLLM_TARGET_DEVICE == "empty"
-
-
-def _is_xpu() -> bool:
-    return VLLM_TARGET_DEVICE == "xpu"
-
-
-def get_vllm_version() -> str:
-    version = "1"
-    if _no_device():
-        pass
-    elif _is_xpu():
-        version += f"{sep}xpu"
-    else:
-        raise RuntimeError("Unknown runtime environment")
-    return version
-
-
-def get_requirements():
-    if _no_device():
-        return _read_requirements("common.txt")
-    elif _is_xpu():
-        return _read_requirements("xpu.txt")
-
-
-ext_modules = [1]
-if _no_device():
-    ext_modules = []
-""",
-            after="""\
-def _no_device() -> bool:
-    return VLLM_TARGET_DEVICE == "empty"
-
-
-def _is_xpu() -> bool:
-    return VLLM_TARGET_DEVICE == "xpu"
-
-
-def _is_npu() -> bool:
-    return VLLM_TARGET_DEVICE == "npu"
-
-
-def get_vllm_version() -> str:
-    version = "1"
-    if _no_device():
-        pass
-    elif _is_npu():
-        version += f"{sep}npu"
-    elif _is_xpu():
-        version += f"{sep}xpu"
-    else:
-        raise RuntimeError("Unknown runtime environment")
-    return version
-
-
-def get_requirements():
-    if _no_device():
-        return _read_requirements("common.txt")
-    elif _is_npu():
-        return _read_requirements("npu.txt")
-    elif _is_xpu():
-        return _read_requirements("xpu.txt")
-
-
-ext_modules = [1]
-if _no_device() or _is_npu():
-    ext_modules = []
-""",
-        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:

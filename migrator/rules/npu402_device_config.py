@@ -9,7 +9,6 @@ import libcst as cst
 
 from migrator.matchers import dotted
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Replace,
@@ -48,21 +47,6 @@ class DeviceConfigLiteral(Rule):
     paths = _HOMES
     triggers = (r"^Device = Literal\[",)
     sites = (Site("Device", _HOMES),)
-    examples = (
-        Example(
-            path="vllm/config/device.py",
-            before="""\
-from typing import Literal
-
-Device = Literal["auto", "cuda", "cpu"]
-""",
-            after="""\
-from typing import Literal
-
-Device = Literal["auto", "cuda", "cpu", "npu"]
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the assignment of the literal type."""

@@ -10,7 +10,6 @@ import libcst as cst
 from migrator.matchers import dotted, first_statement, places
 from migrator.recipes import mentions
 from migrator.rule import (
-    Example,
     File,
     Finding,
     Insert,
@@ -59,32 +58,6 @@ class CollectEnv(Rule):
     paths = (_PATH,)
     triggers = (r"def get_gpu_info",)
     sites = (Site("get_gpu_info", (_PATH,)), Site("get_env_vars", (_PATH,)))
-    examples = (
-        Example(
-            path=_PATH,
-            before="""\
-def get_gpu_info(run_lambda):
-    return run_lambda("nvidia-smi -L")
-
-
-def get_env_vars():
-    report_prefix = ("TORCH", "NCCL",
-                     "NVIDIA")
-    return [k for k in os.environ if k.startswith(report_prefix)]
-""",
-            after=f"""\
-def get_gpu_info(run_lambda):
-{"".join(f"    {line}" + chr(10) for line in CODE.splitlines())}\
-    return run_lambda("nvidia-smi -L")
-
-
-def get_env_vars():
-    report_prefix = ("TORCH", "NCCL",
-                     "NVIDIA", "ASCEND", "CANN", "HCCL")
-    return [k for k in os.environ if k.startswith(report_prefix)]
-""",
-        ),
-    )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the two functions."""
