@@ -41,7 +41,9 @@ def document() -> str:
     text = "".join(lines).rstrip(";\n") + ".\n"
     families: dict[str, list[Operator]] = {}
     for op in REGISTRY.values():
-        families.setdefault(op.function.__module__.rpartition(".")[2], []).append(op)
+        # A family is a module of this package, or a package of several.
+        family = op.function.__module__.removeprefix(f"{__package__}.").partition(".")[0]
+        families.setdefault(family, []).append(op)
     for family, operators in sorted(families.items()):
         text += f"\n## {family}\n"
         for op in sorted(operators, key=lambda op: op.name):
