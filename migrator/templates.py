@@ -167,11 +167,43 @@ def _relocate(text: str, tree: Tree) -> str:
 
 
 def _merge_imports(text: str, module: ast.Module) -> str:
-    """Sort a template's run of `from vllm` imports and merge those of one module."""
+    """Sort each run of `from vllm` imports, merge those of one module, and close up behind them."""
     lines = text.splitlines(keepends=True)
-    body = module.body
+    for body in sorted(_bodies(module), key=lambda body: body[0].lineno, reverse=True):
+        for nodes, follows in reversed(list(_runs(body))):
+            first, last = nodes[0].lineno - 1, nodes[-1].end_lineno or nodes[-1].lineno
+            if any(line.lstrip().startswith("#") for line in lines[first:last]):
+                continue
+            merged: dict[str, list[ast.alias]] = {}
+            for node in nodes:
+                merged.setdefault(node.module or "", []).extend(node.names)
+            indent = " " * nodes[0].col_offset
+            sorted_ = [_import(indent, home, merged[home]) for home in sorted(merged)]
+            if follows is not None and not indent and not isinstance(follows, _DEFINITIONS):
+                # Two blank lines go before a definition only.
+                blank = last
+                while blank < len(lines) and not lines[blank].strip():
+                    blank += 1
+                lines[last:blank] = ["\n"]
+            lines[first:last] = sorted_
+    return "".join(lines)
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+
+
+def _bodies(module: ast.Module) -> Iterator[list[ast.stmt]]:
+    """Every list of statements in a module, its own and those of blocks."""
+    for node in ast.walk(module):
+        for name in ("body", "orelse", "finalbody"):
+            body = getattr(node, name, None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.stmt):
+                yield body
+
+
+def _runs(body: list[ast.stmt]) -> Iterator[tuple[list[ast.ImportFrom], ast.stmt | None]]:
+    """Runs of `from vllm` imports, each with the statement behind it."""
     run: list[ast.ImportFrom] = []
-    runs: list[list[ast.ImportFrom]] = []
     for node in [*body, None]:
         if (
             isinstance(node, ast.ImportFrom)
@@ -180,17 +212,8 @@ def _merge_imports(text: str, module: ast.Module) -> str:
         ):
             run.append(node)
         elif run:
-            runs.append(run)
+            yield run, node
             run = []
-    for nodes in reversed(runs):
-        first, last = nodes[0].lineno - 1, nodes[-1].end_lineno or nodes[-1].lineno
-        if any(line.lstrip().startswith("#") for line in lines[first:last]):
-            continue
-        merged: dict[str, list[ast.alias]] = {}
-        for node in nodes:
-            merged.setdefault(node.module or "", []).extend(node.names)
-        lines[first:last] = [_import("", home, merged[home]) for home in sorted(merged)]
-    return "".join(lines)
 
 
 def _import(indent: str, module: str, names: list[ast.alias]) -> str:
@@ -205,10 +228,10 @@ def _import(indent: str, module: str, names: list[ast.alias]) -> str:
     return f"{indent}from {module} import (\n{inner}{indent})\n"
 
 
-def _isort_key(name: str) -> tuple[int, str]:
+def _isort_key(name: str) -> tuple[int, str, str]:
     """Constants, then classes, then the rest: the order of ruff's import sorting."""
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
-    return kind, name
+    return kind, name.lower(), name
 
 
 def _home(module: str, name: str, tree: Tree) -> str:

@@ -15,9 +15,9 @@ from vllm.logger import init_logger
 from .interface import DeviceCapability, Platform, PlatformEnum
 from .npu_config import (
     chunk_reason,
+    count_groups,
     cpu_offload_gb,
     max_capture_sizes,
-    count_groups,
     refuse_unsupported,
     thin_out,
 )
@@ -98,6 +98,7 @@ class NPUPlatform(Platform):
 
         Raises:
             ValueError: The process does not see that NPU.
+
         """
         now = os.environ.get(cls.device_control_env_var)
         if now == _VISIBLE:
@@ -148,6 +149,7 @@ class NPUPlatform(Platform):
 
         Raises:
             ValueError: it does not do what the selector asks for.
+
         """
         from vllm.v1.attention.backends.ascend_attn import AscendAttentionBackend
 
@@ -290,11 +292,11 @@ class NPUPlatform(Platform):
         return "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"
 
     @classmethod
-    def apply_config_platform_defaults(cls, vllm_config: "VllmConfig") -> None:
+    def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
         _set_compilation_policy(vllm_config)
 
     @classmethod
-    def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         check_nnal()
         model_config = vllm_config.model_config
         if (
@@ -351,7 +353,7 @@ def _check_chunks(model_config, cache_config) -> None:
         raise ValueError(f"NPU: no {reason}.")
 
 
-def _set_compilation_policy(vllm_config: "VllmConfig") -> None:
+def _set_compilation_policy(vllm_config: VllmConfig) -> None:
     """Eager on request, else graphs captured piece by piece, without Inductor.
 
     FULL_DECODE_ONLY is honoured, because it is nobody's default: whoever has it
@@ -416,7 +418,7 @@ def _disable_inductor_passes(config) -> None:
             setattr(config.pass_config, name, False)
 
 
-def _limit_capture_sizes(vllm_config: "VllmConfig") -> None:
+def _limit_capture_sizes(vllm_config: VllmConfig) -> None:
     """Thin out the capture sizes until all graphs fit into the device's streams."""
     config = vllm_config.compilation_config
     parallel_config = vllm_config.parallel_config

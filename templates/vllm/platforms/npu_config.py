@@ -241,18 +241,19 @@ TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
 """The same for environment variables; unset or empty is always taken."""
 
 
-def refuse_unsupported(vllm_config: "VllmConfig") -> None:
+def refuse_unsupported(vllm_config: VllmConfig) -> None:
     """Refuse a configuration that an NPU cannot serve.
 
     Raises:
         ValueError: all the reasons, in one line.
+
     """
     reasons = list(_reasons(vllm_config))
     if reasons:
         raise ValueError("NPU: " + "; ".join(reasons) + ".")
 
 
-def _reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if vllm_config.model_config is not None:
         yield from _model_reasons(vllm_config.model_config, vllm_config.load_config)
     if vllm_config.speculative_config is not None:
@@ -279,7 +280,7 @@ def _reasons(vllm_config: "VllmConfig") -> Iterator[str]:
     yield from _unknown_configs(vllm_config)
 
 
-def _model_reasons(model_config: "ModelConfig", load_config: Any) -> Iterator[str]:
+def _model_reasons(model_config: ModelConfig, load_config: Any) -> Iterator[str]:
     if model_config.use_mla:
         yield (
             "multi-head latent attention has no backend here. Set VLLM_MLA_DISABLE=1 "
@@ -314,7 +315,7 @@ def _model_reasons(model_config: "ModelConfig", load_config: Any) -> Iterator[st
         )
 
 
-def _is_modelslim(model_config: "ModelConfig") -> bool:
+def _is_modelslim(model_config: ModelConfig) -> bool:
     from vllm.transformers_utils.repo_utils import file_or_path_exists
 
     return file_or_path_exists(
@@ -322,7 +323,7 @@ def _is_modelslim(model_config: "ModelConfig") -> bool:
     )
 
 
-def image_reason(model_config: "ModelConfig") -> str | None:
+def image_reason(model_config: ModelConfig) -> str | None:
     """Why images are not taken; None if they are or the model takes none."""
     if hasattr(model_config, "is_mm_prefix_lm"):
         # Which tokens see each other, the runner tells with each batch.
@@ -343,7 +344,7 @@ def image_reason(model_config: "ModelConfig") -> str | None:
     )
 
 
-def chunk_reason(model_config: "ModelConfig", block_size: int) -> str | None:
+def chunk_reason(model_config: ModelConfig, block_size: int) -> str | None:
     """What local attention's chunks are that no operator takes, in words; else None."""
     chunk = getattr(model_config.hf_text_config, "attention_chunk_size", None)
     if chunk is None or chunk % block_size == 0:
@@ -354,7 +355,7 @@ def chunk_reason(model_config: "ModelConfig", block_size: int) -> str | None:
     )
 
 
-def _connector_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+def _connector_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     config = vllm_config.kv_transfer_config
     if config is not None and config.kv_connector is not None:
         yield (
@@ -384,6 +385,7 @@ def max_capture_sizes(
         num_groups: process groups of more than one member.
         expansion_mode: HCCL_OP_EXPANSION_MODE. Collectives that vector cores expand
             ("AIV") take one stream in a graph, others two.
+
     """
     if expansion_mode == "AIV":
         streams = 1 + num_groups
@@ -411,7 +413,7 @@ def count_groups(parallel_config: Any) -> int:
     return sum(size > 1 for size in (tensor, data, experts, pipeline))
 
 
-def cpu_offload_gb(vllm_config: "VllmConfig") -> float:
+def cpu_offload_gb(vllm_config: VllmConfig) -> float:
     """GiB of weights that stay in host memory."""
     # In the cache's configuration, before offloading got one of its own.
     values = (
@@ -421,7 +423,7 @@ def cpu_offload_gb(vllm_config: "VllmConfig") -> float:
     return next((value for value in values if value is not _ABSENT), 0)
 
 
-def _offload_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+def _offload_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if cpu_offload_gb(vllm_config) == 0:
         return
     import vllm.envs as envs
@@ -433,7 +435,7 @@ def _offload_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
         )
 
 
-def _unknown_configs(vllm_config: "VllmConfig") -> Iterator[str]:
+def _unknown_configs(vllm_config: VllmConfig) -> Iterator[str]:
     told = KNOWN_CONFIGS | {
         "ec_transfer_config",
         "kv_transfer_config",

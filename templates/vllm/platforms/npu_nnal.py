@@ -33,6 +33,7 @@ def check_nnal() -> None:
 
     Raises:
         ValueError: NNAL is to be used and is not installed.
+
     """
     if uses_nnal() and not is_nnal_installed():
         raise ValueError(

@@ -71,6 +71,7 @@ def npu_lora_shrink(
         mask: [max_loras, >= rows, 1] bool, whose row has the adapter of a slot.
         in_use: [max_loras] bool, on the host: some row has the adapter.
         scale: factor of the products.
+
     """
     rows = x.shape[0]
     slots = _slots(in_use)
@@ -105,10 +106,12 @@ def npu_lora_expand(
         y: [rows, columns], changed in place.
         x: [slices, rows, >= rank], as `npu_lora_shrink` writes it.
         lora_b: for each slice [max_loras, 1, slice, rank].
-        mask, in_use: see `npu_lora_shrink`.
+        mask: [max_loras, >= rows, 1] bool, as of `npu_lora_shrink`.
+        in_use: [max_loras] bool, on the host: some row has the adapter.
         output_slices: columns of each slice, one behind the other.
         offset_start: first column of the first slice.
         add_inputs: False writes the products instead of adding them.
+
     """
     rows = y.shape[0]
     slots = _slots(in_use)
@@ -166,8 +169,10 @@ def npu_lora_bias(
     Args:
         y: [rows, columns], changed in place.
         biases: [max_loras, 1, slice] each.
-        mask, in_use: see `npu_lora_shrink`.
+        mask: [max_loras, >= rows, 1] bool, as of `npu_lora_shrink`.
+        in_use: [max_loras] bool, on the host: some row has the adapter.
         starts: first column of each bias.
+
     """
     rows = y.shape[0]
     slots = _slots(in_use)
@@ -257,7 +262,17 @@ class PunicaWrapperNPU(PunicaWrapperBase):
         class makes the device look for runs of equal indices and waits for them.
 
         Args:
+            mapping: the adapter of each token and of each request.
+            lora_index_to_id: the adapter in each slot; None for an empty one.
             max_loras: one more than there are slots, as the manager has it.
+            vocab_size: the model's, without what adapters add to it.
+            # npu-migrate: when punica_takes_extra_vocab
+            extra_vocab_size: tokens that adapters may add.
+            # npu-migrate: end
+            # npu-migrate: when punica_takes_long_context
+            long_lora_context: not needed.
+            # npu-migrate: end
+
         """
         # npu-migrate: when punica_takes_extra_vocab
         embedding_strides = (extra_vocab_size, vocab_size + extra_vocab_size)
@@ -331,6 +346,7 @@ class PunicaWrapperNPU(PunicaWrapperBase):
             x: [..., hidden], num_tokens rows.
             lora_a_stacked: for each slice [max_loras, 1, rank, hidden].
             scale: factor of the products.
+
         """
         x = x.reshape(-1, x.shape[-1])
         if isinstance(y, torch.Tensor):
@@ -361,9 +377,13 @@ class PunicaWrapperNPU(PunicaWrapperBase):
             y: [..., columns], num_tokens rows, changed in place.
             x: for each slice [num_tokens, >= rank].
             lora_b_stacked: for each slice [max_loras, 1, slice, rank].
+            # npu-migrate: when punica_takes_bias
+            lora_bias_stacked: for each slice [max_loras, 1, slice], or None.
+            # npu-migrate: end
             output_slices: columns of each slice.
             offset_start: first column of the first slice.
             add_inputs: False writes the products instead of adding them.
+
         """
         y = y.view(-1, y.shape[-1])
         x = x if isinstance(x, torch.Tensor) else torch.stack(x)
@@ -417,6 +437,7 @@ class PunicaWrapperNPU(PunicaWrapperBase):
             x: [num_tokens, rank], rows of A.
             lora_b_stacked: [max_loras, 1, embedding, rank].
             add_inputs: False writes the products instead of adding them.
+
         """
         torch.ops.vllm.npu_lora_expand(
             y,
@@ -452,10 +473,14 @@ class PunicaWrapperNPU(PunicaWrapperBase):
             x: [..., hidden], num_tokens rows.
             lora_a_stacked: for each slice [max_loras, 1, rank, hidden].
             lora_b_stacked: for each slice [max_loras, 1, slice, rank].
+            # npu-migrate: when punica_takes_bias
+            lora_bias_stacked: for each slice [max_loras, 1, slice], or None.
+            # npu-migrate: end
             scale: factor of the products.
             output_slices: columns of each slice.
             buffer: not needed.
             add_inputs: False writes the products instead of adding them.
+
         """
         assert len(lora_a_stacked) == len(lora_b_stacked) == len(output_slices)
         y = y.view(-1, y.shape[-1])
@@ -495,6 +520,7 @@ class PunicaWrapperNPU(PunicaWrapperBase):
                 be padded.
             scale: factor of the products.
             buffer: not needed.
+
         """
         y = y.view(-1, y.shape[-1])
         torch.ops.vllm.npu_lora_linear(
@@ -526,6 +552,7 @@ class PunicaWrapperNPU(PunicaWrapperBase):
             weight_stacked: [max_loras, 1, labels, hidden].
             bias_stacked: [max_loras, labels].
             module_enabled: [max_loras] bool, the adapter has such a layer.
+
         """
         adapter_y = torch.empty(
             (1, x.shape[0], weight_stacked.shape[-2]),
@@ -556,6 +583,7 @@ def _slots_of(
 
     Raises:
         ValueError: An adapter is in no slot.
+
     """
     ids = np.asarray(adapters, dtype=np.int64)
     slots = np.full(ids.shape, -1, dtype=np.int64)

@@ -44,8 +44,11 @@ def compute_slot_mapping(
     slots after the batch are padding.
 
     Args:
+        block_table: of one KV cache group.
+        num_reqs: number of requests in the batch.
         query_start_loc: [>= num_reqs + 1] int32, on the device.
         positions: [num_tokens] int64, on the device.
+
     """
     world_size = getattr(block_table, "dcp_world_size", 1)
     world_size *= getattr(block_table, "pcp_world_size", 1)
@@ -91,6 +94,7 @@ def apply_top_k_top_p(
         logits: [num_rows, vocab_size], may be changed.
         k: [num_rows] integers from 1 to vocab_size.
         p: [num_rows] floats from 0 to 1.
+
     """
     if k is None:
         return logits if p is None else _cut_by_operator(logits, None, p)
@@ -158,6 +162,7 @@ def apply_token_bitmask(logits: torch.Tensor, bitmask: np.ndarray) -> None:
         logits: [num_rows, vocab_size], -inf is written where a token is forbidden.
         bitmask: [num_rows, num_words] int32, on the host: bit i of word w allows
             token 32 * w + i. Tokens that it has no bit for are allowed.
+
     """
     vocab_size = min(logits.shape[-1], 32 * bitmask.shape[-1])
     for start in range(0, logits.shape[0], BITMASK_ROWS):

@@ -58,6 +58,7 @@ class NPUModelRunner(GPUModelRunner):
             hidden_states: [num_tokens, hidden_size], of the whole batch.
             scheduled: number of tokens of each request in this step, or a scheduler's
                 output that has it.
+
         """
         # npu-migrate: when runner_keeps_prompt_logprobs
         holder = self
@@ -98,9 +99,11 @@ class NPUModelRunner(GPUModelRunner):
             kv_cache_config: number of blocks and which layers share memory.
             kernel_block_sizes: tokens of a kernel's block, for each KV cache
                 group; a block of the cache manager is one or more of them.
+            kv_cache_allocation_context: entered around the allocation, if given.
 
         Returns:
             Layer name to (keys, values).
+
         """
         specs = dict(_layer_specs(kv_cache_config, kernel_block_sizes))
         kv_caches: dict[str, KVBuffers] = {}

@@ -164,6 +164,7 @@ def check_experts(layer: torch.nn.Module) -> None:
     Raises:
         NotImplementedError: the layer sets something that is not known, or has
             an activation that is not supported.
+
     """
     for name, default, value in _settings(layer):
         if name in KNOWN:
@@ -301,6 +302,7 @@ def topk_softmax(
         e_score_correction_bias: [num_experts], counts for the choice only.
         is_padding: [num_tokens] bool, rows that get the weight 0. They keep
             their experts, since the NPU's operators take no -1.
+
     """
     if gating_output.shape[0] == 0:
         return
@@ -347,9 +349,15 @@ def topk_sigmoid(
     """Choose the experts of each token, like `_custom_ops.topk_sigmoid`.
 
     Args:
+        topk_weights: [num_tokens, top_k] float32, written in place.
+        topk_ids: [num_tokens, top_k] integers, written in place.
+        token_expert_indices: as of `topk_softmax`.
+        gating_output: [num_tokens, num_experts] logits.
+        renormalize: make each token's weights add up to 1.
+        e_score_correction_bias: [num_experts], counts for the choice only.
         routed_scaling_factor: what all weights are multiplied by in the end.
+        is_padding: [num_tokens] bool, rows that get the weight 0.
 
-    The others are as in `topk_softmax`.
     """
     if gating_output.shape[0] == 0:
         return
@@ -384,14 +392,21 @@ def topk_hash_softplus_sqrt(
     """Choose experts like `_custom_ops.topk_hash_softplus_sqrt`.
 
     Args:
+        topk_weights: [num_tokens, top_k] float32, written in place.
+        topk_indices: [num_tokens, top_k] integers, written in place.
+        token_expert_indices: as of `topk_softmax`.
+        gating_output: [num_tokens, num_experts] logits.
+        renormalize: make each token's weights add up to 1.
+        routed_scaling_factor: what all weights are multiplied by in the end.
+        e_score_correction_bias: [num_experts], counts for the choice only.
         input_tokens: [num_tokens] token ids.
         hash_indices_table: [vocabulary, top_k], the experts of each token id in
             place of those with the highest scores.
+        is_padding: [num_tokens] bool, rows that get the weight 0.
         bias_vl: [num_experts], takes the place of the bias and of the table for
             the tokens of an image.
         image_sentinel_lo: first of the token ids of an image; 0 for none.
 
-    The others are as in `topk_sigmoid`.
     """
     if gating_output.shape[0] == 0:
         return
@@ -452,6 +467,7 @@ def grouped_topk(
 
     Raises:
         NotImplementedError: `scoring_func` is another one.
+
     """
     if scoring_func not in (0, 1):
         raise NotImplementedError(
@@ -536,11 +552,13 @@ def zero_experts(
             weights. These become 0, in place.
         expert_scales: [num_tokens, top_k]; those of experts without weights
             become 0, in place.
+        num_experts: number of experts that have weights.
         zero_expert_type: "identity" for experts that return their input.
         hidden_states: [num_tokens, hidden]
 
     Returns:
         [num_tokens, hidden], the sum over the experts without weights.
+
     """
     if zero_expert_type != "identity":
         raise NotImplementedError(
@@ -575,6 +593,7 @@ def unquantized_experts(
 
     Raises:
         NotImplementedError: as `check_experts`, for a layer that it did not see.
+
     """
     if not getattr(layer, "_npu_checked_experts", False):
         check_experts(layer)
@@ -667,6 +686,7 @@ def fused_experts(
     Raises:
         NotImplementedError: weights are quantized, or the activation is not
             supported.
+
     """
     for name, value in quantization.items():
         if value is not None and value is not False:

@@ -106,6 +106,7 @@ def fused_refusal(
         head_size: elements of a query's, key's and value's head.
         group: query heads of a key's head.
         window: tokens that a token sees with itself, or None for all before it.
+
     """
     version = cann_version()
     cann = ".".join(map(str, version))
@@ -135,8 +136,12 @@ def refusal(
     """Why no operator here takes an attention, in a few words; None if one does.
 
     Args:
-        dtype, head_size, group, window: as of `fused_refusal`.
+        dtype: of queries and cache.
+        head_size: elements of a query's, key's and value's head.
+        group: query heads of a key's head.
+        window: tokens that a token sees with itself, or None for all before it.
         sees_later: some tokens see later ones, which only the fused operator does.
+
     """
     if group > MAX_GROUP:
         return f"at most {MAX_GROUP} query heads of a key's head, not {group}"
@@ -203,15 +208,15 @@ class AscendAttentionBackend(AttentionBackend):
         return "CUSTOM"
 
     @staticmethod
-    def get_impl_cls() -> type["AscendAttentionImpl"]:
+    def get_impl_cls() -> type[AscendAttentionImpl]:
         return AscendAttentionImpl
 
     @staticmethod
-    def get_metadata_cls() -> type["AscendMetadata"]:
+    def get_metadata_cls() -> type[AscendMetadata]:
         return AscendMetadata
 
     @staticmethod
-    def get_builder_cls() -> type["AscendMetadataBuilder"]:
+    def get_builder_cls() -> type[AscendMetadataBuilder]:
         return AscendMetadataBuilder
 
     @classmethod
@@ -316,6 +321,7 @@ class AscendAttentionBackend(AttentionBackend):
 
         Returns:
             What is not supported, in words; nothing if everything is.
+
         """
         asked = {name: value for name, value in asked.items() if value is not None}
         asked.pop("device_capability", None)
@@ -476,12 +482,15 @@ def split_request(
     what is in the same one of `ranges`, whatever the window.
 
     Args:
+        request: place of the request in the batch.
         first: row of the first new token in the batch.
         num_rows: new tokens.
         num_keys: tokens with the new ones, which are the last.
         causal: False: every token sees every other, or `window` on each side.
         ranges: first and last positions of tokens that see each other.
+        window: tokens that a token sees with itself, or None for all before it.
         clamp: the window bounds what is seen of `ranges` towards the start.
+
     """
     base = Mask(CAUSAL) if window is None else Mask(BAND, window - 1, 0)
     start = num_keys - num_rows
@@ -521,11 +530,14 @@ def fused_calls(
     """The calls that a batch takes in which tokens see later ones.
 
     Args:
-        window, clamp: as of `split_request`.
+        metadata: of the batch.
+        window: tokens that a token sees with itself, or None for all before it.
+        clamp: the window bounds what is seen of image ranges towards the start.
         block_size: tokens of a block of the cache.
 
     Returns:
         None where no token sees a later one.
+
     """
     causal = metadata.causal
     ranges = metadata.mm_prefix_range or {}
@@ -892,13 +904,18 @@ class AscendAttentionImpl(AttentionImpl):
         """Write the batch's keys and values to the cache, then attend.
 
         Args:
+            layer: not needed.
             query: [num_tokens, num_heads, head_size]
             key: [num_tokens, num_kv_heads, head_size]; None or of no interest if
                 the layer reads the cache of another one.
             value: as `key`.
             kv_cache: key and value buffer, each
                 [num_blocks, 128, num_kv_heads, head_size].
+            attn_metadata: of the batch; None while memory is profiled.
             output: [num_tokens, num_heads, head_size], written in place.
+            output_scale: of a quantized output, which is refused.
+            output_block_scale: as `output_scale`.
+
         """
         assert output is not None, "the caller provides the output buffer"
         if output_scale is not None or output_block_scale is not None:
