@@ -41,19 +41,15 @@ import overrides
 import platformdirs
 from tool import ROOT, command
 
-from migrator.log import read_log
-from migrator.tree import LOG_NAME, DiskTree
+from migrator.files.tree import LOG_NAME, DiskTree
+from migrator.reports.log import read_log
 
 PAGE = ROOT / "docs" / "commits.md"
 SINCE = "2025-07-01"
 """The first day of the table: 0.9.2, the oldest release known, is of that week."""
 SHORT = 10
 """Digits of a commit's name."""
-DECIDES = (
-    *("rules", "rule.py", "engine.py", "plan.py", "matchers.py", "receivers.py", "recipes.py"),
-    *("origins.py", "flow.py", "outline.py", "probes.py", "templates.py", "candidates.py"),
-    *("pieces.py", "statement_lines.py", "tree.py", "verify"),
-)
+DECIDES = ("codemod", "files/tree.py", "planning/plan.py", "rules", "verify")
 """What of the package an outcome depends on, beside the templates."""
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from migrator.coverage import Grade, Survey, survey
 from migrator.coverage.render import DESCRIPTIONS
 from migrator.coverage.surface import Kind
-from migrator.sources import fetch
-from migrator.tree import DiskTree
+from migrator.files.sources import fetch
+from migrator.files.tree import DiskTree
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "coverage.md"

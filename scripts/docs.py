@@ -16,7 +16,7 @@ from pathlib import Path
 
 import docs_pages
 
-from migrator.log import schema
+from migrator.reports.log import schema
 from migrator.rules import all_rules
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,11 +21,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from migrator import cli, log, templates
-from migrator.plan import make_plan
-from migrator.rule import Absence, Example, Rule
+from migrator import cli
+from migrator.codemod import templates
+from migrator.codemod.rule import Absence, Example, Rule
+from migrator.files.tree import DiskTree
+from migrator.planning.plan import make_plan
+from migrator.reports import log
 from migrator.rules import all_rules
-from migrator.tree import DiskTree
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = "vllm-npu-migrate"

@@ -20,9 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from migrator.files.sources import fetch  # noqa: E402
+from migrator.files.tree import DiskTree  # noqa: E402
 from migrator.rules import all_rules  # noqa: E402 - the tests' package lies beside this script's
-from migrator.sources import fetch  # noqa: E402
-from migrator.tree import DiskTree  # noqa: E402
 from tests.drifts import Drift, Release, cases, problem, targets  # noqa: E402
 
 PAGE = ROOT / "docs" / "drift.md"

@@ -29,7 +29,7 @@ from commit_table import lacking
 from tool import command
 from update_table import DELETED, Edit, edit_by_hand
 
-from migrator.tree import LOG_NAME, SUMMARY_NAME
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME
 
 _SIDES = re.compile(r"(?ms)^<<<<<<< ours\n(.*?)^=======\n(.*?)^>>>>>>> theirs\n")
 

@@ -41,9 +41,9 @@ from tool import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from migrator.plan import make_plan
-from migrator.sources import fetch
-from migrator.tree import DiskTree, Tree
+from migrator.files.sources import fetch
+from migrator.files.tree import DiskTree, Tree
+from migrator.planning.plan import make_plan
 from tests import fuzzing, hostile
 from tests.fuzzing import Case
 

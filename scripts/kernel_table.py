@@ -31,9 +31,9 @@ from simulated_runs import digest
 
 from migrator.coverage import Grade, Survey, survey
 from migrator.coverage.surface import Kind
-from migrator.releases import KNOWN
-from migrator.sources import fetch
-from migrator.tree import DiskTree
+from migrator.files.sources import fetch
+from migrator.files.tree import DiskTree
+from migrator.reports.releases import KNOWN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "kernels.md"

@@ -2,10 +2,10 @@
 """Interrupt and kill the writer at every step of every way to write, and count what was left.
 
 For each way (a new tree, one in the place of another, in place, …), each signal and each step, a
-child gets the signal there; then the next run is made. A step is a line of migrator/writer.py, or
-a system call that may change files, stopped by ptrace before the kernel carries it out. The exit
-code is 1 where a tree was neither the old nor the new one after an interrupt, or anything was wrong
-after the next run.
+child gets the signal there; then the next run is made. A step is a line of the writer, or a system
+call that may change files, stopped by ptrace before the kernel carries it out. The exit code is 1
+where a tree was neither the old nor the new one after an interrupt, or anything was wrong after the
+next run.
 
     python scripts/kill_table.py --json docs/trust/kills.json
     python scripts/kill_table.py --quick      # some of the steps

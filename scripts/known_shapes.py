@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write migrator/known_shapes.json: hashes of the forms that sites have in the known releases.
+"""Write migrator/codemod/known_shapes.json: hashes of the forms of sites in the known releases.
 
-    python scripts/known_shapes.py           # all of `migrator.releases.KNOWN`, fetched by name
+    python scripts/known_shapes.py           # all of `releases.KNOWN`, fetched by name
     python scripts/known_shapes.py NPU239    # of these rules alone; the others' stay
     python scripts/known_shapes.py --check   # exit code 1 where the file is not what this writes
 
@@ -14,11 +14,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from migrator.releases import KNOWN
+from migrator.codemod.known_shapes import FILE, definition, key, known_shapes, shape
+from migrator.files.sources import fetch
+from migrator.files.tree import DiskTree
+from migrator.reports.releases import KNOWN
 from migrator.rules import all_rules
-from migrator.shapes import FILE, definition, key, known_shapes, shape
-from migrator.sources import fetch
-from migrator.tree import DiskTree
 
 
 def text(codes: Sequence[str]) -> str:

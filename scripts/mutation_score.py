@@ -54,7 +54,7 @@ _SLOW_WRITING = " or ".join(
 """Tests of the writer that run commands, in a process of their own or not."""
 MODULES = {
     "engine": Module(
-        "migrator/engine.py",
+        "migrator/codemod/engine.py",
         (
             (
                 *("tests/test_engine.py", "-k"),
@@ -66,7 +66,7 @@ MODULES = {
         ),
     ),
     "writer": Module(
-        "migrator/writer.py",
+        "migrator/files/writer.py",
         (
             (
                 *("tests/test_writer.py", f"{_UPDATE}writing.py", "-k"),

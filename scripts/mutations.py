@@ -36,9 +36,9 @@ from simulated_runs import (
 )
 from tool import ROOT, command
 
+from migrator.files.sources import fetch
+from migrator.files.tree import LOG_NAME
 from migrator.rules import all_rules
-from migrator.sources import fetch
-from migrator.tree import LOG_NAME
 from migrator.verify import simulate
 from migrator.verify.simulate.report import Run
 

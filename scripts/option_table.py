@@ -39,8 +39,8 @@ from tool import ROOT, command
 from upstream_tests import RELEASE as UPSTREAM
 from upstream_tests import SUITES
 
+from migrator.files.sources import fetch
 from migrator.rules import all_rules
-from migrator.sources import fetch
 from migrator.verify.simulate import MODES, server
 from migrator.verify.simulate.models import MODELS
 from migrator.verify.simulate.modes import ENGINE

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from migrator.log import read_log
-from migrator.tree import LOG_NAME, VLLM, DiskTree, Tree
+from migrator.files.tree import LOG_NAME, VLLM, DiskTree, Tree
+from migrator.reports.log import read_log
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 DEPTH = 8

@@ -30,13 +30,13 @@ import simulated_runs as in_tree
 from simulated_runs import DEEP, Job, Outcome, State
 from tool import ROOT, command
 
-from migrator.releases import KNOWN
+from migrator.reports.releases import KNOWN
 
 sys.path.insert(0, str(ROOT))
 
+from migrator.files.sources import fetch
 from migrator.plugin import entries as read_entries
 from migrator.plugin.runtime.importing import Loader, misfits
-from migrator.sources import fetch
 from migrator.verify import simulate
 from migrator.verify.simulate.report import equality
 from tests.plugin import changing

@@ -24,11 +24,11 @@ from pathlib import Path
 from lint_table import Linted, lint_emitted, summary
 from tool import ROOT, command, digest
 
-from migrator.log import Log, read_log
-from migrator.releases import KNOWN
+from migrator.files.sources import fetch
+from migrator.files.tree import LOG_NAME
+from migrator.reports.log import Log, read_log
+from migrator.reports.releases import KNOWN
 from migrator.rules import all_rules
-from migrator.sources import fetch
-from migrator.tree import LOG_NAME
 
 WORKERS = 2
 """Releases at work at once."""

@@ -22,10 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from migrator.cli.common import choose_rules
-from migrator.plan import make_plan
+from migrator.files.sources import fetch
+from migrator.files.tree import DiskTree
+from migrator.planning.plan import make_plan
 from migrator.review import render_page, review_plan
-from migrator.sources import fetch
-from migrator.tree import DiskTree
 from tests import trees
 from tests.review import chromium
 from tests.review.chromium import SIZES, Page, Times

@@ -30,9 +30,9 @@ import msgspec
 import platformdirs
 from tool import ROOT, command
 
-from migrator.interpreters import interpreter
-from migrator.sources import fetch
-from migrator.tree import LOG_NAME
+from migrator.files.interpreters import interpreter
+from migrator.files.sources import fetch
+from migrator.files.tree import LOG_NAME
 from migrator.verify import simulate
 from migrator.verify.simulate import models as all_models
 from migrator.verify.simulate import modes as all_modes

@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from migrator.cli import main as migrate
-from migrator.engine import migrate_file
-from migrator.rule import Example, File, Finding, Rule, Safety, Status, migrated
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.rule import Example, File, Finding, Rule, Safety, Status, migrated
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.tree import Tree
 
 
 class Needy(Rule):
@@ -65,7 +65,7 @@ def run(rule: Rule, example: Example, source: str) -> tuple[str, list[Status]]:
 
 
 def as_text(examples: Iterable[Example]) -> str:
-    """Examples as `migrator.rule.examples_of` reads them."""
+    """Examples as `migrator.codemod.rule.examples_of` reads them."""
     lines = []
     for example in examples:
         old = example.before.splitlines(keepends=True)

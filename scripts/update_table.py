@@ -28,8 +28,8 @@ from pathlib import Path
 
 from tool import ROOT, command, digest
 
+from migrator.files.sources import fetch
 from migrator.plugin.runtime.patching import first_line
-from migrator.sources import fetch
 from migrator.update.lines import has_markers
 
 TABLE = ROOT / "docs" / "updates.md"

@@ -48,8 +48,8 @@ from tool import ROOT
 from upstream.reasons import REASONS, Reason
 from upstream.rewrite import rewrite_copy
 
-from migrator.interpreters import interpreter
-from migrator.sources import fetch
+from migrator.files.interpreters import interpreter
+from migrator.files.sources import fetch
 from migrator.verify.simulate import environment, process
 
 PAGE = ROOT / "docs" / "upstream-tests.md"

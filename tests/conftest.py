@@ -17,13 +17,14 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 
 import migrator
-from migrator import engine, sources
-from migrator import plan as planning
-from migrator.cache import Cache
-from migrator.engine import FileResult
-from migrator.plan import Plan, make_plan
-from migrator.rule import Rule
-from migrator.tree import DiskTree, Question, Tree, WatchedTree, answer
+from migrator.codemod import engine
+from migrator.codemod.engine import FileResult
+from migrator.codemod.rule import Rule
+from migrator.files import sources
+from migrator.files.tree import DiskTree, Question, Tree, WatchedTree, answer
+from migrator.planning import plan as planning
+from migrator.planning.cache import Cache
+from migrator.planning.plan import Plan, make_plan
 from tests import trees
 
 # No test depends on how fast a machine is.
@@ -183,7 +184,7 @@ def with_plans_of_this_run(plans_of_this_run: Path, monkeypatch: pytest.MonkeyPa
     is shown in test_cache.py.
     """
     monkeypatch.delenv("VLLM_NPU_MIGRATE_NO_CACHE")
-    monkeypatch.setattr("migrator.cache.cache_directory", lambda: plans_of_this_run)
+    monkeypatch.setattr("migrator.planning.cache.cache_directory", lambda: plans_of_this_run)
 
 
 _plans: dict[str, Plan] = {}

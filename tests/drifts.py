@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from migrator.candidates import Anchor, Kind, anchor, enclosing, nodes_of
+from migrator.codemod.candidates import Anchor, Kind, anchor, enclosing, nodes_of
+from migrator.codemod.rule import Rule, Site
+from migrator.files.tree import Definition, Tree
 from migrator.liveness import FOUND, Change, Column, Finding, Level, compare
-from migrator.plan import Plan, make_plan
-from migrator.rule import Rule, Site
-from migrator.tree import Definition, Tree
+from migrator.planning.plan import Plan, make_plan
 
 NEW_NAME = "reworked"
 """What a renamed definition is called: nothing like any old name."""

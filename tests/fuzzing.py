@@ -20,10 +20,10 @@ from functools import cache
 
 import pathspec
 
-from migrator.engine import FileResult, migrate_file
-from migrator.rule import Example, Rule, Status
+from migrator.codemod.engine import FileResult, migrate_file
+from migrator.codemod.rule import Example, Rule, Status
+from migrator.files.tree import Entry, Tree
 from migrator.rules import all_rules
-from migrator.tree import Entry, Tree
 from tests.cuda_path import on_cuda
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from migrator import writer
 from migrator.cli import main
+from migrator.files import writer
 from tests import fuzzing
 from tests.trees import FIXTURES, GUARD, MINI, SELECT, copy_mini, executables, git, snapshot
 

@@ -3,9 +3,9 @@
 
 Run as `interrupting.py WORK HOW SIGNAL STEP [AT]`. HOW is one of HOWS. Each trial is a forked child
 that gets the signal at its n-th point, n growing by STEP. AT says what a point is: `line` is a line
-of migrator/writer.py before it runs, `call` a system call that may change files, stopped by ptrace
-before the kernel carries it out. Printed is a JSON list of trials: how the child ended, and what
-was found after it and after the next run.
+of the writer before it runs, `call` a system call that may change files, stopped by ptrace before
+the kernel carries it out. Printed is a JSON list of trials: how the child ended, and what was found
+after it and after the next run.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from migrator import writer
-from migrator.tree import DiskTree
+from migrator.files import writer
+from migrator.files.changes import Change, Placed, Removal
+from migrator.files.tree import DiskTree
 
 HOWS = ("new", "replace", "aside", "in_place", "recover", "unpack")
 """A new tree; one that takes the place of another; the same where the system cannot swap names;
@@ -64,16 +65,16 @@ class Rewritten(NamedTuple):
     mode: int = 0o644
 
 
-def _changes() -> list[writer.Change]:
-    found: list[writer.Change] = [writer.Removal(p) for p in sorted(OLD.keys() - NEW.keys())]
+def _changes() -> list[Change]:
+    found: list[Change] = [Removal(p) for p in sorted(OLD.keys() - NEW.keys())]
     for path, data in sorted(NEW.items()):
         before = OLD.get(path)
         if data == before:
             continue
         if isinstance(data, str):
-            found.append(writer.Placed(path, data.encode(), link=True))
+            found.append(Placed(path, data.encode(), link=True))
         elif path == "vllm/wide":
-            found.append(writer.Placed(path, data))
+            found.append(Placed(path, data))
         else:
             assert not isinstance(before, str)
             found.append(Rewritten(path, before, data))  # type: ignore[arg-type]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from migrator.plan import make_plan
-from migrator.releases import KNOWN
-from migrator.rule import Absence, Rule, Site
+from migrator.codemod.rule import Absence, Rule, Site
+from migrator.files.tree import DiskTree, Tree, WatchedTree
+from migrator.planning.plan import make_plan
+from migrator.reports.releases import KNOWN
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Tree, WatchedTree
 
 ABSENCES = [
     pytest.param(rule, site, absence, id=f"{rule.code}-{site.name}-{absence.releases}")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from migrator import archive as archives
-from migrator import writer
-from migrator.errors import MigrateError
+from migrator.files import archive as archives
+from migrator.files import writer
+from migrator.messages.errors import MigrateError
 
 TOP = "vllm-1"
 Fill = Callable[[tarfile.TarFile, Path], object]

@@ -18,16 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import migrator
-from migrator import cache as caching
-from migrator import engine
-from migrator import plan as planning
-from migrator.cache import Cache, Output
 from migrator.cli.common import choose_rules
-from migrator.engine import FileResult
-from migrator.locations import cache_directory
-from migrator.plan import Plan, make_plan
-from migrator.rule import File, Finding, Replace, Rule, Safety, changed
-from migrator.tree import DiskTree, Tree, digest
+from migrator.codemod import engine
+from migrator.codemod.engine import FileResult
+from migrator.codemod.rule import File, Finding, Replace, Rule, Safety, changed
+from migrator.files.locations import cache_directory
+from migrator.files.tree import DiskTree, Tree, digest
+from migrator.planning import cache as caching
+from migrator.planning import plan as planning
+from migrator.planning.cache import Cache, Output
+from migrator.planning.plan import Plan, make_plan
 from tests.conftest import RunCli, cli_command
 from tests.trees import GUARD, MINI, SELECT, copy_mini, git, snapshot
 
@@ -331,7 +331,7 @@ def test_changed_sources_of_the_tool_count(tmp_path: Path, mini_tree: Path) -> N
     replaced(tool / "migrator/rules/npu110_tensor_device_guard.py", "a tensor (", "a TENSOR (")
     assert "a tensor (" in first
     assert "a TENSOR (" in patch()
-    replaced(tool / "migrator/MIGRATION.md.j2", "NPU migration", "NPU MIGRATION")
+    replaced(tool / "migrator/reports/MIGRATION.md.j2", "NPU migration", "NPU MIGRATION")
     for path in sorted((tool / "templates").rglob("*.py")):
         path.write_bytes(path.read_bytes() + b"# changed\n")
     third = patch()

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 import migrator
-from migrator import releases, sources
 from migrator.cli import COMMANDS
-from migrator.log import schema
+from migrator.files import sources
+from migrator.files.tree import LOG_NAME, Label
+from migrator.reports import releases
+from migrator.reports.log import schema
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, Label
 from tests.conftest import Outcome, RunCli, cli_command
 from tests.trees import SELECT, commit_all, copy_mini, git, snapshot
 
@@ -91,7 +92,7 @@ def test_wrong_usage(mini_tree: Path, run_cli: RunCli, arguments: list[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "module", "function"),
     [
-        (("check",), "migrator.plan", "make_plan"),
+        (("check",), "migrator.planning.plan", "make_plan"),
         (("verify",), "migrator.verify.run", "verify"),
         (("simulator", "doctor", "--env"), "migrator.simulator.build", "probe"),
     ],
@@ -495,7 +496,7 @@ def test_refusals_come_before_the_plan(
     def planned(*_: object, **__: object) -> None:
         raise AssertionError("a plan was made")
 
-    monkeypatch.setattr("migrator.plan.make_plan", planned)
+    monkeypatch.setattr("migrator.planning.plan.make_plan", planned)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "file").write_bytes(b"")

@@ -21,9 +21,9 @@ from migrator.coverage.effort import Effort
 from migrator.coverage.reach import elsewhere, models, reach
 from migrator.coverage.render import IDENTIFIERS, annotated, render
 from migrator.coverage.surface import ANNOTATION, Facts, Kind, read
-from migrator.github import commands
+from migrator.files.tree import DiskTree, Tree
+from migrator.messages.github import commands
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Tree
 from tests import surface_count
 from tests.conftest import RunCli, cli_command
 from tests.trees import SELECT, copy_mini

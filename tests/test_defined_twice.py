@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import libcst as cst
 import pytest
 
-from migrator.engine import migrate_file
-from migrator.matchers import DoubtfulError, bound, definition
-from migrator.rule import Example, Rule, Status
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.matchers import DoubtfulError, bound, definition
+from migrator.codemod.rule import Example, Rule, Status
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.tree import Tree
 
 FORMS = {
     "if": ("if FLAG:\n", "else:\n"),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from migrator.hunks import cut_plan
-from migrator.patch import rule_patches
-from migrator.plan import Plan
+from migrator.planning.plan import Plan
+from migrator.reports.changed_lines import cut_plan
+from migrator.reports.patch import rule_patches
 from tests.conftest import RunCli
 from tests.trees import ODD_FILES, SELECT, commit_all, copy_mini, executables, git, snapshot
 

@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from migrator.cli import common
-from migrator.engine import migrate_file
-from migrator.rule import Rule, Status
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.rule import Rule, Status
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.tree import Tree
 from migrator.verify.report import CODES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +149,7 @@ def test_the_reference_of_the_log_has_every_field() -> None:
 def test_messages_are_those_of_the_code() -> None:
     found = pages.messages()
     message = "<text> is neither a directory nor a release; name one, or write vllm==0.11.0"
-    assert message in found["migrator/sources.py"]
+    assert message in found["migrator/files/sources.py"]
     assert sum(len(texts) for texts in found.values()) > 60
 
 
@@ -158,7 +158,7 @@ def test_messages_that_the_faq_quotes_exist() -> None:
     quoted = re.findall(r'^### "(.*?)"', text, re.M)
     assert len(quoted) > 10
     sources = "\n".join(text for texts in pages.messages().values() for text in texts)
-    for name in ("cli/common.py", "plan.py", "report.py"):
+    for name in ("cli/common.py", "planning/plan.py", "reports/render.py"):
         sources += (ROOT / "migrator" / name).read_text(encoding="utf-8")
     # torch_npu says this one itself.
     elsewhere = {"Two accelerators cannot be used at the same time"}

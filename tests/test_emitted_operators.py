@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from migrator.plan import make_plan
-from migrator.rule import Rule
+from migrator.codemod.rule import Rule
+from migrator.codemod.templates import template_root
+from migrator.files.tree import DiskTree, Tree
+from migrator.planning.plan import make_plan
 from migrator.rules import all_rules
-from migrator.templates import template_root
-from migrator.tree import DiskTree, Tree
 
 pytestmark = pytest.mark.releases
 

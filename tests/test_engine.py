@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrator.engine import FileResult, Span, migrate_file
-from migrator.matchers import walk
-from migrator.rule import (
+from migrator.codemod.engine import FileResult, Span, migrate_file
+from migrator.codemod.matchers import walk
+from migrator.codemod.rule import (
     Edit,
     File,
     Finding,
@@ -28,9 +28,9 @@ from migrator.rule import (
     changed,
     manual,
 )
+from migrator.codemod.statement_layout import Layout, Piece
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.statement_lines import Layout, Piece
-from migrator.tree import Tree
 
 GUARD = b"import torch\n\n\ndef f(x: torch.Tensor):\n    return x.is_cuda\n"
 MIGRATED = GUARD.replace(b"x.is_cuda", b'x.device.type == "cuda"')
@@ -599,6 +599,6 @@ def test_any_bytes(data: bytes) -> None:
 
 
 def test_the_engine_needs_no_torch() -> None:
-    program = "import migrator.engine, migrator.rules, sys; migrator.rules.all_rules()\n"
+    program = "import migrator.codemod.engine, migrator.rules, sys; migrator.rules.all_rules()\n"
     program += "assert 'torch' not in sys.modules and 'rich' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

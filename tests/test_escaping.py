@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.escaping import code, page, prose, terminal
+from migrator.messages.escaping import code, page, prose, terminal
 from tests.conftest import RunCli
 from tests.trees import GUARD, SELECT
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from migrator.plan import Plan
-from migrator.report import render
-from migrator.tree import DiskTree
-from migrator.words import Tense
+from migrator.files.tree import DiskTree
+from migrator.messages.wording import Tense
+from migrator.planning.plan import Plan
+from migrator.reports.render import render
 from tests.conftest import RunCli
 from tests.trees import ODD_FILES, OOT, SELECT, copy_mini
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import libcst as cst
 import pytest
 
-from migrator.rule import File, Finding, Replace, Rule, Safety, changed
-from migrator.tree import DiskTree, Tree
+from migrator.codemod.rule import File, Finding, Replace, Rule, Safety, changed
+from migrator.files.tree import DiskTree, Tree
 from tests import fuzzing, hostile
 from tests.fuzzing import Case
 from tests.trees import MINI

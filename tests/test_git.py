@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from migrator import git as program
-from migrator.errors import MigrateError
-from migrator.sources import open_source
-from migrator.tree import Label
+from migrator.files import git as program
+from migrator.files.sources import open_source
+from migrator.files.tree import Label
+from migrator.messages.errors import MigrateError
 from tests.conftest import RunCli
 from tests.trees import SELECT, commit_all, copy_mini, git, git_environment, snapshot
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.github import (
+from migrator.messages.github import (
     SHOWN,
     SUMMARY_BYTES,
     Annotation,

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from migrator import writer
-from migrator.errors import MigrateError, UnfinishedError, after_writing
-from migrator.tree import LARGEST, DiskTree
+from migrator.files import writer
+from migrator.files.changes import Placed
+from migrator.files.tree import LARGEST, DiskTree
+from migrator.messages.errors import MigrateError, UnfinishedError, after_writing
 from migrator.verify.wheel import LIBRARY, WheelError, read_contents
 from tests.conftest import RunCli
 from tests.trees import SELECT
@@ -71,7 +72,7 @@ def test_recovering_where_a_file_cannot_be_replaced(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse)
         with pytest.raises(UnfinishedError, match="part of the files are"):
-            writer.change_in_place(tmp_path, [writer.Placed("a.py", b"new")])
+            writer.change_in_place(tmp_path, [Placed("a.py", b"new")])
         with pytest.raises(UnfinishedError, match="run it again"):
             writer.recover(tmp_path)
     assert writer.unfinished(tmp_path)

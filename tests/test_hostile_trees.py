@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from migrator import plan as planning
-from migrator.plan import make_plan
-from migrator.rule import File, Finding, Rule, Safety, Status, changed
+from migrator.codemod.rule import File, Finding, Rule, Safety, Status, changed
+from migrator.files.tree import DiskTree, Tree
+from migrator.planning import plan as planning
+from migrator.planning.plan import make_plan
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Tree
 from tests import hostile
 from tests.conftest import RunCli
 from tests.trees import GUARD, SELECT, copy_mini, executables, git, snapshot

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from migrator.errors import MigrateError
-from migrator.interpreters import interpreter
+from migrator.files.interpreters import interpreter
+from migrator.messages.errors import MigrateError
 
 
 @pytest.mark.parametrize("name", ["python", "python3"])

@@ -12,32 +12,26 @@ from pathlib import Path
 import pytest
 
 import migrator
-from migrator import tree as trees
 from migrator.cli.common import choose_rules
-from migrator.log import emitted_files
-from migrator.patch import unified_patch
-from migrator.plan import Plan, make_plan
+from migrator.files import tree as trees
+from migrator.files.sources import open_source
+from migrator.files.tree import LOG_NAME, METADATA, SUMMARY_NAME, DiskTree, Label, Tree
+from migrator.planning.plan import Plan, make_plan
+from migrator.reports.log import emitted_files
+from migrator.reports.patch import unified_patch
 from migrator.rules import all_rules
-from migrator.sources import open_source
-from migrator.tree import LOG_NAME, METADATA, SUMMARY_NAME, DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.trees import SELECT, commit_all, copy_mini, git, git_environment
 
 PACKAGE = Path(migrator.__file__).parent
 DECIDING = (
     *sorted((PACKAGE / "rules").glob("*.py")),
-    *(
-        PACKAGE / f"{name}.py"
-        for name in (
-            *("rule", "engine", "templates", "probes", "matchers", "receivers", "recipes"),
-            *("origins", "flow", "outline", "candidates"),
-        )
-    ),
+    *sorted((PACKAGE / "codemod").glob("*.py")),
 )
 """Everything that decides what becomes of a tree, beside the planner, which carries the label."""
 NAMES = frozenset({"label", "release", "claim", "released", "labelled", "Label", "label_of"})
 """What a tree's version would be read by."""
-TOLD = (METADATA, "_version.py", "__version__", "packaging", "migrator.releases")
+TOLD = (METADATA, "_version.py", "__version__", "packaging", "migrator.reports.releases")
 
 
 def versions_read(source: str) -> list[str]:
@@ -62,8 +56,8 @@ def versions_read(source: str) -> list[str]:
         "x = file.tree.label.release",
         "if tree.label:\n    pass",
         "from packaging.version import Version",
-        "from migrator.releases import KNOWN",
-        "from migrator.tree import label_of",
+        "from migrator.reports.releases import KNOWN",
+        "from migrator.files.tree import label_of",
         "data = tree.read('vllm/_version.py')",
         "data = tree.read('PKG-INFO')",
     ],

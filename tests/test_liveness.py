@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from migrator.candidates import (
+from migrator.cli.common import choose_rules
+from migrator.codemod.candidates import (
     Candidate,
     Kind,
     SignatureChange,
@@ -23,15 +24,14 @@ from migrator.candidates import (
     signature_changes,
     similarity,
 )
-from migrator.cli.common import choose_rules
-from migrator.engine import Record
-from migrator.github import commands
+from migrator.codemod.engine import Record
+from migrator.codemod.rule import Rule, Site
+from migrator.files.tree import DiskTree, Label, Tree
 from migrator.liveness import Change, Column, Level, Liveness, compare, compare_all
 from migrator.liveness.render import annotated, render
-from migrator.plan import Plan, make_plan
-from migrator.rule import Rule, Site
+from migrator.messages.github import commands
+from migrator.planning.plan import Plan, make_plan
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.drifts import Case, Drift, Release, cases, problem, targets
 from tests.trees import MINI, SELECT, copy_mini

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from migrator import locations, package_index, sources
-from migrator.errors import MigrateError
+from migrator.files import locations, package_index, sources
+from migrator.messages.errors import MigrateError
 from tests.trees import MINI, snapshot
 
 

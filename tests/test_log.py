@@ -14,10 +14,10 @@ import jsonschema
 import msgspec
 import pytest
 
-from migrator.log import make_log, printable, read_log, schema
-from migrator.plan import make_plan
+from migrator.files.tree import LOG_NAME, DiskTree, Label, Tree
+from migrator.planning.plan import make_plan
+from migrator.reports.log import make_log, printable, read_log, schema
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import libcst as cst
 import pytest
 
-from migrator import engine, matchers, plan
-from migrator.matchers import (
+from migrator.codemod import engine, matchers
+from migrator.codemod.matchers import (
     Imports,
     children,
     cuda_only,
@@ -24,7 +24,8 @@ from migrator.matchers import (
     places,
     walk,
 )
-from migrator.tree import Tree
+from migrator.files.tree import Tree
+from migrator.planning import plan
 
 SYNTAX = '''\
 from __future__ import annotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.rule import Status
 from migrator.coverage.surface import Kind, read
-from migrator.engine import migrate_file
-from migrator.rule import Status
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.tree import Tree
 
 PATH = "vllm/v1/worker/gpu_model_runner.py"
 

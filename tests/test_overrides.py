@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from migrator.log import Tool
-from migrator.tree import DiskTree
+from migrator.files.tree import DiskTree
+from migrator.reports.log import Tool
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from migrator import package_index
-from migrator.errors import MigrateError
+from migrator.files import package_index
+from migrator.messages.errors import MigrateError
 
 FILE = "vllm-0.11.0.tar.gz"
 DEAD = "http://127.0.0.1:9/simple"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrator.patch import unified_patch
-from migrator.plan import FileChange
+from migrator.files.changes import FileChange
+from migrator.reports.patch import unified_patch
 from tests.trees import git, snapshot
 
 LINES = st.sampled_from(

@@ -7,12 +7,12 @@ import ast
 
 import pytest
 
-from migrator import engine
-from migrator.engine import migrate_file
-from migrator.pieces import Piece, pieces, without_others
-from migrator.rule import Example, Rule
+from migrator.codemod import engine
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.large_modules import Piece, pieces, without_others
+from migrator.codemod.rule import Example, Rule
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.tree import Tree
 
 
 def parse(text: bytes) -> ast.Module | None:

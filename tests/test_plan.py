@@ -12,13 +12,10 @@ import libcst as cst
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from migrator import plan as planning
-from migrator.candidates import nearest_candidates
 from migrator.cli.common import choose_rules
-from migrator.engine import migrate_file
-from migrator.errors import MigrateError
-from migrator.plan import Plan, make_plan
-from migrator.rule import (
+from migrator.codemod.candidates import nearest_candidates
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -30,8 +27,11 @@ from migrator.rule import (
     changed,
     migrated,
 )
+from migrator.files.tree import DiskTree, Label, Tree
+from migrator.messages.errors import MigrateError
+from migrator.planning import plan as planning
+from migrator.planning.plan import Plan, make_plan
 from migrator.rules import all_rules
-from migrator.tree import DiskTree, Label, Tree
 from tests.conftest import RunCli
 from tests.trees import MINI, ODD_FILES, SELECT, copy_mini, snapshot
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from migrator.templates import load, render
-from migrator.tree import DiskTree
+from migrator.codemod.templates import load, render
+from migrator.files.tree import DiskTree
 
 RUNNER = "vllm/v1/worker/npu_model_runner.py"
 METHOD = "_get_prompt_logprobs_dict"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from migrator.engine import migrate_file
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.templates import load
+from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from migrator.templates import load
-from migrator.tree import Tree
 from tests.test_releases import DEFAULT, OTHERS
 
 SET = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from migrator import flow, receivers
-from migrator.engine import migrate_file
-from migrator.plan import make_plan
-from migrator.receivers import Evidence
-from migrator.rule import Status
+from migrator.codemod import flow, receivers
+from migrator.codemod.engine import migrate_file
+from migrator.codemod.receivers import Evidence
+from migrator.codemod.rule import Status
+from migrator.files.tree import Tree
+from migrator.planning.plan import make_plan
 from migrator.rules import all_rules
-from migrator.tree import Tree
 
 TENSOR = [
     # annotations of parameters

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from migrator import templates
-from migrator.log import make_log
-from migrator.plan import Plan
+from migrator.codemod import templates
+from migrator.files.tree import DiskTree
+from migrator.planning.plan import Plan
+from migrator.reports.log import make_log
 from migrator.rules import all_rules
-from migrator.tree import DiskTree
 from tests.conftest import RunCli
 from tests.trees import snapshot
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.rule import Example, Rule, Status, examples_of
+from migrator.codemod.rule import Example, Rule, Status, examples_of
 from migrator.rules import all_rules
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from migrator.plan import Plan, make_plan
+from migrator.codemod.known_shapes import definition, key, known_shapes, shape, unchecked
+from migrator.files.tree import DiskTree
+from migrator.planning.plan import Plan, make_plan
 from migrator.rules import all_rules
-from migrator.shapes import definition, key, known_shapes, shape, unchecked
-from migrator.tree import DiskTree
 from tests.conftest import RunCli
 from tests.trees import SELECT
 
@@ -97,7 +97,7 @@ def test_a_module_in_pieces_is_looked_at_too(
     rules = [rule for rule in all_rules() if not rule.templates]
     whole = make_plan(DiskTree(mini_tree), rules)
     assert len(whole.unchecked) > 5
-    monkeypatch.setattr("migrator.engine.LARGE", 1000)
+    monkeypatch.setattr("migrator.codemod.engine.LARGE", 1000)
     in_pieces = make_plan(DiskTree(mini_tree), rules)
     assert in_pieces.unchecked == whole.unchecked
     assert in_pieces.files == whole.files

@@ -11,9 +11,9 @@ import libcst as cst
 import pytest
 
 import migrator
-from migrator.engine import _Source
-from migrator.matchers import walk
-from migrator.statement_lines import Layout, Nodes
+from migrator.codemod.engine import _Source
+from migrator.codemod.matchers import walk
+from migrator.codemod.statement_layout import Layout, Nodes
 
 SAMPLE = b'''\
 # A header.
@@ -133,7 +133,7 @@ def test_every_kind_of_statement(newline: bytes, mark: bytes) -> None:
 
 
 def test_the_modules_of_this_project() -> None:
-    files = sorted(Path(migrator.__file__).parent.glob("*.py"))
+    files = sorted((Path(migrator.__file__).parent / "codemod").glob("*.py"))
     assert sum(spans(path.read_bytes()) for path in files) > 500
 
 

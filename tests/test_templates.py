@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from migrator import templates
-from migrator.probes import PROBES
-from migrator.templates import TemplateError, render
-from migrator.tree import DiskTree, Tree
+from migrator.codemod import templates
+from migrator.codemod.probes import PROBES
+from migrator.codemod.templates import TemplateError, render
+from migrator.files.tree import DiskTree, Tree
 from migrator.verify import compiles
 
 TEMPLATES = {

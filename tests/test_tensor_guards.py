@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from migrator.engine import Record
-from migrator.plan import Plan
-from migrator.rule import Status
-from migrator.tree import DiskTree
+from migrator.codemod.engine import Record
+from migrator.codemod.rule import Status
+from migrator.files.tree import DiskTree
+from migrator.planning.plan import Plan
 
 pytestmark = pytest.mark.releases
 

@@ -8,10 +8,10 @@ import re
 import pytest
 from packaging.version import Version
 
-from migrator import templates, torch_npu_releases
-from migrator.probes import cann_image, torch_npu_requirement
-from migrator.torch_npu_releases import IMAGES, MATCHES, ON_PYPI, SOURCES
-from migrator.tree import Tree
+from migrator.codemod import templates, torch_npu_releases
+from migrator.codemod.probes import cann_image, torch_npu_requirement
+from migrator.codemod.torch_npu_releases import IMAGES, MATCHES, ON_PYPI, SOURCES
+from migrator.files.tree import Tree
 
 PINS = {
     "0.9.2": "2.7.0",

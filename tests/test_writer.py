@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from migrator import writer
-from migrator.errors import MigrateError
-from migrator.plan import FileChange
-from migrator.tree import DiskTree
+from migrator.files import writer
+from migrator.files.changes import Change, FileChange, Placed, Removal
+from migrator.files.tree import DiskTree
+from migrator.messages.errors import MigrateError
 from tests.conftest import RunCli, cli_command
 from tests.interrupting import CALLS
 from tests.trees import SELECT, copy_mini, snapshot
@@ -107,7 +107,7 @@ def test_interrupt_of_a_recovery(tmp_path: Path, signal: str) -> None:
 
 HELD_COPY = """
 import shutil, sys
-from migrator import writer
+from migrator.files import writer
 from migrator.cli import main
 plain = shutil.copyfile
 def held(*args, **kwargs):
@@ -506,7 +506,7 @@ def test_an_archive_is_waited_for(tmp_path: Path) -> None:
     """Two runs that fetch one release: the second takes what the first unpacked."""
     made = archive(tmp_path / "a.tar.gz", {"vllm-1/vllm/__init__.py": b"x"})
     target = tmp_path / "vllm-1"
-    program = "import sys, pathlib; from migrator import writer\n"
+    program = "import sys, pathlib; from migrator.files import writer\n"
     program += "writer.unpack(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     with writer._staged_beside(target):
         other = subprocess.Popen([sys.executable, "-c", program, str(made), str(target)])
@@ -580,8 +580,8 @@ def test_a_file_that_cannot_be_put_in_place_is_refused_first(
             stack.enter_context(small_disk(place.parent, 64 * 1024))
         before = snapshot(root)
         first = FileChange("vllm/first.py", b"old\n", b"new\n")
-        for change in (FileChange(path, None, b"new\n"), writer.Placed(path, b"new\n")):
-            for more in ([], [writer.Removal("README")]):
+        for change in (FileChange(path, None, b"new\n"), Placed(path, b"new\n")):
+            for more in ([], [Removal("README")]):
                 with pytest.raises(MigrateError, match="nothing was written"):
                     writer.change_in_place(root, [*more, first, change])
                 assert snapshot(root) == before
@@ -623,13 +623,13 @@ def test_a_file_that_cannot_be_removed_is_said_to_be_one_first(
     (root / "vllm").mkdir(parents=True)
     for path in ("a.py", "vllm/b.py"):
         (root / path).write_bytes(b"x")
-    removals = [writer.Removal("a.py"), writer.Removal("vllm/b.py")]
+    removals = [Removal("a.py"), Removal("vllm/b.py")]
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda at, how: at != root / "vllm" or not how & os.W_OK)
         with pytest.raises(MigrateError, match=r"vllm; nothing was written, make it writable"):
             writer.change_in_place(root, removals)
     assert sorted(snapshot(root)) == ["a.py", "vllm/b.py"]
-    writer.change_in_place(root, [writer.Removal("not/there"), *removals])
+    writer.change_in_place(root, [Removal("not/there"), *removals])
     assert list(root.iterdir()) == []
 
 
@@ -639,9 +639,9 @@ def test_what_is_placed_and_changed_one_after_another(tmp_path: Path) -> None:
     (root / "bin/tool").write_bytes(b"old")
     (root / "bin/tool").chmod(0o750)
     (root / "gone").symlink_to("bin/tool")
-    changes: list[writer.Change] = [
-        writer.Placed("a", b"a"),
-        writer.Removal("gone"),
+    changes: list[Change] = [
+        Placed("a", b"a"),
+        Removal("gone"),
         FileChange("bin/tool", b"old", b"new"),
         FileChange("bin/more", None, b"more", 0o755),
         FileChange("deep/er/new", None, b"new"),
@@ -756,14 +756,14 @@ def test_progress_and_modes_of_directories(tmp_path: Path) -> None:
     (source / "closed").chmod(0o550)
     source.chmod(0o751)
     told: list[int] = []
-    changes: list[writer.Change] = [
+    changes: list[Change] = [
         FileChange("closed/inner/d.py", None, b"d\n", 0o755),
-        writer.Removal("a"),
-        writer.Removal("absent/file"),
+        Removal("a"),
+        Removal("absent/file"),
         FileChange("closed/link", None, b"a file\n", 0o755),
-        writer.Placed("plain", b"plain\n"),
-        writer.Placed("new/link", b"../closed/b", link=True),
-        writer.Placed("closed/b", b"placed\n", 0o600),
+        Placed("plain", b"plain\n"),
+        Placed("new/link", b"../closed/b", link=True),
+        Placed("closed/b", b"placed\n", 0o600),
     ]
     writer.write_tree(DiskTree(source), changes, tmp_path / "out", progress=told.append)
     places = [tmp_path / "out" / path for path in ("", "closed", "closed/inner")]
@@ -853,10 +853,10 @@ def test_what_cannot_be_removed_does_not_hide_why(
 def test_all_is_on_the_disk_before_the_journal_decides(
     mini_tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: list[writer.Change] = [
+    changes: list[Change] = [
         FileChange("vllm/x.py", None, b"x\n"),
-        writer.Placed("vllm/y.py", b"y\n"),
-        writer.Placed("vllm/link", b"y.py", link=True),
+        Placed("vllm/y.py", b"y\n"),
+        Placed("vllm/link", b"y.py", link=True),
     ]
     done: list[str] = []
     plain = os.replace

@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
         """The command that the arguments begin with; where there is none, the nearest is named."""
         name = args[0]
         if not (name in COMMANDS or name.startswith("-") or ctx.resilient_parsing):
-            from migrator.words import did_you_mean
+            from migrator.messages.wording import did_you_mean
 
             ctx.fail(f"No such command {name!r}{did_you_mean(name, COMMANDS) or '.'}")
         return super().resolve_command(ctx, args)

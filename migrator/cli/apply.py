@@ -10,11 +10,11 @@ import click
 
 from migrator.cli import common, targets
 from migrator.cli.diff import print_patch
-from migrator.errors import MigrateError, after_writing
+from migrator.messages.errors import MigrateError, after_writing
 
 if TYPE_CHECKING:
-    from migrator.plan import Plan
-    from migrator.tree import DiskTree
+    from migrator.files.tree import DiskTree
+    from migrator.planning.plan import Plan
 
 
 @click.command("apply")
@@ -66,8 +66,8 @@ def command(
     and nothing was written; 3: an error after something was: the message says what to do.
     """
     from migrator.cli.plugin import refuse_plugin_target, what_was_written, write_plugin
-    from migrator.log import emitted_files
-    from migrator.words import Tense
+    from migrator.messages.wording import Tense
+    from migrator.reports.log import emitted_files
 
     in_place = in_place or commit
     if output is not None and in_place:
@@ -115,7 +115,7 @@ def command(
 
 def _begin_in_place(tree: DiskTree, *, force: bool, commit: bool) -> None:
     """Keep other runs off the tree for as long as this one goes on, and see that it is clean."""
-    from migrator import writer
+    from migrator.files import writer
 
     root = tree.root
     click.get_current_context().with_resource(writer.locked(root))
@@ -132,8 +132,8 @@ def _begin_in_place(tree: DiskTree, *, force: bool, commit: bool) -> None:
 
 def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> list[str]:
     """Change a tree in place; the lines to be said of it."""
-    from migrator import writer
-    from migrator.log import emitted_files
+    from migrator.files import writer
+    from migrator.reports.log import emitted_files
 
     changes = emitted_files(plan)
     if not changes:
@@ -151,8 +151,8 @@ def _change(tree: DiskTree, plan: Plan, *, commit: bool) -> list[str]:
 
 def _write(tree: DiskTree, plan: Plan, target: Path, src: str, *, force: bool) -> list[str]:
     """Write the adapted tree; the lines to be said of it."""
-    from migrator import writer
-    from migrator.log import emitted_files
+    from migrator.files import writer
+    from migrator.reports.log import emitted_files
 
     changes = emitted_files(plan)
     _refuse_target(tree, target, force=force)
@@ -161,15 +161,15 @@ def _write(tree: DiskTree, plan: Plan, target: Path, src: str, *, force: bool) -
 
 
 def _places(target: Path) -> list[str]:
-    from migrator.tree import LOG_NAME
+    from migrator.files.tree import LOG_NAME
 
     return [f"Adapted tree: {target}", f"Log: {target / LOG_NAME}"]
 
 
 def _refuse_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     """Raise where writing `target` would lose something that is not this tool's output."""
-    from migrator.log import edited_since, read_log
-    from migrator.tree import LOG_NAME, DiskTree
+    from migrator.files.tree import LOG_NAME, DiskTree
+    from migrator.reports.log import edited_since, read_log
 
     if not targets.is_taken(target, tree.root):
         return

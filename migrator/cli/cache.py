@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from migrator.cli import common
-from migrator.words import counted
+from migrator.messages.wording import counted
 
 
 @click.group("cache")
@@ -22,7 +22,7 @@ def command() -> None:
 @common.command
 def info() -> None:
     """Say where the cache is and what it takes."""
-    from migrator.cache import LIMIT, Cache, cache_directory
+    from migrator.planning.cache import LIMIT, Cache, cache_directory
 
     directory = cache_directory()
     usage = Cache(directory).usage()
@@ -34,8 +34,8 @@ def info() -> None:
 @common.command
 def clean() -> None:
     """Remove the cache. Fetched releases stay, and so does what was built."""
-    from migrator.cache import Cache, cache_directory
-    from migrator.errors import MigrateError
+    from migrator.messages.errors import MigrateError
+    from migrator.planning.cache import Cache, cache_directory
 
     directory = cache_directory()
     try:

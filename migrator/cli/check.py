@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common
-from migrator.escaping import terminal
+from migrator.messages.escaping import terminal
 
 if TYPE_CHECKING:
+    from migrator.files.sources import Source
     from migrator.liveness import Column
-    from migrator.sources import Source
 
 
 @click.command("check")
@@ -45,9 +45,9 @@ def command(
     none any more is an error (exit code 2), unless it says itself that the release has none; a site
     that is not as it was and may need the rule to change is for a person (exit code 1).
     """
-    from migrator.github import within_repository
-    from migrator.sources import open_source
-    from migrator.words import Tense
+    from migrator.files.sources import open_source
+    from migrator.messages.github import within_repository
+    from migrator.messages.wording import Tense
 
     if more and not against:
         raise click.UsageError(f"unexpected argument {more[0]}; to compare releases: --against")
@@ -62,7 +62,7 @@ def command(
 
         def column(name: str, one: Source) -> Column:
             from migrator.liveness import Column
-            from migrator.log import with_earlier
+            from migrator.reports.log import with_earlier
 
             if not planning.quiet:
                 click.echo(terminal(f"planning {name}"), err=True)

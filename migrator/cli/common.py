@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from migrator.collector import without_collector
-from migrator.errors import MigrateError, UnfinishedError
-from migrator.escaping import terminal
+from migrator.messages.errors import MigrateError, UnfinishedError
+from migrator.messages.escaping import terminal
+from migrator.planning.garbage_collection import without_collector
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from migrator.cache import Cache, Output
-    from migrator.github import Annotation
-    from migrator.plan import Plan
-    from migrator.rule import Rule
-    from migrator.sources import Source
-    from migrator.tree import DiskTree, Tree
-    from migrator.words import Tense
+    from migrator.codemod.rule import Rule
+    from migrator.files.sources import Source
+    from migrator.files.tree import DiskTree, Tree
+    from migrator.messages.github import Annotation
+    from migrator.messages.wording import Tense
+    from migrator.planning.cache import Cache, Output
+    from migrator.planning.plan import Plan
 
 DONE, PENDING, ERROR, UNFINISHED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: nothing left, changes or sites left, an error, one after files were written, and an
@@ -150,7 +150,7 @@ def _no_cache(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def _release(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    from migrator.tree import released
+    from migrator.files.tree import released
 
     found = released(value.removeprefix("vllm==")) if value is not None else None
     if value is not None and found is None:
@@ -312,8 +312,8 @@ def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
 
 def no_rule(text: str) -> MigrateError:
     """The error of a code or name that no rule has."""
+    from migrator.messages.wording import did_you_mean
     from migrator.rules import all_rules
-    from migrator.words import did_you_mean
 
     if text.upper().startswith("NPU"):
         # Of codes, the first digits tell which are related; NPU itself tells nothing.
@@ -328,11 +328,11 @@ def no_rule(text: str) -> MigrateError:
 
 def opened(text: str, known: Mapping[str, Any], planning: Planning) -> Source:
     """Open what a user named; a release that is too old is refused before it is fetched."""
-    from migrator.sources import open_source, requested_release
+    from migrator.files.sources import open_source, requested_release
 
     named = None if os.path.lexists(text) else requested_release(text)
     if named is not None and not _chosen(known, planning)[0]:
-        from migrator.releases import is_too_old
+        from migrator.reports.releases import is_too_old
 
         if is_too_old(named):
             raise _too_old(f"vLLM {named}")
@@ -352,7 +352,7 @@ def name_release(tree: Tree, planning: Planning, named: str | None = None) -> No
     Raises:
         MigrateError: it was opened by the name of another release.
     """
-    from migrator.tree import Label
+    from migrator.files.tree import Label
 
     if planning.release is None:
         return
@@ -364,7 +364,7 @@ def name_release(tree: Tree, planning: Planning, named: str | None = None) -> No
 
 
 def _too_old(name: str, why: str = "") -> MigrateError:
-    from migrator.releases import KNOWN
+    from migrator.reports.releases import KNOWN
 
     return MigrateError(
         f"{name} is older than {KNOWN[0]}, the oldest release known{why}; name a later one, or by "
@@ -374,7 +374,7 @@ def _too_old(name: str, why: str = "") -> MigrateError:
 
 def _refuse_too_old(tree: Tree, known: Mapping[str, Any], planning: Planning) -> None:
     """Raise for a tree older than all releases known, unless rules were chosen by hand."""
-    from migrator.releases import older_shape
+    from migrator.reports.releases import older_shape
 
     shape = None if _chosen(known, planning)[0] else older_shape(tree)
     if shape is not None:
@@ -411,7 +411,7 @@ def tell(
         following: command to run next; it is not offered where the plan has a site missing.
     """
     if not planning.quiet:
-        from migrator.report import print_report
+        from migrator.reports.render import print_report
 
         following = None if plan.missing else following
         console = stderr_console()
@@ -427,11 +427,11 @@ def command_line(*words: str | Path) -> str:
 
 def _tell_unfinished(tree: Tree) -> None:
     """Say so where a run that was killed left a tree half written."""
-    from migrator.tree import STAGING, DiskTree
+    from migrator.files.tree import STAGING, DiskTree
 
     if not isinstance(tree, DiskTree) or not (tree.root / STAGING).exists():
         return
-    from migrator.writer import unfinished
+    from migrator.files.writer import unfinished
 
     if unfinished(tree.root):
         name = tree.root
@@ -446,8 +446,8 @@ def make_plan(
     planning: Planning,
 ) -> Plan:
     """Take the plan of an earlier run, or make it, with a progress bar if stderr is a terminal."""
-    from migrator import plan
-    from migrator.tree import DiskTree
+    from migrator.files.tree import DiskTree
+    from migrator.planning import plan
 
     _tell_unfinished(tree)
     rules = rules_for(known, planning)
@@ -482,7 +482,7 @@ def plan_cache(known: Mapping[str, Any]) -> Cache | None:
     context = click.get_current_context(silent=True)
     if context is None or context.meta.get(NO_CACHE) or not known.get("cache", True):
         return None
-    from migrator.cache import Cache, cache_directory
+    from migrator.planning.cache import Cache, cache_directory
 
     cache: Cache = context.meta.setdefault("migrator.cache", Cache(cache_directory()))
     return cache
@@ -517,7 +517,7 @@ def kept_output(
     name: str,
 ) -> Output | None:
     """What an earlier run printed for the plan of a tree, if that plan holds."""
-    from migrator.tree import STAGING
+    from migrator.files.tree import STAGING
 
     cache = plan_cache(known)
     if cache is None or (tree.root / STAGING).exists():
@@ -569,7 +569,7 @@ def exit_code(plan: Plan, *, pending_counts: bool) -> int:
 
 def annotate(found: Sequence[Annotation], within: str) -> None:
     """Print annotations for GitHub, and add what it does not show to the summary of the step."""
-    from migrator.github import append_summary, commands
+    from migrator.messages.github import append_summary, commands
 
     click.echo(commands(found, within), nl=False)
     try:
@@ -587,8 +587,8 @@ def print_plan(plan: Plan, output_format: str, tense: Tense, root: Path) -> bool
         tense: what its changes are called.
         root: the tree whose files are meant.
     """
-    from migrator.github import within_repository
-    from migrator.report import annotated, render
+    from migrator.messages.github import within_repository
+    from migrator.reports.render import annotated, render
 
     within = within_repository(root)
     if output_format == "github":

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from migrator.cli import common
-from migrator.escaping import terminal
+from migrator.messages.escaping import terminal
 
 
 @click.command("coverage")
@@ -47,8 +47,8 @@ def command(
     """
     from migrator.coverage import Grade, survey
     from migrator.coverage.render import annotated, render
-    from migrator.github import within_repository
-    from migrator.sources import open_source, requested_release
+    from migrator.files.sources import open_source, requested_release
+    from migrator.messages.github import within_repository
 
     known = common.settings(Path.cwd())
     tree = open_source(source).tree

@@ -17,7 +17,8 @@ from migrator.cli import common
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from migrator.plan import FileChange, Plan
+    from migrator.files.changes import FileChange
+    from migrator.planning.plan import Plan
 
 
 @click.command("diff")
@@ -54,8 +55,8 @@ def command(
         if done is not None:
             _write(done.data)
             sys.exit(done.code)
-    from migrator.log import emitted_files
-    from migrator.words import Tense
+    from migrator.messages.wording import Tense
+    from migrator.reports.log import emitted_files
 
     # The numbers stand for the table of rules, which would say much the same beside them.
     silent = planning.quiet or (stat and not planning.verbose)
@@ -70,8 +71,8 @@ def command(
     elif by == "rule":
         _print_by_rule(plan, changes)
     elif plain:
-        from migrator.cache import Output
-        from migrator.patch import unified_patch
+        from migrator.planning.cache import Output
+        from migrator.reports.patch import unified_patch
 
         output = Output(common.exit_code(plan, pending_counts=True), unified_patch(changes))
         common.keep_output(tree, known, planning, "patch", output)
@@ -83,8 +84,8 @@ def command(
 
 def print_patch(plan: Plan, changes: Sequence[FileChange], output_format: str, root: Path) -> None:
     """Write the patch, or the plan of the tree in `root` in another format, to stdout."""
-    from migrator.patch import unified_patch
-    from migrator.words import Tense
+    from migrator.messages.wording import Tense
+    from migrator.reports.patch import unified_patch
 
     if not common.print_plan(plan, output_format, Tense.WOULD, root):
         _write_patch(unified_patch(changes))
@@ -92,9 +93,9 @@ def print_patch(plan: Plan, changes: Sequence[FileChange], output_format: str, r
 
 def _print_by_rule(plan: Plan, changes: Sequence[FileChange]) -> None:
     """Write the patch of each rule below its reason and its sites, and then that of the logs."""
-    from migrator.hunks import cut_plan
-    from migrator.patch import rule_patches, unified_patch
-    from migrator.report import rule_heading
+    from migrator.reports.changed_lines import cut_plan
+    from migrator.reports.patch import rule_patches, unified_patch
+    from migrator.reports.render import rule_heading
 
     planned = {change.path for change in plan.files}
     parts = []
@@ -110,7 +111,7 @@ def _print_by_rule(plan: Plan, changes: Sequence[FileChange]) -> None:
 
 
 def _print_stat(plan: Plan, by: str | None) -> None:
-    from migrator.report import print_stat
+    from migrator.reports.render import print_stat
 
     console = _stdout_console()
     print_stat(console, plan, files=by != "rule", rules=by != "file")
@@ -146,7 +147,7 @@ def _write_patch(patch: bytes) -> None:
     if not console.is_terminal or console.no_color:
         _write(patch)
         return
-    from migrator.report import coloured_patch
+    from migrator.reports.render import coloured_patch
 
     for line in coloured_patch(patch):
         console.print(line, soft_wrap=True)

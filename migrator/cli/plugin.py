@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from migrator.cli import targets
-from migrator.errors import MigrateError
+from migrator.messages.errors import MigrateError
 
 if TYPE_CHECKING:
-    from migrator.plan import Plan
-    from migrator.tree import DiskTree, Label
+    from migrator.files.tree import DiskTree, Label
+    from migrator.planning.plan import Plan
 
 BUILT = ("build/*", "*.egg-info/*")
 """What `pip install DIR` leaves in a plugin's directory."""
@@ -26,7 +26,7 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
     Raises:
         MigrateError: the plan cannot be a plugin, or `target` holds something else or was edited.
     """
-    from migrator import writer
+    from migrator.files import writer
     from migrator.plugin import make_plugin
 
     files = make_plugin(plan, tree)
@@ -48,9 +48,9 @@ def what_was_written(target: Path, label: Label) -> list[str]:
 
 def refuse_plugin_target(tree: DiskTree, target: Path, *, force: bool) -> None:
     """Raise where writing a plugin to `target` would lose something that is not this tool's."""
-    from migrator.log import edited_since, read_log
+    from migrator.files.tree import LOG_NAME, DiskTree, Tree
     from migrator.plugin import PACKAGE
-    from migrator.tree import LOG_NAME, DiskTree, Tree
+    from migrator.reports.log import edited_since, read_log
 
     if not targets.is_taken(target, tree.root):
         return

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common
-from migrator.errors import MigrateError, after_writing
-from migrator.escaping import terminal
+from migrator.messages.errors import MigrateError, after_writing
+from migrator.messages.escaping import terminal
 
 if TYPE_CHECKING:
+    from migrator.files.tree import DiskTree
     from migrator.review import Review
     from migrator.review.model import Coverage
-    from migrator.tree import DiskTree
     from migrator.verify.simulate.report import Report
 
 
@@ -69,8 +69,8 @@ def command(
     left for a person; 2: error, and no page was written; 3: the page is, and a rule finds no site
     where it should.
     """
+    from migrator.files.tree import LOG_NAME
     from migrator.review import render_page
-    from migrator.tree import LOG_NAME
 
     runs = _runs(simulated)
     tree = _adapted(src)
@@ -106,7 +106,7 @@ def command(
 
 def _adapted(src: str) -> DiskTree | None:
     """The tree that `src` names, if it has a log."""
-    from migrator.tree import LOG_NAME, DiskTree
+    from migrator.files.tree import LOG_NAME, DiskTree
 
     tree = DiskTree(Path(src))
     return tree if Path(src).is_dir() and tree.exists(LOG_NAME) else None
@@ -117,8 +117,8 @@ def _planned(
     runs: Report | None,
     planning: common.Planning,
 ) -> tuple[Review, DiskTree]:
+    from migrator.messages.wording import Tense
     from migrator.review import review_plan
-    from migrator.words import Tense
 
     known = common.settings(Path.cwd())
     source = common.opened(src, known, planning)
@@ -129,10 +129,10 @@ def _planned(
 def _done(
     tree: DiskTree, base: Path | None, planning: common.Planning, runs: Report | None
 ) -> tuple[Review, DiskTree]:
-    from migrator.log import read_log
+    from migrator.files.sources import fetch
+    from migrator.files.tree import LOG_NAME, DiskTree
+    from migrator.reports.log import read_log
     from migrator.review import review_tree
-    from migrator.sources import fetch
-    from migrator.tree import LOG_NAME, DiskTree
 
     if base is None:
         log = read_log(tree.read(LOG_NAME) or b"")

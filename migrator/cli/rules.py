@@ -24,7 +24,7 @@ def command(output_format: str) -> None:
 
     rules = all_rules()
     if output_format == "json":
-        from migrator.log import pretty_json
+        from migrator.reports.log import pretty_json
 
         listing = [
             {"code": r.code, "name": r.name, "safety": r.safety.value, "summary": r.summary}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from migrator.errors import MigrateError
+from migrator.messages.errors import MigrateError
 
 
 def is_taken(target: Path, root: Path, *, what: str = "source") -> bool:
@@ -34,7 +34,7 @@ def is_taken(target: Path, root: Path, *, what: str = "source") -> bool:
 
 def refuse_lost(target: Path, edited: Sequence[str]) -> None:
     """Raise where replacing `target` would lose `edited`, paths in it."""
-    from migrator.tree import REPOSITORIES
+    from migrator.files.tree import REPOSITORIES
 
     lost = [*(name for name in REPOSITORIES if (target / name).exists()), *edited]
     if lost:

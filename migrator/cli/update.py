@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common, targets
-from migrator.errors import MigrateError, after_writing
-from migrator.escaping import terminal
-from migrator.words import counted
+from migrator.messages.errors import MigrateError, after_writing
+from migrator.messages.escaping import terminal
+from migrator.messages.wording import counted
 
 if TYPE_CHECKING:
-    from migrator.log import Log
-    from migrator.tree import DiskTree
+    from migrator.files.tree import DiskTree
+    from migrator.reports.log import Log
     from migrator.update.base import Pristine
     from migrator.update.git import Repository
     from migrator.update.run import Update
@@ -76,8 +76,8 @@ def command(
     there are conflicts, or sites for a person; 2: error, and nothing was written; 3: an error after
     something was: the message says what to do.
     """
-    from migrator import writer
-    from migrator.sources import open_source, requested_release
+    from migrator.files import writer
+    from migrator.files.sources import open_source, requested_release
     from migrator.update import run
     from migrator.update.base import open_tree
     from migrator.update.git import Repository
@@ -135,10 +135,10 @@ def _merge(
     *,
     diff3: bool,
 ) -> Update:
+    from migrator.messages.wording import Tense
     from migrator.update import run
     from migrator.update.base import find_pristine, make_base
     from migrator.update.trees import Version
-    from migrator.words import Tense
 
     known = common.settings(Path.cwd())
     pristine = find_pristine(ours.root, old, repository, base, new)
@@ -165,7 +165,7 @@ def _merge(
 
 
 def _default_output(new: Pristine, new_src: str) -> Path:
-    from migrator.sources import open_source
+    from migrator.files.sources import open_source
 
     if Path(new_src).is_dir() or new.commit is None:
         return open_source(new_src).default_output
@@ -173,8 +173,8 @@ def _default_output(new: Pristine, new_src: str) -> Path:
 
 
 def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> list[str]:
-    from migrator import writer
-    from migrator.tree import LOG_NAME
+    from migrator.files import writer
+    from migrator.files.tree import LOG_NAME
 
     there = targets.is_taken(target, ours.root, what="tree")
     if there and not force:
@@ -190,8 +190,8 @@ def _write(update: Update, ours: DiskTree, target: Path, *, force: bool) -> list
 def _write_in_place(
     update: Update, repository: Repository | None, root: Path, *, commit: bool
 ) -> list[str]:
-    from migrator import writer
-    from migrator.tree import LOG_NAME
+    from migrator.files import writer
+    from migrator.files.tree import LOG_NAME
     from migrator.update.run import commit_update, stage_conflicts
 
     if update.nothing_to_do:

@@ -16,13 +16,13 @@ import click
 
 from migrator.cli import common
 from migrator.cli.common import UserError
-from migrator.escaping import terminal
-from migrator.github import within_repository
-from migrator.interpreters import interpreter
+from migrator.files.interpreters import interpreter
+from migrator.messages.escaping import terminal
+from migrator.messages.github import within_repository
+from migrator.messages.wording import counted
 from migrator.verify.imports import Environment
 from migrator.verify.report import Report, annotated, as_json, as_text
 from migrator.verify.run import Options, verify
-from migrator.words import counted
 
 
 @click.command(name="verify")

@@ -16,15 +16,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
-from migrator import workers
+from migrator.codemod.engine import Record
+from migrator.codemod.rule import Rule, Status
 from migrator.coverage.effort import Effort, judge
 from migrator.coverage.reach import REGISTRY, Reach, reach
 from migrator.coverage.surface import NAMESPACE, Facts, Kind, Site, read
-from migrator.engine import Record
-from migrator.log import with_earlier
-from migrator.plan import Plan, make_plan
-from migrator.rule import Rule, Status
-from migrator.tree import VLLM, Tree
+from migrator.files.tree import VLLM, Tree
+from migrator.planning import workers
+from migrator.planning.plan import Plan, make_plan
+from migrator.reports.log import with_earlier
 
 LONG = 30
 """A record of more lines is one of a whole definition or table, and claims not all in it."""

@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from migrator.codemod.matchers import Imports, cuda_only
 from migrator.coverage.surface import MODULE, OPERATORS, Facts, Unit
-from migrator.matchers import Imports, cuda_only
-from migrator.tree import module_name
+from migrator.files.tree import module_name
 
 REGISTRY = "vllm/model_executor/models/registry.py"
 MODELS = "vllm.model_executor.models"

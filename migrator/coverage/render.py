@@ -8,16 +8,16 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
+from migrator.codemod.engine import Span
 from migrator.coverage import Grade, Item, Survey
 from migrator.coverage.effort import Effort
 from migrator.coverage.surface import Kind
-from migrator.engine import Span
-from migrator.escaping import terminal
-from migrator.github import Annotation
-from migrator.log import pretty_json, printable
-from migrator.report import annotation
-from migrator.sarif import document, location
-from migrator.words import counted
+from migrator.messages.escaping import terminal
+from migrator.messages.github import Annotation
+from migrator.messages.wording import counted
+from migrator.reports.log import pretty_json, printable
+from migrator.reports.render import annotation
+from migrator.reports.sarif import document, location
 
 VERSION = 1
 """Of the JSON; it grows where a reader of the one before would misread it."""

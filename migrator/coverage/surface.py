@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from migrator.codemod.flow import Flow, dotted
 from migrator.coverage.conditions import asks_device, ends, evaluate, settled
-from migrator.flow import Flow, dotted
-from migrator.tree import module_name
+from migrator.files.tree import module_name
 
 MODULE = "<module>"
 ANNOTATION = "an annotation: nothing is called"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from migrator.candidates import (
+from migrator.codemod.candidates import (
     Anchor,
     Candidate,
     Kind,
@@ -26,11 +26,11 @@ from migrator.candidates import (
     nodes_of,
     signature_changes,
 )
-from migrator.engine import Record
-from migrator.plan import Plan
-from migrator.rule import Rule, Site, Status
-from migrator.tree import Tree
-from migrator.words import counted
+from migrator.codemod.engine import Record
+from migrator.codemod.rule import Rule, Site, Status
+from migrator.files.tree import Tree
+from migrator.messages.wording import counted
+from migrator.planning.plan import Plan
 
 FOUND = (Status.CHANGED, Status.MIGRATED, Status.MANUAL)
 """What counts as a site found; a site that a rule skips is none."""

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migrator.engine import Span
-from migrator.escaping import terminal
-from migrator.github import Annotation
+from migrator.codemod.engine import Span
 from migrator.liveness import Cell, Finding, Level, Liveness
-from migrator.log import pretty_json, printable
-from migrator.report import annotation
-from migrator.sarif import document, location, rule_entry
-from migrator.words import counted
+from migrator.messages.escaping import terminal
+from migrator.messages.github import Annotation
+from migrator.messages.wording import counted
+from migrator.reports.log import pretty_json, printable
+from migrator.reports.render import annotation
+from migrator.reports.sarif import document, location, rule_entry
 
 VERSION = 1
 """Of the JSON; it grows where a reader of the one before would misread it."""

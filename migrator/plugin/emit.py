@@ -18,14 +18,23 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from migrator import __version__
-from migrator.engine import Record
-from migrator.errors import MigrateError
-from migrator.log import ChangeEntry, FileEntry, LeftEntry, Lines, Log, make_log, pretty_json
-from migrator.plan import FileChange, Plan
+from migrator.codemod.engine import Record
+from migrator.codemod.rule import Status
+from migrator.files.changes import FileChange
+from migrator.files.tree import LOG_NAME, VLLM, Label, Tree, digest, module_name
+from migrator.messages.errors import MigrateError
+from migrator.planning.plan import Plan
 from migrator.plugin.diff import Change, StructureError, changes_between, render
 from migrator.plugin.runtime.patching import PatchError, Source, apply, read_patch
-from migrator.rule import Status
-from migrator.tree import LOG_NAME, VLLM, Label, Tree, digest, module_name
+from migrator.reports.log import (
+    ChangeEntry,
+    FileEntry,
+    LeftEntry,
+    Lines,
+    Log,
+    make_log,
+    pretty_json,
+)
 
 DISTRIBUTION = "vllm-npu-plugin"
 PACKAGE = "vllm_npu_plugin"

@@ -29,7 +29,7 @@ from pygments.token import (
 )
 from pygments.util import ClassNotFound
 
-from migrator.escaping import UNSEEN
+from migrator.messages.escaping import UNSEEN
 
 KINDS: tuple[tuple[_TokenType, str], ...] = (
     (String.Doc, "c"),

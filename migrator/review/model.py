@@ -13,10 +13,14 @@ from functools import cached_property
 
 import msgspec
 
-from migrator.engine import Span
-from migrator.errors import MigrateError
-from migrator.hunks import Block, blocks_of, split_lines
-from migrator.log import (
+from migrator.codemod.engine import Span
+from migrator.codemod.rule import Rule
+from migrator.files.changes import FileChange
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME, VLLM, DiskTree, Entry, Label, Tree, digest
+from migrator.messages.errors import MigrateError
+from migrator.planning.plan import MissingSite, Plan, make_plan
+from migrator.reports.changed_lines import Block, blocks_of, split_lines
+from migrator.reports.log import (
     AbsentEntry,
     HandEntry,
     LeftEntry,
@@ -27,10 +31,7 @@ from migrator.log import (
     printable,
     read_log,
 )
-from migrator.plan import FileChange, MissingSite, Plan, make_plan
-from migrator.rule import Rule
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, SUMMARY_NAME, VLLM, DiskTree, Entry, Label, Tree, digest
 from migrator.verify.simulate.report import Report as Simulated
 
 

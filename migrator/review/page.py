@@ -13,8 +13,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from migrator.escaping import page
-from migrator.hunks import Block, Hunk, hunks_of
+from migrator.files.tree import VLLM, digest
+from migrator.messages.escaping import page
+from migrator.messages.wording import counted
+from migrator.reports.changed_lines import Block, Hunk, hunks_of
 from migrator.review.code import coloured, escape, line_html, open_strings, pairs, word_ranges
 from migrator.review.model import (
     OUTSIDE,
@@ -28,8 +30,6 @@ from migrator.review.model import (
     package_of,
 )
 from migrator.review.treemap import Box, divide
-from migrator.tree import VLLM, digest
-from migrator.words import counted
 
 MORE = 15
 """Unchanged lines that can be opened above and below a hunk."""

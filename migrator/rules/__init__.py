@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from migrator.rule import Rule
+from migrator.codemod.rule import Rule
 
 
 @cache

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 import libcst as cst
 
-from migrator.matchers import bound_by, first_statement, walk
-from migrator.recipes import has_npu_branch
-from migrator.rule import File, Finding, Insert, changed, migrated
+from migrator.codemod.matchers import bound_by, first_statement, walk
+from migrator.codemod.recipes import has_npu_branch
+from migrator.codemod.rule import File, Finding, Insert, changed, migrated
 
 IMPORT = "from vllm.platforms import current_platform\n"
 TEST = 'current_platform.device_type == "npu"'

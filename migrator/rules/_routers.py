@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
-from migrator.tree import Tree
+from migrator.files.tree import Tree
 
 OPS = "vllm/_custom_ops.py"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from migrator.rule import (
+from migrator.codemod.rule import (
     TORCH_NPU,
     File,
     Finding,

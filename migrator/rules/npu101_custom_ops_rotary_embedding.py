@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.matchers import annotation_text, parameter_names, parameters
-from migrator.recipes import npu_branch
-from migrator.rule import Absence, File, Finding, Rule, Safety, Site
-from migrator.tree import Tree
+from migrator.codemod.matchers import annotation_text, parameter_names, parameters
+from migrator.codemod.recipes import npu_branch
+from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.files.tree import Tree
 
 KNOWN = (
     "positions",

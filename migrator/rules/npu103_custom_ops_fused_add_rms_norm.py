@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.recipes import npu_branch, ones_for_missing_weight
-from migrator.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes import npu_branch, ones_for_missing_weight
+from migrator.codemod.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if not torch.compiler.is_compiling() and input.numel() == 0:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import libcst as cst
 
-from migrator.flow import dotted as syntax_name
-from migrator.matchers import Place, cuda_only, dotted, places
-from migrator.receivers import Evidence, receivers
-from migrator.rule import (
+from migrator.codemod.flow import dotted as syntax_name
+from migrator.codemod.matchers import Place, cuda_only, dotted, places
+from migrator.codemod.receivers import Evidence, receivers
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -23,7 +23,7 @@ from migrator.rule import (
     migrated,
     skipped,
 )
-from migrator.tree import Tree
+from migrator.files.tree import Tree
 
 _OPS = "vllm/_custom_ops.py"
 _PENALTIES = "apply_repetition_penalties"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.recipes import forward_oot
-from migrator.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes import forward_oot
+from migrator.codemod.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):

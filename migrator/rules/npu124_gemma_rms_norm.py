@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.recipes import forward_oot
-from migrator.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes import forward_oot
+from migrator.codemod.rule import File, Finding, Rule, Safety, Site
 
 BODY = """\
 # The operator takes rows as long as the weight, both of one dtype. The native path

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import (
+from migrator.codemod.matchers import (
     Place,
     annotation_text,
     cuda_only,
@@ -18,7 +18,7 @@ from migrator.matchers import (
     places,
     walk,
 )
-from migrator.rule import (
+from migrator.codemod.rule import (
     Edit,
     File,
     Finding,

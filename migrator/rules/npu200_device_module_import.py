@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.rule import (
+from migrator.codemod.rule import (
     Edit,
     File,
     Finding,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import Place, dotted, places
-from migrator.origins import origins
-from migrator.rule import (
+from migrator.codemod.matchers import Place, dotted, places
+from migrator.codemod.package_aliases import origins
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -21,8 +21,8 @@ from migrator.rule import (
     manual,
     migrated,
 )
+from migrator.files.tree import Tree
 from migrator.rules.npu200_device_module_import import DEVICE_GRAPH, DEVICE_MODULE
-from migrator.tree import Tree
 
 NAMES = frozenset(
     {

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted, places, walk
-from migrator.recipes import tests_for_npu
-from migrator.rule import (
+from migrator.codemod.matchers import dotted, places, walk
+from migrator.codemod.recipes import tests_for_npu
+from migrator.codemod.rule import (
     File,
     Finding,
     Replace,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import libcst as cst
 
-from migrator.matchers import Place, bound_by, dotted, places
-from migrator.rule import (
+from migrator.codemod.matchers import Place, bound_by, dotted, places
+from migrator.codemod.rule import (
     File,
     Finding,
     Insert,
@@ -21,7 +21,7 @@ from migrator.rule import (
     manual,
     migrated,
 )
-from migrator.tree import Tree
+from migrator.files.tree import Tree
 
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _RUNNER = "vllm.v1.worker.gpu_model_runner.GPUModelRunner"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted
-from migrator.rule import (
+from migrator.codemod.matchers import dotted
+from migrator.codemod.rule import (
     File,
     Finding,
     Insert,

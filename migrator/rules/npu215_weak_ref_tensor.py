@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import places
-from migrator.recipes import tests_for_npu
-from migrator.rule import (
+from migrator.codemod.matchers import places
+from migrator.codemod.recipes import tests_for_npu
+from migrator.codemod.rule import (
     TORCH_NPU,
     File,
     Finding,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.rule import File, Finding, Rule, Safety, Site
 from migrator.rules._platform_branch import platform_branch
 
 _HOMES = ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import platform_branch
-from migrator.tree import Tree
 
 _CONFIG = "vllm/config/vllm.py"
 _SITE = "VllmConfig.use_v2_model_runner"

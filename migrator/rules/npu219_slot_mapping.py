@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import bound_by, walk
-from migrator.rule import (
+from migrator.codemod.matchers import bound_by, walk
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -18,8 +18,8 @@ from migrator.rule import (
     manual,
     skipped,
 )
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import platform_branch
-from migrator.tree import Tree
 
 _BLOCK_TABLE = "vllm/v1/worker/block_table.py"
 _SITE = "BlockTable.compute_slot_mapping"

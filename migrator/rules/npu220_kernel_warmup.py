@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.rule import Absence, File, Finding, Rule, Safety, Site, skipped
+from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site, skipped
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import platform_branch
-from migrator.tree import Tree
 
 _WARMUP = "vllm/model_executor/warmup/kernel_warmup.py"
 _SITE = "kernel_warmup"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.recipes import npu_branch
-from migrator.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes import npu_branch
+from migrator.codemod.rule import File, Finding, Rule, Safety, Site
 
 _SAMPLER = "vllm/v1/sample/ops/topk_topp_sampler.py"
 _SITE = "apply_top_k_top_p"

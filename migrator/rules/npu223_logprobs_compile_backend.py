@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted
-from migrator.rule import (
+from migrator.codemod.matchers import dotted
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -22,8 +22,8 @@ from migrator.rule import (
     manual,
     migrated,
 )
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import IMPORT
-from migrator.tree import Tree
 
 _LOGPROBS = "vllm/v1/sample/ops/logprobs.py"
 _SITE = "batched_count_greater_than"

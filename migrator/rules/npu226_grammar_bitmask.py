@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import walk
-from migrator.recipes import has_npu_branch, mentions
-from migrator.rule import (
+from migrator.codemod.matchers import walk
+from migrator.codemod.recipes import has_npu_branch, mentions
+from migrator.codemod.rule import (
     File,
     Finding,
     Insert,

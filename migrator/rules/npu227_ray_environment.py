@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import Place, dotted, first_statement, places
-from migrator.recipes import mentions
-from migrator.rule import (
+from migrator.codemod.matchers import Place, dotted, first_statement, places
+from migrator.codemod.recipes import mentions
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -22,7 +22,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
-from migrator.tree import Tree
+from migrator.files.tree import Tree
 
 _ENV = "vllm/ray/ray_env.py"
 _UTILS = "vllm/v1/engine/utils.py"

@@ -9,9 +9,9 @@ from functools import partial
 
 import libcst as cst
 
-from migrator.matchers import dotted, places, walk
-from migrator.recipes import tests_for_npu
-from migrator.rule import (
+from migrator.codemod.matchers import dotted, places, walk
+from migrator.codemod.recipes import tests_for_npu
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -22,8 +22,8 @@ from migrator.rule import (
     changed,
     migrated,
 )
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import operator_space, or_npu
-from migrator.tree import Tree
 
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _SITE = "Worker.determine_available_memory"

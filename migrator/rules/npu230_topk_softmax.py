@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from migrator.matchers import parameter_names
-from migrator.recipes import npu_branch
-from migrator.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.codemod.matchers import parameter_names
+from migrator.codemod.recipes import npu_branch
+from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
 from migrator.rules._routers import OPS, routes_only_by
 
 _CHOICE = ("renormalize", "e_score_correction_bias", "is_padding")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted, first_statement, parameter_names, walk
-from migrator.recipes import has_npu_branch, npu_branch
-from migrator.rule import (
+from migrator.codemod.matchers import dotted, first_statement, parameter_names, walk
+from migrator.codemod.recipes import has_npu_branch, npu_branch
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -22,8 +22,8 @@ from migrator.rule import (
     manual,
     migrated,
 )
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import platform_branch
-from migrator.tree import Tree
 
 _METHOD = "vllm/model_executor/layers/fused_moe/unquantized_fused_moe_method.py"
 _LAYER = "vllm/model_executor/layers/fused_moe/layer.py"

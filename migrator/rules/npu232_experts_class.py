@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted, places, walk
-from migrator.rule import (
+from migrator.codemod.matchers import dotted, places, walk
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
@@ -19,7 +19,7 @@ from migrator.rule import (
     changed,
     migrated,
 )
-from migrator.tree import Tree
+from migrator.files.tree import Tree
 
 _BASE = "vllm/model_executor/layers/fused_moe/fused_moe_method_base.py"
 _SITE = "FusedMoEMethodBase.is_monolithic"

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.files.tree import Tree
 from migrator.rules._platform_branch import platform_branch
-from migrator.tree import Tree
 
 _PATH = "vllm/lora/layers/fused_moe.py"
 _SITE = "FusedMoEWithLoRA.__init__"

@@ -8,9 +8,9 @@ from functools import partial
 
 import libcst as cst
 
-from migrator.matchers import dotted, walk
-from migrator.recipes import mentions, tests_for_npu
-from migrator.rule import (
+from migrator.codemod.matchers import dotted, walk
+from migrator.codemod.recipes import mentions, tests_for_npu
+from migrator.codemod.rule import (
     Absence,
     File,
     Finding,

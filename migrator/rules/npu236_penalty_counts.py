@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.recipes import npu_branch
-from migrator.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes import npu_branch
+from migrator.codemod.rule import File, Finding, Rule, Safety, Site
 
 _UTILS = "vllm/model_executor/layers/utils.py"
 _SITE = "get_token_bin_counts_and_mask"

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.matchers import parameter_names
-from migrator.recipes import has_npu_branch
-from migrator.rule import (
+from migrator.codemod.matchers import parameter_names
+from migrator.codemod.recipes import has_npu_branch
+from migrator.codemod.rule import (
     File,
     Finding,
     Insert,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from migrator.rule import Rule, Safety
+from migrator.codemod.rule import Rule, Safety
 
 
 class NpuFusedMoe(Rule):

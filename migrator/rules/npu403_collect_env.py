@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.matchers import dotted, first_statement, places
-from migrator.recipes import mentions
-from migrator.rule import (
+from migrator.codemod.matchers import dotted, first_statement, places
+from migrator.codemod.recipes import mentions
+from migrator.codemod.rule import (
     File,
     Finding,
     Insert,

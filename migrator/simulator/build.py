@@ -23,9 +23,9 @@ from typing import Any
 
 from packaging.version import Version
 
-from migrator import locations
-from migrator.errors import MigrateError
-from migrator.interpreters import interpreter
+from migrator.files import locations
+from migrator.files.interpreters import interpreter
+from migrator.messages.errors import MigrateError
 from migrator.simulator import symbols
 
 HERE = Path(__file__).resolve().parent

@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from migrator import sources
-from migrator.errors import MigrateError
-from migrator.log import FileEntry, Log, printable
-from migrator.plan import Results, make_plan
+from migrator.files import sources
+from migrator.files.tree import LOG_NAME, DiskTree, Tree, digest
+from migrator.messages.errors import MigrateError
+from migrator.planning.plan import Results, make_plan
+from migrator.reports.log import FileEntry, Log, printable
 from migrator.rules import all_rules
-from migrator.tree import LOG_NAME, DiskTree, Tree, digest
 from migrator.update.git import Repository
 from migrator.update.trees import Version
 

@@ -11,11 +11,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from migrator.engine import Record, migrate_file
-from migrator.escaping import terminal
-from migrator.plan import FileChange, Plan
-from migrator.rule import Rule, Status
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Label, Tree
+from migrator.codemod.engine import Record, migrate_file
+from migrator.codemod.rule import Rule, Status
+from migrator.files.changes import FileChange
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME, Label, Tree
+from migrator.messages.escaping import terminal
+from migrator.planning.plan import Plan
 from migrator.update.git import Node, Repository
 from migrator.update.trees import Item
 

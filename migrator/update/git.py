@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrator import git, sources
-from migrator.errors import MigrateError, after_writing
-from migrator.tree import DiskTree, Entry, Tree
+from migrator.files import git, sources
+from migrator.files.tree import DiskTree, Entry, Tree
+from migrator.messages.errors import MigrateError, after_writing
 from migrator.update.trees import Item
 
 FILE, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"

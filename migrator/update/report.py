@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from migrator.escaping import terminal
-from migrator.log import pretty_json, printable
-from migrator.tree import Label
+from migrator.files.tree import Label
+from migrator.messages.escaping import terminal
+from migrator.messages.wording import counted
+from migrator.reports.log import pretty_json, printable
 from migrator.update.base import Pristine
 from migrator.update.run import Update
 from migrator.update.trees import UPSTREAM, Fate, Outcome, by_fate
-from migrator.words import counted
 
 _STYLES = {Fate.CONFLICT: "red", Fate.MERGED: "green"}
 SHOWN = 40

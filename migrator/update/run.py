@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from migrator import git, writer
-from migrator.errors import MigrateError, after_writing
-from migrator.log import (
+from migrator.files import git, writer
+from migrator.files.changes import Change, FileChange, Placed, Removal
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
+from migrator.messages.errors import MigrateError, after_writing
+from migrator.planning.plan import Plan
+from migrator.reports.log import (
     HandEntry,
     Log,
     Updated,
@@ -22,15 +25,12 @@ from migrator.log import (
     updated_log,
     with_summary,
 )
-from migrator.plan import FileChange, Plan
-from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
 from migrator.update import commits
 from migrator.update.base import Base, Pristine, source_digest
 from migrator.update.git import SUBMODULE, Node, Repository
 from migrator.update.lines import has_markers
 from migrator.update.merge import merge_file
 from migrator.update.trees import UPSTREAM, Fate, Item, Outcome, TreeMerge, Version, merge_trees
-from migrator.writer import Placed, Removal
 
 _KINDS = {
     Fate.CONFLICT: "conflict",
@@ -57,7 +57,7 @@ class Disk:
         """Files that a sparse checkout leaves out: path → as git has them."""
         return self.repository.sparse() if self.repository is not None else {}
 
-    def forms(self, changes: Sequence[writer.Change]) -> list[writer.Change]:
+    def forms(self, changes: Sequence[Change]) -> list[Change]:
         """Changes with the bytes that git would write to disk, such as with its line endings."""
         if self.repository is None:
             return list(changes)
@@ -108,12 +108,12 @@ class Update:
             )
         )
 
-    def changes(self) -> list[writer.Change]:
+    def changes(self) -> list[Change]:
         """What is to be written into a copy of the engineer's tree."""
         puts = {path: item for path, item in self.disk.sparse.items() if self.result(path) == item}
         return _changes(self.merge.removals, {**puts, **self.merge.puts})
 
-    def changes_in_place(self, *, committed: bool) -> list[writer.Change]:
+    def changes_in_place(self, *, committed: bool) -> list[Change]:
         """What is to be written into the engineer's tree itself, as git has it on disk there.
 
         Args:
@@ -136,7 +136,7 @@ class Update:
         return None if path in self.merge.removals else self.ours.item(path)
 
 
-def _changes(removals: Iterable[str], puts: Mapping[str, Item]) -> list[writer.Change]:
+def _changes(removals: Iterable[str], puts: Mapping[str, Item]) -> list[Change]:
     """What goes and what comes, as the writer takes it."""
     placed = (Placed(path, item.data, item.mode, item.link) for path, item in sorted(puts.items()))
     return [*(Removal(path) for path in sorted(removals)), *placed]

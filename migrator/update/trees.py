@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrator.errors import MigrateError
-from migrator.plan import FileChange
-from migrator.tree import LOG_NAME, SUMMARY_NAME, Entry, Tree
+from migrator.files.changes import FileChange
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME, Entry, Tree
+from migrator.messages.errors import MigrateError
 from migrator.update.lines import has_markers
 from migrator.update.merge import is_binary, merge_file
 from migrator.update.structure import parse

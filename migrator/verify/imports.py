@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from migrator.tree import module_name
+from migrator.files.tree import module_name
 from migrator.verify.calls import npu_path
 from migrator.verify.modules import Module, Package, is_none
 from migrator.verify.report import Finding, Note

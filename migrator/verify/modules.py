@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from migrator.tree import LARGEST
+from migrator.files.tree import LARGEST
 from migrator.verify.scopes import Binding, FunctionNode, ModuleScopes, Scope, analyse, dotted
 from migrator.verify.signature import Kind, Parameter, Signature, of_function
 from migrator.verify.wheel import read_member

@@ -12,7 +12,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from migrator.tree import module_name
+from migrator.files.tree import module_name
 from migrator.verify.api import Absent, NpuApi
 from migrator.verify.modules import (
     Definition,

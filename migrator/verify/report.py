@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from migrator.escaping import terminal
-from migrator.github import Annotation
+from migrator.messages.escaping import terminal
+from migrator.messages.github import Annotation
 
 CODES = {
     "V001": "a file that the migration log names is not in the tree",

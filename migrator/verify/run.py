@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrator.locations import private_cache
-from migrator.tree import module_name
+from migrator.files.locations import private_cache
+from migrator.files.tree import module_name
 from migrator.verify import compiles, imports, wheel
 from migrator.verify.api import NpuApi
 from migrator.verify.calls import TRIGGERS, CallChecker

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from migrator.errors import MigrateError
-from migrator.tree import module_name
+from migrator.files.tree import module_name
+from migrator.messages.errors import MigrateError
 from migrator.verify.modules import DirectoryFiles, Module, Package, parse_module
 
 LOG = "migration-log.json"

@@ -28,8 +28,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from migrator import package_index
-from migrator.errors import MigrateError
+from migrator.files import package_index
+from migrator.messages.errors import MigrateError
 from migrator.verify import schema
 from migrator.verify.signature import nearest
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrator.plan import FileChange
+from migrator.files.changes import FileChange
 from migrator.plugin.runtime.importing import Entry
 from migrator.plugin.runtime.patching import Patch, Source, Step, apply, first_line
 

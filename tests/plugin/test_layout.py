@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from migrator.log import read_log
-from migrator.plan import Plan, make_plan
+from migrator.files.tree import DiskTree, Tree, digest, module_name
+from migrator.planning.plan import Plan, make_plan
 from migrator.plugin import PACKAGE, PluginError, make_plugin
 from migrator.plugin import entries as read_entries
 from migrator.plugin.emit import RUNTIME
 from migrator.plugin.runtime.importing import misfits
 from migrator.plugin.runtime.patching import Source, apply
-from migrator.releases import KNOWN
-from migrator.tree import DiskTree, Tree, digest, module_name
+from migrator.reports.log import read_log
+from migrator.reports.releases import KNOWN
 from tests import trees
 from tests.conftest import RunCli
 from tests.plugin import changing

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from migrator.plan import Plan
+from migrator.files.tree import DiskTree
+from migrator.planning.plan import Plan
 from migrator.review import render_page, review_plan
-from migrator.tree import DiskTree
 from tests.review import chromium
 from tests.review.chromium import SIZES, Page
 

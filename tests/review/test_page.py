@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from migrator.cli.common import choose_rules
-from migrator.errors import MigrateError
-from migrator.github import commands
-from migrator.hunks import cut_plan
-from migrator.plan import Plan, make_plan
-from migrator.report import annotated
+from migrator.codemod.rule import Rule, Status
+from migrator.files.tree import DiskTree
+from migrator.messages.errors import MigrateError
+from migrator.messages.github import commands
+from migrator.messages.wording import Tense
+from migrator.planning.plan import Plan, make_plan
+from migrator.reports.changed_lines import cut_plan
+from migrator.reports.render import annotated
 from migrator.review import Review, render_page, review_plan, review_tree
 from migrator.review.model import Coverage, Unclaimed
-from migrator.rule import Rule, Status
-from migrator.tree import DiskTree
-from migrator.words import Tense
 from tests.conftest import RunCli
 from tests.review.pages import Element, parse, shown_lines
 from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
@@ -469,7 +469,9 @@ def test_command_on_an_adapted_tree(
     adapted = mini_tree.parent / "mini-npu"
     named = run_cli("review", adapted, "--base", mini_tree, "-o", "-")
     assert named.code == 0, named.err
-    monkeypatch.setattr("migrator.sources.fetch", lambda release: {"0.11.0": mini_tree}[release])
+    monkeypatch.setattr(
+        "migrator.files.sources.fetch", lambda release: {"0.11.0": mini_tree}[release]
+    )
     assert run_cli("review", adapted, "-o", "-").out == named.out
     refused = run_cli("review", mini_tree, "--base", mini_tree)
     assert (refused.code, "--base goes with an adapted tree" in refused.err) == (2, True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from migrator.templates import render, template_root
-from migrator.tree import DiskTree
+from migrator.codemod.templates import render, template_root
+from migrator.files.tree import DiskTree
 from tests.simulator.conftest import INSIDE, Simulator, checks
 
 pytestmark = [pytest.mark.simulator, pytest.mark.releases]

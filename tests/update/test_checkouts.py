@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from migrator.tree import LOG_NAME
+from migrator.files.tree import LOG_NAME
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, commit_all, copy_mini, git, git_environment, snapshot
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from migrator.cli.common import choose_rules
-from migrator.plan import make_plan
-from migrator.sources import open_source
-from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree
+from migrator.files.sources import open_source
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME, DiskTree
+from migrator.planning.plan import make_plan
 from migrator.update.commits import message, steps_of
 from migrator.update.git import Repository
 from tests.conftest import Outcome, RunCli

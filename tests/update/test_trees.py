@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from migrator.tree import Tree
+from migrator.files.tree import Tree
 from migrator.update import structure
 from migrator.update.lines import has_markers
 from migrator.update.trees import Fate, Item, TreeMerge, Version, find_renames, merge_trees

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrator.tree import LOG_NAME, SUMMARY_NAME
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, commit_all, git, git_environment, snapshot
 from tests.update.releases import HAND, NEW, edit_by_hand, new_release, old_release, write

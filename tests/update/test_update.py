@@ -13,9 +13,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from migrator import sources
-from migrator.log import read_log, schema
-from migrator.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
+from migrator.files import sources
+from migrator.files.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
+from migrator.reports.log import read_log, schema
 from migrator.update.lines import has_markers
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, snapshot

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from migrator import writer
-from migrator.errors import MigrateError
-from migrator.plan import FileChange
-from migrator.tree import DiskTree
-from migrator.writer import Change, Placed, Removal
+from migrator.files import writer
+from migrator.files.changes import Change, FileChange, Placed, Removal
+from migrator.files.tree import DiskTree
+from migrator.messages.errors import MigrateError
 from tests.trees import snapshot
 
 OLD: dict[str, tuple[int, bytes | str]] = {

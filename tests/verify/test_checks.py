@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.github import commands
+from migrator.messages.github import commands
 from migrator.verify import compiles, imports, run
 from migrator.verify.api import NpuApi
 from migrator.verify.names import NameChecker

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.tree import module_name
+from migrator.files.tree import module_name
 from migrator.verify.modules import (
     Definition,
     DirectoryFiles,

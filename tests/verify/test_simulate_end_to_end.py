@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from migrator.errors import MigrateError
-from migrator.interpreters import interpreter
-from migrator.tree import Label
+from migrator.files.interpreters import interpreter
+from migrator.files.tree import Label
+from migrator.messages.errors import MigrateError
 from migrator.verify.simulate import environment
 from tests.conftest import RunCli
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 
-from migrator.errors import MigrateError
-from migrator.tree import Label, labelled
+from migrator.files.tree import Label, labelled
+from migrator.messages.errors import MigrateError
 from migrator.verify.tree import LOG, Log
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from migrator.escaping import terminal
-from migrator.tree import Label
+from migrator.files.tree import Label
+from migrator.messages.escaping import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console

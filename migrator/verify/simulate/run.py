@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from migrator.locations import private_cache
+from migrator.files.locations import private_cache
 from migrator.verify.simulate import collectives, environment, judge, models, process
 from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
 from migrator.verify.simulate.models import Model
