@@ -53,7 +53,7 @@ are the same from one release to the next if file, function, kind and source are
 moved to another file, or whose function was renamed, is not new.
 
 The numbers are checked by a second count that reads tokens and builds no syntax tree
-(`tests/surface_count.py`).
+(`tests/coverage/surface_count.py`).
 """
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from migrator.files.sources import fetch  # noqa: E402
 from migrator.files.tree import DiskTree  # noqa: E402
 from migrator.rules import all_rules  # noqa: E402 - the tests' package lies beside this script's
-from tests.drifts import Drift, Release, cases, problem, targets  # noqa: E402
+from tests.liveness.drifts import Drift, Release, cases, problem, targets  # noqa: E402
 
 PAGE = ROOT / "docs" / "drift.md"
 RELEASES = ("0.11.0", "0.33.0")

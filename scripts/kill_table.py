@@ -28,7 +28,7 @@ import msgspec
 import tool
 from tool import ROOT
 
-DRIVER = ROOT / "tests/interrupting.py"
+DRIVER = ROOT / "tests/files/interrupting.py"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGKILL")
 WAYS = {
     "new": "a new tree",
@@ -38,7 +38,7 @@ WAYS = {
     "recover": "the next run after a kill in place, itself",
     "unpack": "a fetched release, unpacked",
 }
-"""The ways to write, as tests/interrupting.py calls them, and as people do."""
+"""The ways to write, as tests/files/interrupting.py calls them, and as people do."""
 
 
 class Row(msgspec.Struct):

@@ -33,11 +33,11 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 from tool import command
 
-from migrator.locations import private_cache
-from migrator.log import read_log
-from migrator.releases import KNOWN
-from migrator.sources import fetch
-from migrator.tree import LOG_NAME
+from migrator.files.locations import private_cache
+from migrator.files.sources import fetch
+from migrator.files.tree import LOG_NAME
+from migrator.reports.log import read_log
+from migrator.reports.releases import KNOWN
 
 PINS = ".pre-commit-config.yaml"
 HOOKS = {"ruff": "check", "ruff-check": "check", "ruff-format": "format"}

@@ -47,6 +47,8 @@ class Module:
     stages: tuple[tuple[str, ...], ...]
 
 
+_ENGINE, _FUZZ = "tests/codemod/test_engine.py", "tests/codemod/test_fuzz.py"
+_WRITER, _HOSTILE = "tests/files/test_writer.py", "tests/planning/test_hostile_trees.py"
 _UPDATE = "tests/update/test_"
 _SLOW_WRITING = " or ".join(
     ("command", "disk", "space", "journal", "half", "somebody", "limit", "waited_for", "killed")
@@ -57,25 +59,35 @@ MODULES = {
         "migrator/codemod/engine.py",
         (
             (
-                *("tests/test_engine.py", "-k"),
+                *(_ENGINE, "-k"),
                 "not any_ and not needs_no_torch and not kill and not nested and not odd_but",
             ),
-            ("tests/test_rule_examples.py", "tests/test_log.py"),
-            ("tests/test_engine.py", "-k", "kill or nested or odd_but"),
-            ("tests/test_fuzz.py", "tests/test_engine.py", "-k", "mutated_files or any_"),
+            ("tests/rules/test_examples.py", "tests/reports/test_log.py"),
+            (_ENGINE, "-k", "kill or nested or odd_but"),
+            (
+                _FUZZ,
+                _ENGINE,
+                "-k",
+                "mutated_files or any_",
+            ),
         ),
     ),
     "writer": Module(
         "migrator/files/writer.py",
         (
             (
-                *("tests/test_writer.py", f"{_UPDATE}writing.py", "-k"),
+                *(_WRITER, f"{_UPDATE}writing.py", "-k"),
                 f"not test_interrupt and not two_ and not ({_SLOW_WRITING})",
             ),
-            ("tests/test_writer.py", f"{_UPDATE}writing.py", "-k", _SLOW_WRITING),
-            ("tests/test_writer.py", "-k", "two_"),
-            ("tests/test_writer.py", "-k", "test_interrupt and not planning and call"),
-            ("tests/test_writer.py", "tests/test_hostile_trees.py", "-k", "names or line or journ"),
+            (_WRITER, f"{_UPDATE}writing.py", "-k", _SLOW_WRITING),
+            (_WRITER, "-k", "two_"),
+            (_WRITER, "-k", "test_interrupt and not planning and call"),
+            (
+                _WRITER,
+                _HOSTILE,
+                "-k",
+                "names or line or journ",
+            ),
         ),
     ),
     "merge": Module(

@@ -570,7 +570,9 @@ def by_table(item: Item, values: str, why: str, answers: Iterable[Answer]) -> li
     return [Answer("refused", f"other values than {values}: {why}", (by,))]
 
 
-TABLE_TEST = "test tests/test_npu_config_values.py::test_platform_refuses_what_it_does_not_take"
+TABLE_TEST = (
+    "test tests/emitted/test_npu_config_values.py::test_platform_refuses_what_it_does_not_take"
+)
 
 
 def unused(founds: Iterable[Found], answers: Iterable[Answer]) -> Iterator[str]:

@@ -53,8 +53,8 @@ nothing; the CUDA side of a real module is what it was, by partial evaluation; n
 written outside of the output, and nothing of the tree is run.
 
 {failures}
-`tests/test_fuzz.py` runs a fixed slice of this, `tests/test_hostile_trees.py` every
-hostile tree.
+`tests/codemod/test_fuzz.py` runs a fixed slice of this, `tests/planning/test_hostile_trees.py`
+every hostile tree.
 """
 
 KILLS = """\

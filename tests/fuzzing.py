@@ -24,7 +24,7 @@ from migrator.codemod.engine import FileResult, migrate_file
 from migrator.codemod.rule import Example, Rule, Status
 from migrator.files.tree import Entry, Tree
 from migrator.rules import all_rules
-from tests.cuda_path import on_cuda
+from tests.rules.cuda_path import on_cuda
 
 
 @dataclass(frozen=True)

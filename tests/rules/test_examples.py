@@ -11,7 +11,7 @@ import pytest
 from migrator.codemod.rule import Example, Rule, Status, examples_of
 from migrator.rules import all_rules
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import try_rule
 

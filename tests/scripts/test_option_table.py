@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
 import option_table as table  # noqa: E402 - found by the line above
@@ -146,7 +146,7 @@ def test_a_proof_has_to_name_what_it_proves(source: table.Source) -> None:
         said(runs("data_parallel_size", "enable_expert_parallel", by="run mixtral:serve-dp2")) == []
     )
     assert said(runs("data_parallel_size", by="run llama:serve")) != []
-    test = "test tests/test_option_table.py::test_a_proof_has_to_name_what_it_proves"
+    test = "test tests/scripts/test_option_table.py::test_a_proof_has_to_name_what_it_proves"
     assert said(runs("data_parallel_size", by=test)) == []
     # What is refused is not run, and the kinds that a run need not name are not looked for.
     answer = table.Answer("refused", "why", ("case float32",))
@@ -201,7 +201,7 @@ def test_answers_that_say_nothing_are_errors(entry: str, says: str, tmp_path: Pa
         ("runs", "case float32"),
         ("refused", "run llama:eager"),
         ("refused", "case of nothing"),
-        ("runs", "test tests/test_option_table.py::test_that_is_not_there"),
+        ("runs", "test tests/scripts/test_option_table.py::test_that_is_not_there"),
         ("runs", "upstream v1/test_that_is_not_there.py"),
         ("refused", "rule NPU999"),
         ("runs", "somebody said so"),

@@ -27,7 +27,7 @@ from migrator.files.changes import Change, FileChange, Placed, Removal
 from migrator.files.tree import DiskTree
 from migrator.messages.errors import MigrateError
 from tests.conftest import RunCli, cli_command
-from tests.interrupting import CALLS
+from tests.files.interrupting import CALLS
 from tests.trees import SELECT, copy_mini, snapshot
 
 DRIVER = Path(__file__).parent / "interrupting.py"

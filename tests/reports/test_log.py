@@ -21,7 +21,7 @@ from migrator.rules import all_rules
 from tests.conftest import RunCli
 from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def log_of(tree: Path) -> dict[str, Any]:

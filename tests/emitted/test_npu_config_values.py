@@ -13,7 +13,7 @@ import pytest
 
 from tests.trees import template_module
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "templates" / "vllm" / "platforms" / "npu_config.py"
 
 

@@ -24,8 +24,8 @@ from migrator.coverage.surface import ANNOTATION, Facts, Kind, read
 from migrator.files.tree import DiskTree, Tree
 from migrator.messages.github import commands
 from migrator.rules import all_rules
-from tests import surface_count
 from tests.conftest import RunCli, cli_command
+from tests.coverage import surface_count
 from tests.trees import SELECT, copy_mini
 
 RULES = choose_rules(["NPU1"], [])

@@ -33,7 +33,7 @@ from migrator.messages.github import commands
 from migrator.planning.plan import Plan, make_plan
 from migrator.rules import all_rules
 from tests.conftest import RunCli
-from tests.drifts import Case, Drift, Release, cases, problem, targets
+from tests.liveness.drifts import Case, Drift, Release, cases, problem, targets
 from tests.trees import MINI, SELECT, copy_mini
 
 OPS = "vllm/_custom_ops.py"

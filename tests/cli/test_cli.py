@@ -413,7 +413,7 @@ def test_how_a_release_stands(label: Label, said: str) -> None:
 
 
 def test_known_releases_are_those_of_the_table() -> None:
-    table = (Path(__file__).parent.parent / "docs/releases.md").read_text(encoding="utf-8")
+    table = (Path(__file__).parents[2] / "docs/releases.md").read_text(encoding="utf-8")
     heads = next(line for line in table.splitlines() if line.startswith("| Rule "))
     assert tuple(re.findall(r"\d[\d.]+", heads)) == releases.KNOWN
 

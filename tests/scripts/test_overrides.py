@@ -12,7 +12,7 @@ import pytest
 from migrator.files.tree import DiskTree
 from migrator.reports.log import Tool
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import overrides
 

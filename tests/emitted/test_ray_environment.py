@@ -17,7 +17,7 @@ from migrator.codemod.engine import migrate_file
 from migrator.codemod.templates import load
 from migrator.files.tree import Tree
 from migrator.rules import all_rules
-from tests.test_releases import DEFAULT, OTHERS
+from tests.rules.test_releases import DEFAULT, OTHERS
 
 SET = {
     "HCCL_IF_IP": "10.0.0.1",

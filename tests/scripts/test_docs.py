@@ -22,7 +22,7 @@ from migrator.files.tree import Tree
 from migrator.rules import all_rules
 from migrator.verify.report import CODES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 sys.path.append(str(ROOT / "scripts"))
 

@@ -14,7 +14,7 @@ import pytest
 
 from migrator.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 TOOL = "vllm-npu-migrate"
 ENDS = {"|", "||", "&&", ";", ">", ">>", "2>&1", "do", "done"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from migrator.planning.plan import Plan
-from tests.cuda_path import on_cuda
+from tests.rules.cuda_path import on_cuda
 
 QUICK = ("0.11.0", "0.33.0")
 OTHERS = (
