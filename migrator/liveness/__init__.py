@@ -217,7 +217,7 @@ class _Pair:
     def declared(self, rule: Rule) -> Iterator[Finding]:
         """What became of the sites that a rule must find."""
         missing = {m.site for m in self.later.plan.missing if m.rule == rule.code}
-        absent = {a.site for a in self.later.plan.absent if a.rule == rule.code}
+        absent = {a.site: a.why for a in self.later.plan.absent if a.rule == rule.code}
         for site in rule.sites:
             before = self._records(self.earlier, rule, site.name)
             now = self._records(self.later, rule, site.name)
@@ -225,7 +225,11 @@ class _Pair:
             if site.name in missing:
                 yield self._missing(rule, site, before, old)
                 continue
-            if site.name in absent or not before:
+            if not before:
+                continue
+            if site.name in absent:
+                text = f"the release has none: {absent[site.name]}"
+                yield self._finding(rule, before[0], Change.GONE, Level.NOTE, text)
                 continue
             unread = [path for path in site.paths if path in self.failed]
             if not now and unread:
@@ -498,7 +502,7 @@ class _Pair:
         before = self.earlier.plan.records_of(rule.code, *FOUND)
         if not before or self.later.plan.records_of(rule.code, *FOUND) or rule.code in self.dead:
             return
-        absent = {a.site for a in self.later.plan.absent if a.rule == rule.code}
+        absent = {a.site: a.why for a in self.later.plan.absent if a.rule == rule.code}
         if rule.sites and all(site.name in absent for site in rule.sites):
             return
         skipped = len(self.later.plan.records_of(rule.code, Status.SKIPPED))

@@ -24,6 +24,7 @@ from migrator.codemod.rule import (
 )
 from migrator.files.tree import Tree
 from migrator.rules._platform_branch import platform_branch
+from migrator.rules._routers import experts_name
 
 _METHOD = "vllm/model_executor/layers/fused_moe/unquantized_fused_moe_method.py"
 _LAYER = "vllm/model_executor/layers/fused_moe/layer.py"
@@ -113,9 +114,13 @@ def _cuda_is_native(tree: Tree) -> bool:
 
 
 def _all_have_weights(tree: Tree) -> bool:
-    """Is there a kernel of experts, and nothing about experts without weights beside it?"""
+    """Is there a kernel of experts, and nothing about experts without weights anywhere?"""
     names = tree.names(_ZERO)
-    return "fused_experts" in names and not any("zero_expert" in name for name in names)
+    return (
+        "fused_experts" in names
+        and not any("zero_expert" in name for name in names)
+        and not experts_name(tree, _ZERO_EXPERTS, but=_ZERO)
+    )
 
 
 class UnquantizedExperts(Rule):

@@ -135,6 +135,12 @@ class Target:
     def path(self) -> str:
         return self.base.path
 
+    @property
+    def in_class(self) -> bool:
+        """Is the site a variable of a class, which holds whatever the class is called?"""
+        named = f"{self.site.name}.".startswith(f"{self.base.name}.")
+        return isinstance(self.base.node, ast.ClassDef) and not named
+
     @cached_property
     def text(self) -> bytes:
         data = self.tree.read(self.path)
@@ -194,7 +200,9 @@ def _renamed(target: Target) -> Case | None:
 
 def _class_renamed(target: Target) -> Case | None:
     class_, dot, rest = target.base.name.partition(".")
-    if not isinstance(nodes_of(target.tree, target.path).get(class_), ast.ClassDef):
+    if target.in_class or not isinstance(
+        nodes_of(target.tree, target.path).get(class_), ast.ClassDef
+    ):
         return None
     text = rename(target.text, class_, NEW_CLASS, method=False)
     new = f"{NEW_CLASS}{dot}{rest}"
@@ -203,7 +211,7 @@ def _class_renamed(target: Target) -> Case | None:
 
 def _signature(target: Target) -> Case | None:
     node = target.inner.node
-    if isinstance(node, ast.ClassDef):
+    if isinstance(node, ast.ClassDef) and not target.in_class:
         node = next((s for s in node.body if isinstance(s, ast.FunctionDef)), node)
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return None

@@ -421,7 +421,15 @@ def test_a_range_that_the_rule_states_is_no_death() -> None:
     one = ROPE.format("rotary_embedding")
     known = compare_all([ops_of("0.12.0", one), ops_of("0.10.2", both)])
     assert [c.name for c in known.columns] == ["0.10.2", "0.12.0"]
-    assert known.findings == ()
+    (gone,) = known.findings
+    assert (gone.site, gone.change, gone.level) == (
+        "batched_rotary_embedding",
+        Change.GONE,
+        Level.NOTE,
+    )
+    assert gone.message == (
+        "the release has none: vLLM dropped the batched kernel with its LoRA use"
+    )
     first, second = (known.cell(rule("NPU101"), c) for c in known.columns)
     assert (first.found, second.found) == (3, 2), "two functions or one, and the file it adds"
     assert second.absent[0].startswith("batched_rotary_embedding: ")

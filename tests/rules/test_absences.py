@@ -174,3 +174,32 @@ class Worker:
     (rule,) = (rule for rule in all_rules() if rule.code == "NPU229")
     ((absence,),) = (site.absent for site in rule.sites)
     assert absence.witness(Tree({path: source.encode()})) is explained
+
+
+EXPERTS = "vllm/model_executor/layers/fused_moe"
+ROUTES = b"def topk_softmax(gating_output):\n    torch.ops._moe_C.topk_softmax(gating_output)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "caller"),
+    [
+        ("NPU230", "grouped_topk", b"def route(x):\n    return ops.grouped_topk(x)\n"),
+        ("NPU234", "grouped_topk", b"def route(x):\n    return ops.grouped_topk(x)\n"),
+        ("NPU230", "topk_sigmoid", b"def route(x):\n    return ops.topk_sigmoid(x)\n"),
+        (
+            "NPU231",
+            "zero_experts_compute_triton",
+            b"from .fused_moe import zero_experts_compute_triton\n",
+        ),
+    ],
+)
+def test_what_the_experts_still_call_is_missing_not_absent(
+    code: str, name: str, caller: bytes
+) -> None:
+    files = {
+        "vllm/_custom_ops.py": ROUTES,
+        f"{EXPERTS}/fused_moe.py": b"def fused_experts(): ...\n",
+    }
+    site = next(s for r in all_rules() if r.code == code for s in r.sites if s.name == name)
+    assert site.why_absent(Tree(files)) is not None
+    assert site.why_absent(Tree({**files, f"{EXPERTS}/router.py": caller})) is None
