@@ -64,6 +64,8 @@ class Change(enum.Enum):
     GONE = "gone"
     """The source is gone from the release."""
     SKIPPED = "skipped"
+    BY_HAND = "by hand"
+    """The rule left no place of the site to a person before, and now it leaves them all."""
     UNREAD = "unread"
     """The file cannot be handled any more, so nobody knows."""
 
@@ -241,6 +243,8 @@ class _Pair:
                 why = skipped[0].reason if skipped else "no record of it"
                 yield self._finding(rule, before[0], Change.SKIPPED, Level.NOTE, f"skipped: {why}")
                 continue
+            if _by_hand(now) and not any(r.status is Status.MANUAL for r in before):
+                yield self._left(rule, site, before, now, old)
             if not any(record.path in site.paths for record in now):
                 text = f"found in {now[0].path}, which the rule does not declare"
                 where = (_as_candidate(now[0], Kind.MOVED),)
@@ -249,6 +253,28 @@ class _Pair:
                 text = f"{counted(len(before), 'site')} before, {len(now)} now{_fewer(before, now)}"
                 yield self._finding(rule, before[0], Change.FEWER, Level.WARNING, text)
             yield from self._signature(rule, site, old, before, now)
+
+    def _left(
+        self,
+        rule: Rule,
+        site: Site,
+        before: Sequence[Record],
+        now: Sequence[Record],
+        old: Anchor | None,
+    ) -> Finding:
+        """A site that is left to a person now, with where its definition went if it went."""
+        near: Sequence[Candidate] = ()
+        old = self._inner(old, before) or old
+        if old is not None and old.name not in nodes_of(self.later.tree, old.path):
+            near = nearest_candidates(
+                self.later.tree,
+                site,
+                examples=rule.examples,
+                earlier=self.earlier.tree,
+                known=old,
+            )
+        text = f"left to a person: {now[0].reason}"
+        return self._finding(rule, before[0], Change.BY_HAND, Level.WARNING, text, tuple(near))
 
     def _missing(
         self, rule: Rule, site: Site, before: Sequence[Record], old: Anchor | None
@@ -541,6 +567,10 @@ class _Pair:
             message=text,
             candidates=candidates,
         )
+
+
+def _by_hand(records: Sequence[Record]) -> bool:
+    return all(record.status is Status.MANUAL for record in records)
 
 
 def _by_place(plan: Plan, rule: Rule, declared: set[str]) -> dict[_Key, list[Record]]:

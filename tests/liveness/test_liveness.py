@@ -444,6 +444,34 @@ def test_a_range_that_the_rule_states_is_no_death() -> None:
         )
 
 
+def test_a_site_that_is_left_to_a_person_now_is_said_with_what_became_of_it() -> None:
+    path = "vllm/v1/worker/gpu_worker.py"
+    text = """\
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+
+class Worker:
+    def init_device(self):
+        self.model_runner = self.{0}()
+
+    def {0}(self):
+        return GPUModelRunner(self.vllm_config, self.local, self.device)
+"""
+    before, after = (
+        column(name, {path: text.format(hook).encode()}, "NPU212")
+        for name, hook in (("one", "_make_model_runner"), ("other", "_choose_runner"))
+    )
+    (found,) = compare(before, after)
+    assert (found.site, found.change, found.level) == (
+        "Worker._make_model_runner",
+        Change.BY_HAND,
+        Level.WARNING,
+    )
+    assert found.message == "left to a person: it makes its model runner in 0 places"
+    assert found.candidates[0].describe() == f"{path}:8 Worker._choose_runner (renamed)"
+    assert compare(after, after) == []
+
+
 def test_missing_in_the_first_release_already() -> None:
     found = compare_all([ops_of("0.12.0", "def rope_(): pass\n")]).findings
     assert [(f.level, f.site) for f in found] == [(Level.ERROR, "rotary_embedding")]
