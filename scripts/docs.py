@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what is generated in documents: the table of rules in MIGRATION.md, the schema of the log.
+"""Writes what is generated in documents: the table of rules, the schema of the log, the picture.
 
 The pages of the site that are made from the code are written nowhere: mkdocs makes them anew each
 time. Here they are only tried, so that a rule that has no family fails before the site is built.
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import docs_pages
+import picture
 
 from migrator.reports.log import schema
 from migrator.rules import all_rules
@@ -39,6 +40,7 @@ def documents() -> dict[Path, str]:
     return {
         migration: re.sub(pattern, lambda _: block, text, flags=re.DOTALL),
         ROOT / "docs" / "migration-log.schema.json": schema().decode(),
+        picture.PAGE: picture.picture(),
     }
 
 

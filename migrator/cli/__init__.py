@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `vllm-npu-migrate`; a subcommand's module is imported when it is called."""
+"""The command `vllm-npu-migrate`: one module a subcommand, imported when it is called."""
 
 from __future__ import annotations
 
