@@ -279,7 +279,7 @@ class Namespace:
                 # What stands on the line of an `if` is no line of its own.
                 line = isinstance(statement, cst.SimpleStatementLine)
                 for part in getattr(statement, "body", ()) if line else (statement,):
-                    for name in _bound_names(part):
+                    for name in bound_names(part):
                         self._add(name, statement, branch, order, typing, definition=False)
             elif isinstance(statement, cst.With):
                 self._visit(statement.body.body, branch, typing=typing)
@@ -365,7 +365,7 @@ class Namespace:
         return False
 
 
-def _bound_names(statement: cst.CSTNode) -> list[str]:
+def bound_names(statement: cst.CSTNode) -> list[str]:
     """Names that a simple statement binds; one that is only annotated is not."""
     if isinstance(statement, (cst.Import, cst.ImportFrom)):
         return list(bound_by(statement))
@@ -608,6 +608,25 @@ def first_statement(definition: cst.FunctionDef | cst.ClassDef) -> cst.CSTNode:
     body = definition.body.body
     skip = docstring(body)
     return next((s for s in body if s is not skip), body[0])
+
+
+def mentions(node: cst.CSTNode, name: str) -> bool:
+    """Does the code of `node` use the name?"""
+    return any(isinstance(n, cst.Name) and n.value == name for n in walk(node))
+
+
+def holds_string(node: cst.CSTNode, text: str) -> bool:
+    """Is the string literal `text` in the code of `node`?"""
+    return any(isinstance(n, cst.SimpleString) and n.evaluated_value == text for n in walk(node))
+
+
+def is_call_statement(statement: cst.CSTNode) -> bool:
+    """Is it a call that stands for itself?"""
+    return (
+        isinstance(statement, cst.SimpleStatementLine)
+        and isinstance(statement.body[0], cst.Expr)
+        and isinstance(statement.body[0].value, cst.Call)
+    )
 
 
 def parameter_names(function: cst.FunctionDef) -> list[str]:

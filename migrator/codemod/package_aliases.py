@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import libcst as cst
 
 from migrator.codemod.flow import Flow, dotted, in_order, lines_of
 from migrator.codemod.matchers import Place, places
+from migrator.codemod.matchers import dotted as node_name
 from migrator.codemod.rule import File
 
 
@@ -197,3 +198,32 @@ def _is_expression(place: Place[cst.Name]) -> bool:
 
 def _in_import(place: Place[cst.Name]) -> bool:
     return any(isinstance(above, (cst.ImportAlias, cst.ImportFrom)) for above in place.ancestors)
+
+
+def named_by_string(node: cst.CSTNode, package: str, names: Collection[str]) -> str | None:
+    """The string by which a call or an index takes a package such as `torch.cuda`, or its name.
+
+    Args:
+        node: a call or an index.
+        package: two names with a dot.
+        names: those of its names that count.
+    """
+    if isinstance(node, cst.Subscript):
+        strings = [e.slice.value for e in node.slice if isinstance(e.slice, cst.Index)]
+    elif isinstance(node, cst.Call):
+        strings = [argument.value for argument in node.args]
+    else:
+        return None
+    texts = [s.evaluated_value for s in strings if isinstance(s, cst.SimpleString)]
+    called = node_name(node.func if isinstance(node, cst.Call) else node.value) or ""
+    if called.rpartition(".")[2] in ("import_module", "__import__") or called == "sys.modules":
+        for text in texts:
+            if isinstance(text, str) and (text == package or text.startswith(f"{package}.")):
+                return text
+    if isinstance(node, cst.Call) and node_name(node.func) == "getattr" and len(node.args) > 1:
+        parent, _, child = package.rpartition(".")
+        of = node_name(node.args[0].value) or ""
+        asked = of == package and not set(names).isdisjoint(texts)
+        if asked or (of == parent and child in texts):
+            return f"{of}.{texts[0]!s}"
+    return None

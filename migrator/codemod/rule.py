@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar, cast
@@ -330,16 +330,63 @@ class File:
         return self.kept.code_for_node(node)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """One site and what becomes of it: a declaration in the place of a rule's own `check`.
+
+    Its subclasses in `migrator.codemod.recipes` are the shapes that recur.
+    """
+
+    name: str
+    """Qualified name of the function or class in its module."""
+    paths: tuple[str, ...]
+    """Where the releases keep it; the first that exists in a tree counts."""
+    _: KW_ONLY
+    reason: str
+    """Why the site is changed, for the log."""
+    absent: tuple[Absence, ...] = ()
+    called: str = ""
+    """The site's name, where several functions are one site."""
+
+    safety: ClassVar[Safety] = Safety.GUARDED
+    promise: ClassVar[str]
+    """The section *Safety* of a rule of this shape that says nothing else."""
+
+    @property
+    def site(self) -> Site:
+        """The site, as a rule declares it."""
+        return Site(self.called or self.name, self.paths, self.absent)
+
+    @property
+    def trigger(self) -> str:
+        """A regular expression that a file with the site matches."""
+        owner, dot, _ = self.name.partition(".")
+        return rf"class {owner}\b" if dot else rf"def {owner}\b"
+
+    @property
+    def example(self) -> str:
+        """The code that comes to the site; empty where it depends on the tree."""
+        return ""
+
+    def check(self, file: File) -> Iterator[Finding]:
+        """Look for the site in one file."""
+        raise NotImplementedError
+
+
 class Rule:
     """Base of every rule.
 
-    `check` looks at one file and yields findings. It must find a site that was migrated before and
-    report it so: a second run over an emitted tree changes nothing.
+    It states `recipes`, or a `check` of its own, which looks at one file and yields findings. That
+    must find a site that was migrated before and report it so: a second run over an emitted tree
+    changes nothing.
     """
 
     code: ClassVar[str]
     """Stable identifier such as `NPU101`."""
     safety: ClassVar[Safety]
+    recipes: ClassVar[tuple[Recipe, ...]] = ()
+    """Where they are stated, `safety`, `paths` and `triggers` follow from them unless these are
+    stated as well. Their sites come behind those of `sites`."""
     paths: ClassVar[tuple[str, ...]] = ("vllm/**/*.py",)
     """Git wild-match patterns of the files that the rule looks at."""
     triggers: ClassVar[tuple[str, ...]] = ()
@@ -355,9 +402,28 @@ class Rule:
     provides: ClassVar[str | None] = None
     """For an import rule: the need that it serves. It runs after the other rules of a file."""
 
+    def __init_subclass__(cls) -> None:
+        own, recipes = vars(cls), cls.recipes
+        if not recipes:
+            return
+        sites = {site.name: site for site in cls.sites}
+        for site in (recipe.site for recipe in recipes):
+            same = sites.get(site.name, site)
+            paths = tuple(dict.fromkeys((*same.paths, *site.paths)))
+            sites[site.name] = replace(same, paths=paths)
+        cls.sites = tuple(sites.values())
+        if "safety" not in own:
+            cls.safety = recipes[0].safety
+        if "paths" not in own:
+            cls.paths = tuple(dict.fromkeys(path for site in cls.sites for path in site.paths))
+        if "triggers" not in own:
+            cls.triggers = tuple(dict.fromkeys(recipe.trigger for recipe in recipes))
+
     def check(self, file: File) -> Iterator[Finding]:
         """Look for the rule's sites in one file; a rule that only adds files has none."""
-        raise NotImplementedError
+        for recipe in self.recipes:
+            if file.path in recipe.paths:
+                yield from recipe.check(file)
 
     @property
     def name(self) -> str:
@@ -371,17 +437,29 @@ class Rule:
 
     @property
     def doc(self) -> str:
-        """The docstring."""
-        return inspect.getdoc(type(self)) or ""
+        """The docstring; the first recipe says the sections *Example* and *Safety* without one."""
+        text = inspect.getdoc(type(self)) or ""
+        for recipe in self.recipes[:1]:
+            if recipe.example and not _section(text, "Example"):
+                head, mark, safety = text.partition("## Safety\n")
+                example = f"## Example\n```python\n{recipe.example.rstrip()}\n```"
+                text = f"{head.rstrip()}\n\n{example}" + (f"\n\n{mark}{safety}" if mark else "")
+            if not _section(text, "Safety"):
+                text = f"{text.rstrip()}\n\n## Safety\n{recipe.promise}"
+        return text
 
     def section(self, heading: str) -> str:
-        """The text below `## heading` in the docstring; empty where there is no such heading."""
-        found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", self.doc, re.M | re.S)
-        return found.group(1).strip() if found else ""
+        """The text below `## heading` in `doc`; empty where there is no such heading."""
+        return _section(self.doc, heading)
 
     def site(self, name: str) -> Site:
         """The declared site called `name`."""
         return next(site for site in self.sites if site.name == name)
+
+
+def _section(text: str, heading: str) -> str:
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return found.group(1).strip() if found else ""
 
 
 def statements(code: str, module: cst.Module) -> Sequence[cst.BaseStatement]:

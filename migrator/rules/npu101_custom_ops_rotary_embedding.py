@@ -3,24 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import libcst as cst
 
 from migrator.codemod.matchers import annotation_text, parameter_names, parameters
-from migrator.codemod.recipes import npu_branch
-from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.branches import NpuBranch
+from migrator.codemod.rule import Absence, Rule
 from migrator.files.tree import Tree
 
-KNOWN = (
-    "positions",
-    "query",
-    "key",
-    "head_size",
-    "cos_sin_cache",
-    "is_neox",
-    "rope_dim_offset",
-    "inverse",
-)
-
+_TAKES = ("positions", "query", "key", "head_size", "cos_sin_cache", "is_neox")
+_OPTIONAL = ("rope_dim_offset", "inverse")
 HELPER = '''\
 _npu_rotary_uses_nnal = False
 if torch_npu is not None:
@@ -104,7 +95,13 @@ def _rotary_embedding_npu(
         if not part.is_contiguous():
             part.copy_(result.view(part.shape))
 '''
-
+BATCHED = """\
+positions = positions + cos_sin_cache_offsets.view_as(positions)
+rotary_embedding(
+    positions, query, key, head_size, cos_sin_cache, is_neox
+)
+return
+"""
 
 _OPS = "vllm/_custom_ops.py"
 _LAYERS = (
@@ -118,6 +115,21 @@ def _rotates_without_offsets(tree: Tree) -> bool:
     taken = (tree.parameters(path, "RotaryEmbedding.forward_cuda") for path in _LAYERS)
     known = [names for names in taken if names is not None]
     return bool(known) and not any("offsets" in names for names in known)
+
+
+def _call(function: cst.FunctionDef) -> str:
+    names = parameter_names(function)
+    arguments = [*_TAKES, *(f"{name}={name}" for name in _OPTIONAL if name in names)]
+    # On one line where they fit into 80 columns, else one a line.
+    listed = ", ".join(arguments)
+    if len(listed) > 68:
+        listed = ",\n    ".join(arguments) + ","
+    return f"_rotary_embedding_npu(\n    {listed}\n)\nreturn\n"
+
+
+def _helper(function: cst.FunctionDef) -> str:
+    types = {p.name.value: annotation_text(p.annotation) for p in parameters(function)}
+    return HELPER.replace("{optional}", f": {types['key']}" if types.get("key") else "")
 
 
 class CustomOpsRotaryEmbedding(Rule):
@@ -148,23 +160,32 @@ class CustomOpsRotaryEmbedding(Rule):
             return
         torch.ops._C.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
     ```
-
-    ## Safety
-    Guarded: a tensor on another device goes on to the body, which stays as it is.
     """
 
     code = "NPU101"
-    safety = Safety.GUARDED
-    paths = ("vllm/_custom_ops.py",)
     # What its branch imports comes with it, whichever other rules are chosen.
     templates = ("vllm/platforms/npu_nnal.py",)
-    triggers = (r"def rotary_embedding\b",)
-    sites = (
-        Site("rotary_embedding", (_OPS,)),
-        Site(
+    recipes = (
+        NpuBranch(
+            "rotary_embedding",
+            (_OPS,),
+            tensor="query",
+            takes=_TAKES,
+            optional=_OPTIONAL,
+            body=_call,
+            helper=_helper,
+            reason="torch.ops._C.rotary_embedding is not built for NPU; "
+            "torch_npu._npu_rotary_embedding does the same on contiguous whole heads",
+        ),
+        NpuBranch(
             "batched_rotary_embedding",
             (_OPS,),
-            (
+            tensor="query",
+            takes=(*_TAKES, "rot_dim", "cos_sin_cache_offsets"),
+            body=BATCHED,
+            reason="torch.ops._C.batched_rotary_embedding is not built for NPU; with the offsets "
+            "added to the positions it is rotary_embedding",
+            absent=(
                 Absence(
                     ">=0.11.0",
                     "vLLM dropped the batched kernel with its LoRA use",
@@ -173,45 +194,3 @@ class CustomOpsRotaryEmbedding(Rule):
             ),
         ),
     )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the two wrappers of the rotary kernels."""
-        function = file.function("rotary_embedding")
-        if function is not None:
-            names = parameter_names(function)
-            extra = [n for n in ("rope_dim_offset", "inverse") if n in names]
-            arguments = ", ".join([*KNOWN[:6], *(f"{n}={n}" for n in extra)])
-            types = {p.name.value: annotation_text(p.annotation) for p in parameters(function)}
-            key = f": {types['key']}" if types.get("key") else ""
-            yield from npu_branch(
-                file,
-                "rotary_embedding",
-                tensor="query",
-                known=KNOWN,
-                optional=KNOWN[6:],
-                body=f"_rotary_embedding_npu(\n    {_wrap(arguments)}\n)\nreturn\n",
-                reason="torch.ops._C.rotary_embedding is not built for NPU; "
-                "torch_npu._npu_rotary_embedding does the same on contiguous whole heads",
-                helper=HELPER.replace("{optional}", key),
-            )
-        yield from npu_branch(
-            file,
-            "batched_rotary_embedding",
-            tensor="query",
-            known=(*KNOWN[:6], "rot_dim", "cos_sin_cache_offsets"),
-            body="positions = positions + cos_sin_cache_offsets.view_as(positions)\n"
-            "rotary_embedding(\n"
-            "    positions, query, key, head_size, cos_sin_cache, is_neox\n"
-            ")\n"
-            "return\n",
-            reason="torch.ops._C.batched_rotary_embedding is not built for NPU; with the offsets "
-            "added to the positions it is rotary_embedding",
-            needs=(),
-        )
-
-
-def _wrap(arguments: str) -> str:
-    """Arguments on one line where they fit into 80 columns, else one a line."""
-    if len(arguments) <= 68:
-        return arguments
-    return ",\n    ".join(arguments.split(", ")) + ","

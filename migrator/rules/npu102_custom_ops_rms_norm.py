@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import npu_branch, ones_for_missing_weight
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.branches import NpuBranch, ones_for_missing_weight
+from migrator.codemod.rule import Rule
 
 BODY = """\
 if not torch.compiler.is_compiling() and input.numel() == 0:
@@ -42,25 +40,17 @@ class CustomOpsRmsNorm(Rule):
         out.copy_(torch_npu.npu_rms_norm(rows, weight, epsilon)[0])
         return
     ```
-
-    ## Safety
-    Guarded: a tensor on another device goes on to the body, which stays as it is.
     """
 
     code = "NPU102"
-    safety = Safety.GUARDED
-    paths = ("vllm/_custom_ops.py",)
-    triggers = (r"def rms_norm\b",)
-    sites = (Site("rms_norm", ("vllm/_custom_ops.py",)),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the wrapper of the RMS norm kernel."""
-        yield from npu_branch(
-            file,
+    recipes = (
+        NpuBranch(
             "rms_norm",
+            ("vllm/_custom_ops.py",),
             tensor="input",
-            known=("out", "input", "weight", "epsilon"),
-            body=ones_for_missing_weight(file, "rms_norm") + BODY,
+            takes=("out", "input", "weight", "epsilon"),
+            body=lambda function: ones_for_missing_weight(function) + BODY,
             reason="torch.ops._C.rms_norm is not built for NPU; torch_npu.npu_rms_norm returns "
             "what is copied to out",
-        )
+        ),
+    )

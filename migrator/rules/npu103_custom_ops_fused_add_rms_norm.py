@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import npu_branch, ones_for_missing_weight
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.branches import NpuBranch, ones_for_missing_weight
+from migrator.codemod.rule import Rule
 
 BODY = """\
 if not torch.compiler.is_compiling() and input.numel() == 0:
@@ -42,25 +40,17 @@ class CustomOpsFusedAddRmsNorm(Rule):
         residual.copy_(summed)
         return
     ```
-
-    ## Safety
-    Guarded: a tensor on another device goes on to the body, which stays as it is.
     """
 
     code = "NPU103"
-    safety = Safety.GUARDED
-    paths = ("vllm/_custom_ops.py",)
-    triggers = (r"def fused_add_rms_norm\b",)
-    sites = (Site("fused_add_rms_norm", ("vllm/_custom_ops.py",)),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the wrapper of the fused kernel."""
-        yield from npu_branch(
-            file,
+    recipes = (
+        NpuBranch(
             "fused_add_rms_norm",
+            ("vllm/_custom_ops.py",),
             tensor="input",
-            known=("input", "residual", "weight", "epsilon"),
-            body=ones_for_missing_weight(file, "fused_add_rms_norm") + BODY,
+            takes=("input", "residual", "weight", "epsilon"),
+            body=lambda function: ones_for_missing_weight(function) + BODY,
             reason="torch.ops._C.fused_add_rms_norm is not built for NPU; of "
             "torch_npu.npu_add_rms_norm the norm is copied to input and the sum to residual",
-        )
+        ),
+    )

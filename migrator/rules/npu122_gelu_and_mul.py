@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import forward_oot
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.forward_oot import ForwardOot
+from migrator.codemod.rule import Rule
 
 BODY = """\
 if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
@@ -30,41 +28,16 @@ class GeluAndMulForwardOot(Rule):
     ## Why
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path:
     four operators instead of one. `forward_cuda` cannot be used, since `self.op` is not set there.
-
-    ## Example
-    ```python
-    def forward_oot(self, x):
-        if x.device.type == "npu" and (torch.compiler.is_compiling() or x.numel() > 0):
-            approximate = 1 if self.approximate == "tanh" else 0
-            x = x.contiguous()
-            gated = torch_npu.npu_geglu(x, -1, approximate, activate_left=True)[0]
-            # Some releases of torch_npu tell torch.compile of twice as many columns.
-            return gated[..., : x.shape[-1] // 2]
-        return self.forward_native(x)
-    ```
-
-    ## Safety
-    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
     """
 
     code = "NPU122"
-    safety = Safety.GUARDED
-    paths = ("vllm/model_executor/layers/activation.py",)
-    triggers = (r"class GeluAndMul\b",)
-    sites = (
-        Site(
-            "GeluAndMul.forward_oot",
-            ("vllm/model_executor/layers/activation.py",),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the class where it has no `forward_oot` for NPU tensors."""
-        yield from forward_oot(
-            file,
+    recipes = (
+        ForwardOot(
             "GeluAndMul",
+            ("vllm/model_executor/layers/activation.py",),
             takes=("self", "x"),
             body=BODY,
             reason="GeluAndMul falls to the native path on an out-of-tree platform; "
             "torch_npu.npu_geglu with activate_left is the same in one operator",
-        )
+        ),
+    )

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import forward_oot
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.forward_oot import ForwardOot
+from migrator.codemod.rule import Rule
 
 BODY = """\
 # The operators take rows as long as the weight, all operands of one dtype. vLLM
@@ -42,53 +40,16 @@ class RmsNormForwardOot(Rule):
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path, so
     the branch in `_custom_ops.rms_norm` alone is never reached. From 0.20.2 on `forward_cuda` goes
     to vLLM's IR instead of `_custom_ops`; a method of the layer works in every release.
-
-    ## Example
-    ```python
-    def forward_oot(self, x, residual):
-        # The operators take rows as long as the weight, all operands of one dtype. vLLM
-        # compiles for no empty batch, and sizes are no numbers then.
-        if (
-            x.device.type != "npu"
-            or self.variance_size_override is not None
-            or not self.has_weight
-            or self.weight.dtype != x.dtype
-            or self.weight.shape != x.shape[-1:]
-            or (residual is not None and residual.dtype != x.dtype)
-            or (not torch.compiler.is_compiling() and x.numel() == 0)
-        ):
-            return self.forward_native(x, residual)
-        x, weight = x.contiguous(), self.weight.data
-        if residual is not None:
-            x, _, residual = torch_npu.npu_add_rms_norm(
-                x, residual.contiguous(), weight, self.variance_epsilon
-            )
-            return x, residual
-        return torch_npu.npu_rms_norm(x, weight, self.variance_epsilon)[0]
-    ```
-
-    ## Safety
-    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
     """
 
     code = "NPU123"
-    safety = Safety.GUARDED
-    paths = ("vllm/model_executor/layers/layernorm.py",)
-    triggers = (r"class RMSNorm\b",)
-    sites = (
-        Site(
-            "RMSNorm.forward_oot",
-            ("vllm/model_executor/layers/layernorm.py",),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the class where it has no `forward_oot` for NPU tensors."""
-        yield from forward_oot(
-            file,
+    recipes = (
+        ForwardOot(
             "RMSNorm",
+            ("vllm/model_executor/layers/layernorm.py",),
             takes=("self", "x", "residual"),
             body=BODY,
             reason="RMSNorm falls to the native path on an out-of-tree platform and never reaches "
             "_custom_ops; torch_npu.npu_rms_norm and npu_add_rms_norm take its place",
-        )
+        ),
+    )

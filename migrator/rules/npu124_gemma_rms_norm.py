@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import forward_oot
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.forward_oot import ForwardOot
+from migrator.codemod.rule import Rule
 
 BODY = """\
 # The operator takes rows as long as the weight, both of one dtype. The native path
@@ -41,53 +39,16 @@ class GemmaRmsNormForwardOot(Rule):
     ## Why
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path,
     and `forward_cuda` compiles that path with inductor, which an NPU does not have.
-
-    ## Example
-    ```python
-    def forward_oot(self, x, residual):
-        # The operator takes rows as long as the weight, both of one dtype. The native path
-        # keeps float16 sums in float32, which the operator cannot. vLLM compiles for no
-        # empty batch, and sizes are no numbers then.
-        if (
-            x.device.type != "npu"
-            or self.weight.dtype != x.dtype
-            or self.weight.shape != x.shape[-1:]
-            or (residual is not None and x.dtype == torch.float16)
-            or (residual is not None and residual.dtype != x.dtype)
-            or (not torch.compiler.is_compiling() and x.numel() == 0)
-        ):
-            return self.forward_native(x, residual)
-        if residual is not None:
-            x = residual = x + residual
-        # q_norm and k_norm get heads of a split projection.
-        normed = torch_npu.npu_gemma_rms_norm(
-            x.contiguous(), self.weight.data, self.variance_epsilon
-        )[0]
-        return normed if residual is None else (normed, residual)
-    ```
-
-    ## Safety
-    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
     """
 
     code = "NPU124"
-    safety = Safety.GUARDED
-    paths = ("vllm/model_executor/layers/layernorm.py",)
-    triggers = (r"class GemmaRMSNorm\b",)
-    sites = (
-        Site(
-            "GemmaRMSNorm.forward_oot",
-            ("vllm/model_executor/layers/layernorm.py",),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the class where it has no `forward_oot` for NPU tensors."""
-        yield from forward_oot(
-            file,
+    recipes = (
+        ForwardOot(
             "GemmaRMSNorm",
+            ("vllm/model_executor/layers/layernorm.py",),
             takes=("self", "x", "residual"),
             body=BODY,
             reason="GemmaRMSNorm falls to the native path on an out-of-tree platform; "
             "torch_npu.npu_gemma_rms_norm is the same in one operator",
-        )
+        ),
+    )

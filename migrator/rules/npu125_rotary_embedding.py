@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import forward_oot
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
-
-SIGNATURE = "def forward_oot(self, positions: torch.Tensor, *args, **kwargs):"
+from migrator.codemod.recipes.forward_oot import ForwardOot
+from migrator.codemod.rule import Rule
 
 BODY = """\
 # forward_cuda reaches _custom_ops.rotary_embedding, which has a branch for
@@ -45,51 +41,20 @@ class RotaryEmbeddingForwardOot(Rule):
     `CustomOp` sends an out-of-tree platform to `forward_oot`, which defaults to the native path, so
     NPU101's branch alone is never reached. Subclasses take other arguments, which is why the method
     hands on whatever it gets.
-
-    ## Example
-    ```python
-    def forward_oot(self, positions: torch.Tensor, *args, **kwargs):
-        if (
-            positions.device.type != "npu"
-            or type(self).forward_cuda is not RotaryEmbedding.forward_cuda
-            or type(self).forward_native is not RotaryEmbedding.forward_native
-        ):
-            return self.forward_native(positions, *args, **kwargs)
-        ...
-        args = tuple(contiguous(value) for value in args)
-        return self.forward_cuda(positions, *args, **kwargs)
-    ```
-
-    ## Safety
-    Guarded: a tensor on another device takes the native path, as an out-of-tree platform's did.
     """
 
     code = "NPU125"
-    safety = Safety.GUARDED
-    paths = (
-        "vllm/model_executor/layers/rotary_embedding.py",
-        "vllm/model_executor/layers/rotary_embedding/base.py",
-    )
-    triggers = (r"class RotaryEmbedding\b",)
-    sites = (
-        Site(
-            "RotaryEmbedding.forward_oot",
+    recipes = (
+        ForwardOot(
+            "RotaryEmbedding",
             (
                 "vllm/model_executor/layers/rotary_embedding/base.py",
                 "vllm/model_executor/layers/rotary_embedding.py",
             ),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the class where it has no `forward_oot` for NPU tensors."""
-        yield from forward_oot(
-            file,
-            "RotaryEmbedding",
             takes=("self", "positions", "query", "key"),
             body=BODY,
+            signature="def forward_oot(self, positions: torch.Tensor, *args, **kwargs):",
             reason="RotaryEmbedding falls to the native path on an out-of-tree platform and never "
             "reaches _custom_ops.rotary_embedding, which rule NPU101 gives an NPU branch",
-            needs=(),
-            signature=SIGNATURE,
-        )
+        ),
+    )

@@ -18,6 +18,7 @@ from migrator.codemod.matchers import (
     places,
     walk,
 )
+from migrator.codemod.recipes.platforms import IMPORT, binds_platform, platform_device
 from migrator.codemod.rule import (
     Edit,
     File,
@@ -31,18 +32,9 @@ from migrator.codemod.rule import (
     migrated,
     skipped,
 )
-from migrator.rules._platform_branch import IMPORT, binds_platform
+from migrator.rules._process_groups import bound_devices, is_fallback, is_group_argument, is_nccl
 
 _MAP = re.compile(r"(?:\w+:\w+,)*cuda:nccl(?:,\w+:\w+)*")
-_GROUP_MAKERS = frozenset(
-    {
-        "init_distributed_environment",
-        "init_process_group",
-        "init_worker_distributed_environment",
-        "new_group",
-        "stateless_init_torch_distributed_process_group",
-    }
-)
 _INTERFACE = "vllm/platforms/interface.py"
 
 
@@ -140,7 +132,7 @@ def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Findi
         ):
             yield migrated(name, function)
         return
-    if not _is_nccl(parameter.default):
+    if not is_nccl(parameter.default):
         return
     optional = "Optional[str]" if "Optional" in file.imports.module_level else "str | None"
 
@@ -185,76 +177,18 @@ def _string(
             "cuda:nccl", "{current_platform.device_type}:{current_platform.dist_backend}"
         )
         code = f'f"{new}"'
-        devices = _bound_devices(place)
-    elif _is_group_argument(place) or _is_fallback(place):
+        devices = bound_devices(place)
+    elif is_group_argument(place) or is_fallback(place):
         code = "current_platform.dist_backend"
     else:
         yield skipped(site, node, "it names NCCL itself, not the backend of a process group")
         return
     edits: list[Edit] = [Replace(node, lambda _: cst.parse_expression(code))]
-    edits += [Replace(text, _platform_device) for text in devices]
+    edits += [Replace(text, platform_device) for text in devices]
     scope = place.function
     if not binds_platform(file, place.functions) and id(scope) not in imported:
         imported.add(id(scope))
         edits.append(Insert(place.statement, IMPORT))
     yield changed(
         site, node, "a process group of this platform needs this platform's backend", *edits
-    )
-
-
-def _bound_devices(place: Place[cst.SimpleString]) -> list[cst.FormattedString]:
-    """The texts `f"cuda:{index}"` of the devices that a group by device type is bound to."""
-    if place.function is None:
-        return []
-    return [
-        argument.value
-        for call in walk(place.function.body)
-        if isinstance(call, cst.Call) and dotted(call.func) == "torch.device"
-        for argument in call.args[:1]
-        if isinstance(argument.value, cst.FormattedString) and _cuda_text(argument.value)
-    ]
-
-
-def _cuda_text(node: cst.FormattedString) -> bool:
-    first = node.parts[0] if node.parts else None
-    return isinstance(first, cst.FormattedStringText) and first.value == "cuda:"
-
-
-def _platform_device(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.FormattedString)
-    device_type = cst.FormattedStringExpression(
-        cst.parse_expression("current_platform.device_type")
-    )
-    colon = cst.FormattedStringText(":")
-    return node.with_changes(parts=[device_type, colon, *node.parts[1:]])
-
-
-def _is_nccl(node: cst.CSTNode) -> bool:
-    if not isinstance(node, cst.SimpleString) or "nccl" not in node.value:
-        return False
-    return node.evaluated_value == "nccl"
-
-
-def _is_group_argument(place: Place[cst.SimpleString]) -> bool:
-    """Is it the backend of a call that makes a process group?"""
-    argument = place.parent
-    call = place.ancestors[-2] if len(place.ancestors) > 1 else None
-    if not isinstance(argument, cst.Arg) or not isinstance(call, cst.Call):
-        return False
-    called = (dotted(call.func) or "").rpartition(".")[2]
-    if called not in _GROUP_MAKERS:
-        return False
-    if argument.keyword is not None:
-        return argument.keyword.value == "backend"
-    return called == "init_process_group" and call.args[0] is argument
-
-
-def _is_fallback(place: Place[cst.SimpleString]) -> bool:
-    """Is it the right side of `backend or "nccl"`?"""
-    parent = place.parent
-    return (
-        isinstance(parent, cst.BooleanOperation)
-        and isinstance(parent.operator, cst.Or)
-        and parent.right is place.node
-        and (dotted(parent.left) or "").rpartition(".")[2] == "backend"
     )

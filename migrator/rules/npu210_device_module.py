@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from migrator.codemod.matchers import Place, dotted, places
-from migrator.codemod.package_aliases import origins
+from migrator.codemod.package_aliases import named_by_string, origins
 from migrator.codemod.rule import (
     Absence,
     File,
@@ -137,7 +137,7 @@ class DeviceModule(Rule):
                     yield from _rewrite(use, before, name.rpartition(".")[2], origin.certain)
                 before = use.node
         for asked in places(file.kept, (cst.Call, cst.Subscript)):
-            text = _by_string(asked.node)
+            text = named_by_string(asked.node, _CUDA, NAMES)
             if text is not None and _is_shared(file, asked):
                 yield manual(_site(asked), asked.node, f"it names torch.cuda by a string: {text}")
 
@@ -178,27 +178,6 @@ def _rewrite(
         )
         why = f"torch.cuda.{name} belongs to CUDA; the NPU worker shares this code"
         yield changed(site, node, why, edit, needs=[DEVICE_MODULE])
-
-
-def _by_string(node: cst.CSTNode) -> str | None:
-    """The string by which a call or an index takes `torch.cuda`, where it is no plain alias."""
-    if isinstance(node, cst.Subscript):
-        strings = [e.slice.value for e in node.slice if isinstance(e.slice, cst.Index)]
-    elif isinstance(node, cst.Call):
-        strings = [argument.value for argument in node.args]
-    else:
-        return None
-    texts = [s.evaluated_value for s in strings if isinstance(s, cst.SimpleString)]
-    called = dotted(node.func if isinstance(node, cst.Call) else node.value) or ""
-    if called.rpartition(".")[2] in ("import_module", "__import__") or called == "sys.modules":
-        for text in texts:
-            if isinstance(text, str) and (text == _CUDA or text.startswith(f"{_CUDA}.")):
-                return text
-    if isinstance(node, cst.Call) and dotted(node.func) == "getattr" and len(node.args) > 1:
-        of = dotted(node.args[0].value) or ""
-        if (of == "torch" and "cuda" in texts) or (of == _CUDA and NAMES.intersection(texts)):
-            return f"{of}.{texts[0]!s}"
-    return None
 
 
 def _is_shared(file: File, place: Place[cst.CSTNode]) -> bool:

@@ -3,25 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TypeGuard
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, places, walk
-from migrator.codemod.recipes import tests_for_npu
-from migrator.codemod.rule import (
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-)
+from migrator.codemod.matchers import Place, dotted, holds_string
+from migrator.codemod.recipes.platforms import names_cuda_device, platform_device
+from migrator.codemod.recipes.rewrites import Rewrite
+from migrator.codemod.rule import Rule
 
-_WORKER = "vllm/v1/worker/gpu_worker.py"
-_SITE = "Worker.init_device"
+
+def _is_for_cuda(place: Place[cst.CSTNode]) -> bool:
+    """Is it `device_type == "cuda"`, of whatever?"""
+    node = place.node
+    return (
+        _asks_for_device_type(node)
+        and len(node.comparisons) == 1
+        and isinstance(node.comparisons[0].operator, cst.Equal)
+        and holds_string(node.comparisons[0], "cuda")
+    )
+
+
+def _is_for_both(place: Place[cst.CSTNode]) -> bool:
+    return _asks_for_device_type(place.node) and holds_string(place.node, "npu")
+
+
+def _asks_for_device_type(node: cst.CSTNode) -> TypeGuard[cst.Comparison]:
+    name = dotted(node.left) if isinstance(node, cst.Comparison) else None
+    return name is not None and name.endswith((".device_type", "device.type"))
+
+
+def _or_npu(node: cst.CSTNode) -> cst.CSTNode:
+    both = cst.parse_expression('("cuda", "npu")')
+    return node.with_changes(comparisons=[cst.ComparisonTarget(cst.In(), both)])
 
 
 class WorkerDevice(Rule):
@@ -47,77 +61,22 @@ class WorkerDevice(Rule):
     """
 
     code = "NPU211"
-    safety = Safety.EQUIVALENT
-    paths = (_WORKER,)
-    triggers = (r"def init_device\b",)
-    sites = (Site(_SITE, (_WORKER,)),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the test for the device type and the device that is built from a literal."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        for place in places(function.body, (cst.Comparison, cst.FormattedString)):
-            node = place.node
-            if isinstance(node, cst.Comparison) and _asks_for_device_type(node.left):
-                if tests_for_npu_too(node):
-                    yield migrated(_SITE, node)
-                elif _is_cuda(node):
-                    yield changed(
-                        _SITE,
-                        node,
-                        "the worker turns every device type but cuda away",
-                        Replace(node, _or_npu),
-                    )
-            elif isinstance(node, cst.FormattedString):
-                yield from _device(node)
-
-
-def tests_for_npu_too(node: cst.Comparison) -> bool:
-    """Is this `… in ("cuda", "npu")` or another comparison with `npu`?"""
-    return tests_for_npu(node) or any(
-        isinstance(inner, cst.SimpleString) and inner.evaluated_value == "npu"
-        for inner in walk(node)
+    recipes = (
+        Rewrite(
+            "Worker.init_device",
+            ("vllm/v1/worker/gpu_worker.py",),
+            kinds=cst.Comparison,
+            old=_is_for_cuda,
+            new=_or_npu,
+            done=_is_for_both,
+            reason="the worker turns every device type but cuda away",
+        ),
+        Rewrite(
+            "Worker.init_device",
+            ("vllm/v1/worker/gpu_worker.py",),
+            kinds=cst.FormattedString,
+            old=lambda place: names_cuda_device(place.node),
+            new=platform_device,
+            reason="the device is CUDA's by name; the platform knows its own",
+        ),
     )
-
-
-def _asks_for_device_type(node: cst.CSTNode) -> bool:
-    name = dotted(node) or ""
-    return name.endswith((".device_type", "device.type"))
-
-
-def _is_cuda(node: cst.Comparison) -> bool:
-    target = node.comparisons[0]
-    return (
-        len(node.comparisons) == 1
-        and isinstance(target.operator, cst.Equal)
-        and isinstance(target.comparator, cst.SimpleString)
-        and target.comparator.evaluated_value == "cuda"
-    )
-
-
-def _or_npu(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.Comparison)
-    both = cst.parse_expression('("cuda", "npu")')
-    return node.with_changes(comparisons=[cst.ComparisonTarget(cst.In(), both)])
-
-
-def _device(node: cst.FormattedString) -> Iterator[Finding]:
-    first, *rest = node.parts
-    if isinstance(first, cst.FormattedStringText) and first.value == "cuda:" and rest:
-
-        def neutral(old: cst.CSTNode) -> cst.CSTNode:
-            assert isinstance(old, cst.FormattedString)
-            kind = cst.FormattedStringExpression(
-                cst.parse_expression("current_platform.device_type")
-            )
-            return old.with_changes(
-                parts=[kind, cst.FormattedStringText(":"), *old.parts[1:]],
-            )
-
-        yield changed(
-            _SITE,
-            node,
-            "the device is CUDA's by name; the platform knows its own",
-            Replace(node, neutral),
-        )

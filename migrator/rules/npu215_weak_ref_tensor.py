@@ -3,26 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import libcst as cst
 
-from migrator.codemod.matchers import places
-from migrator.codemod.recipes import tests_for_npu
-from migrator.codemod.rule import (
-    TORCH_NPU,
-    File,
-    Finding,
-    Insert,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-)
+from migrator.codemod.matchers import dotted, walk
+from migrator.codemod.recipes.branches import NpuBranch
+from migrator.codemod.rule import Rule
 
-_HOMES = ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py")
-_SITE = "weak_ref_tensor"
+
+def _return_of_the_operator(function: cst.FunctionDef) -> cst.CSTNode | None:
+    """The statement that returns what the operator of vLLM's CUDA extension makes."""
+    for node in walk(function.body):
+        if isinstance(node, cst.SimpleStatementLine) and isinstance(node.body[0], cst.Return):
+            value = node.body[0].value
+            called = dotted(value.func) if isinstance(value, cst.Call) else None
+            if called == "torch.ops._C.weak_ref_tensor":
+                return node
+    return None
 
 
 class WeakRefTensor(Rule):
@@ -35,41 +31,18 @@ class WeakRefTensor(Rule):
     It calls `torch.ops._C.weak_ref_tensor`, an operator of vLLM's CUDA extension. Without it, every
     captured graph keeps its inputs and outputs in memory, or the call fails.
 
-    ## Example
-    ```python
-    if tensor.device.type == "npu":
-        return torch_npu._C._weak_ref_tensor(tensor)
-    return torch.ops._C.weak_ref_tensor(tensor)
-    ```
-
     ## Safety
     Guarded by the tensor's device.
     """
 
     code = "NPU215"
-    safety = Safety.GUARDED
-    paths = _HOMES
-    triggers = (r"def weak_ref_tensor\b",)
-    sites = (Site(_SITE, _HOMES),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the function's return of CUDA's operator."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        if any(tests_for_npu(place.node) for place in places(function.body, cst.Comparison)):
-            yield migrated(_SITE, function, [TORCH_NPU])
-            return
-        for place in places(function.body, cst.Return):
-            if "_C.weak_ref_tensor(tensor)" in file.code(place.node):
-                branch = (
-                    'if tensor.device.type == "npu":\n'
-                    "    return torch_npu._C._weak_ref_tensor(tensor)\n"
-                )
-                yield changed(
-                    _SITE,
-                    function,
-                    "the operator is one of vLLM's CUDA extension",
-                    Insert(place.statement, branch),
-                    needs=[TORCH_NPU],
-                )
+    recipes = (
+        NpuBranch(
+            "weak_ref_tensor",
+            ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py"),
+            tensor="tensor",
+            body="return torch_npu._C._weak_ref_tensor(tensor)\n",
+            at=_return_of_the_operator,
+            reason="the operator is one of vLLM's CUDA extension",
+        ),
+    )

@@ -3,13 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
-from migrator.rules._platform_branch import platform_branch
-
-_HOMES = ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py")
-_SITE = "current_stream"
+from migrator.codemod.recipes.branches import PlatformBranch
+from migrator.codemod.rule import Rule
 
 
 class CurrentStream(Rule):
@@ -22,28 +17,14 @@ class CurrentStream(Rule):
     The function remembers a stream which `torch.cuda.set_stream` keeps up to date, since vLLM
     replaces that function. `torch.npu.stream` does not pass by it: the answer would stay the first
     stream for good, and a graph captured on it would miss the work of the side stream.
-
-    ## Example
-    ```python
-    if current_platform.device_type == "npu":
-        return torch.npu.current_stream()
-    ```
-
-    ## Safety
-    Guarded by the platform's device type.
     """
 
     code = "NPU216"
-    safety = Safety.GUARDED
-    paths = _HOMES
-    triggers = (r"def current_stream\b",)
-    sites = (Site(_SITE, _HOMES),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the function."""
-        yield from platform_branch(
-            file,
-            _SITE,
+    recipes = (
+        PlatformBranch(
+            "current_stream",
+            ("vllm/utils/torch_utils.py", "vllm/utils/__init__.py", "vllm/utils.py"),
             body="return torch.npu.current_stream()\n",
             reason="what it remembers is kept up to date by torch.cuda.set_stream only",
-        )
+        ),
+    )

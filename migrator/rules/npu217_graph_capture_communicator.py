@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, places, walk
+from migrator.codemod.matchers import dotted, mentions, places
+from migrator.codemod.recipes.rewrites import with_elements
 from migrator.codemod.rule import (
     File,
     Finding,
@@ -58,7 +59,7 @@ class GraphCaptureCommunicator(Rule):
         function = file.function(_SITE)
         if function is None:
             return
-        if any(isinstance(n, cst.Name) and n.value == _NAME for n in walk(function)):
+        if mentions(function, _NAME):
             yield migrated(_SITE, function)
             return
         imported = [
@@ -89,10 +90,7 @@ class GraphCaptureCommunicator(Rule):
 
 
 def _accept(node: cst.CSTNode) -> cst.CSTNode:
-    new = cst.Element(cst.Name(_NAME))
-    comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     if isinstance(node, cst.Tuple) and node.elements:
-        *others, last = node.elements
-        return node.with_changes(elements=[*others, last.with_changes(comma=comma), new])
+        return with_elements(node, _NAME)
     assert isinstance(node, cst.BaseExpression)
-    return cst.Tuple([cst.Element(node, comma=comma), new])
+    return with_elements(cst.Tuple([cst.Element(node)]), _NAME)

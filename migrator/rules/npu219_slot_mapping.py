@@ -3,26 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import libcst as cst
 
-from migrator.codemod.matchers import bound_by, walk
-from migrator.codemod.rule import (
-    Absence,
-    File,
-    Finding,
-    Rule,
-    Safety,
-    Site,
-    manual,
-    skipped,
-)
+from migrator.codemod.matchers import bound_by, is_call_statement, walk
+from migrator.codemod.recipes.branches import PlatformBranch
+from migrator.codemod.rule import Absence, File, Finding, Rule, manual, skipped
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import platform_branch
 
-_BLOCK_TABLE = "vllm/v1/worker/block_table.py"
-_SITE = "BlockTable.compute_slot_mapping"
 _TAKES = ("self", "num_reqs", "query_start_loc", "positions")
 BODY = """\
 from vllm.v1.worker.npu_kernels import compute_slot_mapping
@@ -42,6 +29,27 @@ def _runner_computes(tree: Tree) -> bool:
     return "slot_mapping_np" in tree.names(_RUNNER, "GPUModelRunner._prepare_inputs")
 
 
+def _launch(function: cst.FunctionDef) -> cst.CSTNode | None:
+    """The statement that launches the kernel: the first call that stands for itself."""
+    return next(filter(is_call_statement, function.body.body), None)
+
+
+def _launches_nothing(site: str, function: cst.FunctionDef, file: File) -> Finding | None:
+    names = tuple(p.name.value for p in function.params.params)
+    if names == _ON_HOST and not _uses_triton(file.kept):
+        return skipped(site, function, "it is computed by NumPy on the host")
+    if names != _TAKES or _launch(function) is None:
+        why = f"it takes {names} or launches its kernel in another way"
+        return manual(site, function, why)
+    return None
+
+
+def _uses_triton(module: cst.Module) -> bool:
+    return any(
+        "triton" in bound_by(node) for node in walk(module) if isinstance(node, cst.ImportFrom)
+    )
+
+
 class SlotMapping(Rule):
     """Compute the slot mapping without Triton on NPUs.
 
@@ -52,65 +60,18 @@ class SlotMapping(Rule):
     ## Why
     From 0.19 on the slot mapping is an unconditional Triton kernel. vLLM's own hook for replacing
     kernels comes with 0.31 only; a branch in the method works in all of them.
-
-    ## Example
-    ```python
-    if current_platform.device_type == "npu":
-        from vllm.v1.worker.npu_kernels import compute_slot_mapping
-
-        compute_slot_mapping(self, num_reqs, query_start_loc, positions)
-        return
-    ```
-
-    ## Safety
-    Guarded by the platform's device type.
     """
 
     code = "NPU219"
-    safety = Safety.GUARDED
-    paths = (_BLOCK_TABLE,)
-    triggers = (r"compute_slot_mapping",)
     reads = (r"triton",)
-    sites = (
-        Site(
-            _SITE,
-            (_BLOCK_TABLE,),
-            (Absence("<0.10", "the model runner computes it", _runner_computes),),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the method where it launches a Triton kernel."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        names = tuple(p.name.value for p in function.params.params)
-        if names == _ON_HOST and not _uses_triton(file.kept):
-            yield skipped(_SITE, function, "it is computed by NumPy on the host")
-            return
-        launch = next(
-            (
-                s
-                for s in function.body.body
-                if isinstance(s, cst.SimpleStatementLine)
-                and isinstance(s.body[0], cst.Expr)
-                and isinstance(s.body[0].value, cst.Call)
-            ),
-            None,
-        )
-        if names != _TAKES or launch is None:
-            yield manual(_SITE, function, f"it takes {names} or launches its kernel in another way")
-            return
-        yield from platform_branch(
-            file,
-            _SITE,
+    recipes = (
+        PlatformBranch(
+            "BlockTable.compute_slot_mapping",
+            ("vllm/v1/worker/block_table.py",),
             body=BODY,
+            at=_launch,
+            unless=_launches_nothing,
             reason="it launches a Triton kernel whatever the platform",
-            before=launch,
-        )
-
-
-def _uses_triton(module: cst.Module) -> bool:
-    return any(
-        "triton" in bound_by(node) for node in walk(module) if isinstance(node, cst.ImportFrom)
+            absent=(Absence("<0.10", "the model runner computes it", _runner_computes),),
+        ),
     )

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site, skipped
+from migrator.codemod.matchers import is_call_statement
+from migrator.codemod.recipes.branches import PlatformBranch
+from migrator.codemod.rule import Absence, File, Finding, Rule, skipped
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import platform_branch
 
-_WARMUP = "vllm/model_executor/warmup/kernel_warmup.py"
-_SITE = "kernel_warmup"
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 
 
@@ -29,6 +27,12 @@ def _warms_no_kernels(tree: Tree) -> bool:
     )
 
 
+def _asks_first(site: str, function: cst.FunctionDef, _: File) -> Finding | None:
+    if any(map(is_call_statement, function.body.body)):
+        return None
+    return skipped(site, function, "every step of it asks for its kernels first")
+
+
 class KernelWarmup(Rule):
     """Skip the warm-up of CUDA kernels on NPUs.
 
@@ -39,50 +43,16 @@ class KernelWarmup(Rule):
     ## Why
     It compiles and tunes DeepGEMM, FlashInfer and Triton kernels. Some of its steps ask for the
     kernels' packages, from 0.24 on others just run.
-
-    ## Example
-    ```python
-    if current_platform.device_type == "npu":
-        # What follows compiles and tunes CUDA kernels.
-        return
-    ```
-
-    ## Safety
-    Guarded by the platform's device type.
     """
 
     code = "NPU220"
-    safety = Safety.GUARDED
-    paths = (_WARMUP,)
-    triggers = (r"def kernel_warmup\b",)
-    sites = (
-        Site(
-            _SITE,
-            (_WARMUP,),
-            (Absence("<0.10.1", "there is no warm-up of kernels yet", _warms_no_kernels),),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the function where a step of it is under no condition."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        if not any(_is_step(s) for s in function.body.body):
-            yield skipped(_SITE, function, "every step of it asks for its kernels first")
-            return
-        yield from platform_branch(
-            file,
-            _SITE,
+    recipes = (
+        PlatformBranch(
+            "kernel_warmup",
+            ("vllm/model_executor/warmup/kernel_warmup.py",),
             body="# What follows compiles and tunes CUDA kernels.\nreturn\n",
+            unless=_asks_first,
             reason="it compiles and tunes CUDA kernels",
-        )
-
-
-def _is_step(statement: cst.CSTNode) -> bool:
-    """Is it a call that stands for itself?"""
-    return (
-        isinstance(statement, cst.SimpleStatementLine)
-        and isinstance(statement.body[0], cst.Expr)
-        and isinstance(statement.body[0].value, cst.Call)
+            absent=(Absence("<0.10.1", "there is no warm-up of kernels yet", _warms_no_kernels),),
+        ),
     )

@@ -3,19 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.recipes import npu_branch
-from migrator.codemod.rule import File, Finding, Rule, Safety, Site
-
-_SAMPLER = "vllm/v1/sample/ops/topk_topp_sampler.py"
-_SITE = "apply_top_k_top_p"
-
-_BODY = """\
-from vllm.v1.worker import npu_kernels
-
-return npu_kernels.apply_top_k_top_p(logits, k, p)
-"""
+from migrator.codemod.recipes.branches import NpuBranch
+from migrator.codemod.rule import Rule
 
 
 class TopKTopP(Rule):
@@ -31,35 +20,19 @@ class TopKTopP(Rule):
     ## Why
     The implementation in PyTorch sorts the vocabulary of every request and scatters it back; from
     0.17 on a Triton kernel, which an NPU does not have, takes over as soon as Triton is installed.
-
-    ## Example
-    ```python
-    if logits.device.type == "npu":
-        from vllm.v1.worker import npu_kernels
-
-        return npu_kernels.apply_top_k_top_p(logits, k, p)
-    ```
-
-    ## Safety
-    Guarded: a tensor on another device goes on to the body, which stays as it is.
     """
 
     code = "NPU221"
-    safety = Safety.GUARDED
-    paths = (_SAMPLER,)
-    triggers = (r"def apply_top_k_top_p\b",)
-    sites = (Site(_SITE, (_SAMPLER,)),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the function where it has no branch for NPU tensors."""
-        yield from npu_branch(
-            file,
-            _SITE,
+    recipes = (
+        NpuBranch(
+            "apply_top_k_top_p",
+            ("vllm/v1/sample/ops/topk_topp_sampler.py",),
             tensor="logits",
-            known=("logits", "k", "p", "has_topp_only_rows"),
+            takes=("logits", "k", "p"),
             optional=("has_topp_only_rows",),
-            body=_BODY,
+            body="from vllm.v1.worker import npu_kernels\n\n"
+            "return npu_kernels.apply_top_k_top_p(logits, k, p)\n",
             reason="it sorts the vocabulary, or launches a Triton kernel; "
             "torch_npu.npu_top_k_top_p takes its place",
-            needs=(),
-        )
+        ),
+    )

@@ -7,25 +7,25 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, places, walk
-from migrator.codemod.recipes import tests_for_npu
-from migrator.codemod.rule import (
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-    skipped,
-)
-from migrator.rules._platform_branch import or_npu
+from migrator.codemod.matchers import dotted, places
+from migrator.codemod.recipes.conditions import Condition, NpuToo, asked
+from migrator.codemod.rule import Finding, Rule, skipped
 
-_STATE = "vllm/distributed/parallel_state.py"
 _SITE = "GroupCoordinator.__init__"
 _NAME = "use_custom_op_call"
-_ASKED = "current_platform.use_custom_op_collectives"
+
+
+def _conditions(function: cst.FunctionDef) -> Iterator[Condition | Finding]:
+    """What the attribute is set to, where the platform itself is not asked."""
+    for place in places(function.body, cst.Assign):
+        node, value = place.node, place.node.value
+        if dotted(node.targets[0].target) != f"self.{_NAME}":
+            continue
+        names = asked(value)
+        if "current_platform.use_custom_op_collectives" in names:
+            yield skipped(_SITE, node, "vLLM asks the platform itself")
+        elif "current_platform.is_cuda_alike" in names and value.lpar:
+            yield Condition(node, value, value)
 
 
 class CustomOpCollectives(Rule):
@@ -49,36 +49,15 @@ class CustomOpCollectives(Rule):
         or current_platform.device_type == "npu"
     )
     ```
-
-    ## Safety
-    Equivalent on every other platform.
     """
 
     code = "NPU224"
-    safety = Safety.EQUIVALENT
-    paths = (_STATE,)
     triggers = (rf"{_NAME}\b",)
-    sites = (Site(_SITE, (_STATE,)),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the assignment where the platform itself is not asked."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        for place in places(function.body, cst.Assign):
-            node = place.node
-            if dotted(node.targets[0].target) != f"self.{_NAME}":
-                continue
-            if any(tests_for_npu(inner) for inner in walk(node.value)):
-                yield migrated(_SITE, node)
-            elif any(dotted(n) == _ASKED for n in walk(node.value) if isinstance(n, cst.Attribute)):
-                yield skipped(_SITE, node, "vLLM asks the platform itself")
-            elif isinstance(node.value, cst.BooleanOperation) and node.value.lpar:
-                names = {dotted(n) for n in walk(node.value) if isinstance(n, cst.Attribute)}
-                if "current_platform.is_cuda_alike" in names:
-                    yield changed(
-                        _SITE,
-                        node,
-                        "Dynamo takes collectives apart that are no custom operators",
-                        Replace(node.value, or_npu),
-                    )
+    recipes = (
+        NpuToo(
+            _SITE,
+            ("vllm/distributed/parallel_state.py",),
+            conditions=_conditions,
+            reason="Dynamo takes collectives apart that are no custom operators",
+        ),
+    )

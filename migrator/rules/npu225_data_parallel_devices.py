@@ -5,32 +5,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import partial
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, places, walk
-from migrator.codemod.recipes import tests_for_npu
-from migrator.codemod.rule import (
-    Absence,
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-)
+from migrator.codemod.matchers import places
+from migrator.codemod.recipes.conditions import Condition, NpuToo, asked, operator_space
+from migrator.codemod.rule import Absence, Rule
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import operator_space, or_npu
 
 _UTILS = "vllm/v1/engine/utils.py"
+_CORE = "vllm/v1/engine/core.py"
 _SITE = "CoreEngineProcManager.__init__"
 _ASKED = "current_platform.is_cuda_alike"
-
-
-_CORE = "vllm/v1/engine/core.py"
 
 
 def _narrows_everywhere(tree: Tree) -> bool:
@@ -46,6 +32,14 @@ def _narrows_everywhere(tree: Tree) -> bool:
         and node.body.func.id == "set_device_control_env_var"
         for node in ast.walk(function)
     )
+
+
+def _conditions(function: cst.FunctionDef) -> Iterator[Condition]:
+    """What has to be false where devices are narrowed."""
+    for place in places(function.body, cst.UnaryOperation):
+        node, test = place.node, place.node.expression
+        if isinstance(node.operator, cst.Not) and _ASKED in asked(test):
+            yield Condition(node, test, test, operator_space(place.parent))
 
 
 class DataParallelDevices(Rule):
@@ -67,20 +61,17 @@ class DataParallelDevices(Rule):
         or current_platform.device_type == "npu"
     )
     ```
-
-    ## Safety
-    Equivalent on every other platform.
     """
 
     code = "NPU225"
-    safety = Safety.EQUIVALENT
-    paths = (_UTILS,)
     triggers = (rf"\bnot\s*\(?\s*{_ASKED}\b",)
-    sites = (
-        Site(
+    recipes = (
+        NpuToo(
             _SITE,
             (_UTILS,),
-            (
+            conditions=_conditions,
+            reason="the shared worker counts its device from the engine's place itself",
+            absent=(
                 Absence(
                     "<0.11.1",
                     "devices are narrowed on every platform, and counted from 0",
@@ -89,23 +80,3 @@ class DataParallelDevices(Rule):
             ),
         ),
     )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the condition on which devices are narrowed."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        for place in places(function.body, cst.UnaryOperation):
-            node = place.node
-            asked = {dotted(n) for n in walk(node.expression) if isinstance(n, cst.Attribute)}
-            if not isinstance(node.operator, cst.Not) or _ASKED not in asked:
-                continue
-            if tests_for_npu(node.expression):
-                yield migrated(_SITE, node)
-                continue
-            yield changed(
-                _SITE,
-                node,
-                "the shared worker counts its device from the engine's place itself",
-                Replace(node.expression, partial(or_npu, space=operator_space(place.parent))),
-            )

@@ -5,30 +5,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
-from functools import partial
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, places, walk
-from migrator.codemod.recipes import tests_for_npu
-from migrator.codemod.rule import (
-    Absence,
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-)
+from migrator.codemod.matchers import places
+from migrator.codemod.recipes.conditions import Condition, NpuToo, asked, operator_space
+from migrator.codemod.rule import Absence, Rule
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import operator_space, or_npu
 
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _SITE = "Worker.determine_available_memory"
 _PROFILE = "self.model_runner.profile_cudagraph_memory"
-_CUDA = ("current_platform.is_cuda_alike", "current_platform.is_cuda")
+_CUDA = {"current_platform.is_cuda_alike", "current_platform.is_cuda"}
 
 
 def _never_asks(tree: Tree) -> bool:
@@ -53,10 +41,26 @@ def _attributes(nodes: Iterable[ast.AST]) -> Iterator[ast.Attribute]:
 
 def _whatever_the_platform(test: ast.expr) -> bool:
     """Is it asked whether there are graphs, and of the platform nothing but whether it is ROCm?"""
-    asked = {ast.unparse(part) for part in _attributes([test])}
-    platform = {name for name in asked if "platform" in name}
-    graphs = {name.rpartition(".")[2] for name in asked} & {"enforce_eager", "cudagraph_mode"}
+    named = {ast.unparse(part) for part in _attributes([test])}
+    platform = {name for name in named if "platform" in name}
+    graphs = {name.rpartition(".")[2] for name in named} & {"enforce_eager", "cudagraph_mode"}
     return bool(graphs) and platform <= {"current_platform.is_rocm"}
+
+
+def _conditions(function: cst.FunctionDef) -> Iterator[Condition]:
+    """Under what graphs are captured on trial, where it asks for CUDA."""
+    for place in places(function.body, cst.If):
+        test = place.node.test
+        part = _cuda_part(test)
+        if _PROFILE in asked(place.node.body) and part is not None:
+            yield Condition(place.node, test, part, operator_space(test))
+
+
+def _cuda_part(test: cst.BaseExpression) -> cst.BaseExpression | None:
+    """The part of a conjunction that asks for CUDA or a platform like it."""
+    if isinstance(test, cst.BooleanOperation) and isinstance(test.operator, cst.And):
+        return _cuda_part(test.left) or _cuda_part(test.right)
+    return test if asked(test) & _CUDA else None
 
 
 class GraphMemory(Rule):
@@ -79,20 +83,17 @@ class GraphMemory(Rule):
     ):
         cudagraph_memory_estimate = self.model_runner.profile_cudagraph_memory()
     ```
-
-    ## Safety
-    Equivalent on every other platform.
     """
 
     code = "NPU229"
-    safety = Safety.EQUIVALENT
-    paths = (_WORKER,)
     triggers = (r"profile_cudagraph_memory\b",)
-    sites = (
-        Site(
+    recipes = (
+        NpuToo(
             _SITE,
             (_WORKER,),
-            (
+            conditions=_conditions,
+            reason="graphs are captured on trial on CUDA only",
+            absent=(
                 Absence(
                     "<0.21",
                     "no graphs are captured on trial, or wherever it is not ROCm",
@@ -101,32 +102,3 @@ class GraphMemory(Rule):
             ),
         ),
     )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the condition that asks for CUDA."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        for place in places(function.body, cst.If):
-            node = place.node
-            if not any(dotted(n) == _PROFILE for n in walk(node.body)):
-                continue
-            if tests_for_npu(node.test):
-                yield migrated(_SITE, node)
-                continue
-            asked = _cuda_part(node.test)
-            if asked is not None:
-                yield changed(
-                    _SITE,
-                    node,
-                    "graphs are captured on trial on CUDA only",
-                    Replace(asked, partial(or_npu, space=operator_space(node.test))),
-                )
-
-
-def _cuda_part(test: cst.BaseExpression) -> cst.BaseExpression | None:
-    """The part of a conjunction that asks for CUDA or a platform like it."""
-    if isinstance(test, cst.BooleanOperation) and isinstance(test.operator, cst.And):
-        return _cuda_part(test.left) or _cuda_part(test.right)
-    names = {dotted(n) for n in walk(test) if isinstance(n, cst.Attribute)}
-    return test if names & set(_CUDA) else None

@@ -3,72 +3,51 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, first_statement, parameter_names, walk
-from migrator.codemod.recipes import has_npu_branch, npu_branch
+from migrator.codemod.matchers import bound_names, first_statement, parameter_names
+from migrator.codemod.recipes.branches import (
+    NpuCall,
+    PlatformBranch,
+    has_npu_branch,
+    unless_takes,
+)
 from migrator.codemod.rule import (
     Absence,
     File,
     Finding,
     Insert,
     Rule,
-    Safety,
     Site,
     changed,
     manual,
     migrated,
 )
-from migrator.files.tree import Tree
-from migrator.rules._platform_branch import platform_branch
-from migrator.rules._routers import experts_name
-
-_METHOD = "vllm/model_executor/layers/fused_moe/unquantized_fused_moe_method.py"
-_LAYER = "vllm/model_executor/layers/fused_moe/layer.py"
-_ZERO = "vllm/model_executor/layers/fused_moe/fused_moe.py"
-_CLASS = "UnquantizedFusedMoEMethod"
-_CUDA = f"{_CLASS}.forward_cuda"
-_NATIVE = f"{_CLASS}.forward_native"
-_CREATE = f"{_CLASS}.create_weights"
-_ZERO_EXPERTS = "zero_experts_compute_triton"
-_ZERO_PARAMETERS = (
-    "expert_indices",
-    "expert_scales",
-    "num_experts",
-    "zero_expert_type",
-    "hidden_states",
+from migrator.rules._experts import (
+    CLASS,
+    CUDA,
+    LAYER,
+    METHOD,
+    NATIVE,
+    ZERO,
+    ZERO_EXPERTS,
+    all_have_weights,
+    cuda_is_native,
+    native_takes_experts,
 )
 
-_IMPL = "fused_experts_impl"
+_ADDED = "vllm.model_executor.layers.fused_moe.npu_fused_moe"
 _CALLED = ("hidden_states", "w1", "w2", "topk_weights", "topk_ids")
 _CALLED_WITH = (
-    "inplace",
-    "activation",
-    "is_act_and_mul",
-    "apply_router_weight_on_input",
-    "global_num_experts",
-    "expert_map",
-    "w1_bias",
-    "w2_bias",
+    *("inplace", "activation", "is_act_and_mul", "apply_router_weight_on_input"),
+    *("global_num_experts", "expert_map", "w1_bias", "w2_bias"),
 )
 _QUANTIZED = (
-    "use_fp8_w8a8",
-    "use_int8_w8a8",
-    "use_int8_w8a16",
-    "use_int4_w4a16",
-    "use_mxfp4_w4a4",
-    "ocp_mx_scheme",
-    "per_channel_quant",
-    "w1_scale",
-    "w2_scale",
-    "w1_zp",
-    "w2_zp",
-    "a1_scale",
-    "a2_scale",
-    "block_shape",
+    *("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "use_mxfp4_w4a4"),
+    *("ocp_mx_scheme", "per_channel_quant", "w1_scale", "w2_scale", "w1_zp", "w2_zp"),
+    *("a1_scale", "a2_scale", "block_shape"),
 )
 """What `fused_experts_impl` takes: in each release, in some, and for quantised weights."""
 
@@ -85,42 +64,6 @@ from vllm.model_executor.layers.fused_moe.npu_fused_moe import check_experts
 
 check_experts(layer)
 """
-ZERO = f"""\
-from vllm.model_executor.layers.fused_moe.npu_fused_moe import zero_experts
-
-return zero_experts(
-{"".join(f"    {name},{chr(10)}" for name in _ZERO_PARAMETERS)})
-"""
-
-
-def _native_takes_experts(tree: Tree) -> bool:
-    """Does `forward_native`, which an NPU runs, take the experts of each token?"""
-    return "topk_ids" in (tree.parameters(_METHOD, _NATIVE) or ())
-
-
-def _cuda_is_native(tree: Tree) -> bool:
-    """Is `forward_native` bound to `forward_cuda`, or to what another device has?"""
-    for path in (_METHOD, _LAYER):
-        class_ = tree.definition(path, _CLASS)
-        if class_ is not None and any(
-            isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == "forward_cuda"
-            and any(isinstance(t, ast.Name) and t.id == "forward_native" for t in node.targets)
-            for node in ast.walk(class_)
-        ):
-            return True
-    return False
-
-
-def _all_have_weights(tree: Tree) -> bool:
-    """Is there a kernel of experts, and nothing about experts without weights anywhere?"""
-    names = tree.names(_ZERO)
-    return (
-        "fused_experts" in names
-        and not any("zero_expert" in name for name in names)
-        and not experts_name(tree, _ZERO_EXPERTS, but=_ZERO)
-    )
 
 
 class UnquantizedExperts(Rule):
@@ -146,12 +89,7 @@ class UnquantizedExperts(Rule):
 
     ## Example
     ```python
-    if x.device.type == "npu":
-        from vllm.model_executor.layers.fused_moe.npu_fused_moe import (
-            unquantized_experts,
-        )
-
-        return unquantized_experts(layer, x, topk_weights, topk_ids)
+    return unquantized_experts(layer, x, topk_weights, topk_ids)
     ```
 
     ## Safety
@@ -159,116 +97,89 @@ class UnquantizedExperts(Rule):
     """
 
     code = "NPU231"
-    safety = Safety.GUARDED
-    paths = (_METHOD, _LAYER, _ZERO)
-    triggers = (rf"class {_CLASS}\b", rf"def ({_ZERO_EXPERTS}|{_IMPL})\b")
     sites = (
         Site(
-            _CUDA,
-            (_METHOD, _LAYER),
+            CUDA,
+            (METHOD, LAYER),
             (
                 Absence(
                     ">=0.15",
                     "the method gets the experts of each token from its caller",
-                    _native_takes_experts,
+                    native_takes_experts,
                 ),
             ),
         ),
         Site(
-            _NATIVE,
-            (_METHOD,),
+            NATIVE,
+            (METHOD,),
             (
                 Absence(
                     "<0.15",
                     "forward_native is another name of forward_cuda there",
-                    _cuda_is_native,
+                    cuda_is_native,
                 ),
             ),
         ),
-        Site(_CREATE, (_METHOD, _LAYER)),
-        Site(
-            _ZERO_EXPERTS,
-            (_ZERO,),
-            (Absence("<0.11", "all experts have weights", _all_have_weights),),
+    )
+    recipes = (
+        PlatformBranch(
+            f"{CLASS}.create_weights",
+            (METHOD, LAYER),
+            body=CHECK,
+            unless=unless_takes("self", "layer"),
+            reason="a setting of a layer that its experts do not know would be ignored",
         ),
-        Site(_IMPL, (_ZERO,)),
+        NpuCall(
+            ZERO_EXPERTS,
+            (ZERO,),
+            tensor="hidden_states",
+            takes=(
+                *("expert_indices", "expert_scales", "num_experts", "zero_expert_type"),
+                "hidden_states",
+            ),
+            module=_ADDED,
+            function="zero_experts",
+            reason="experts without weights are computed in a Triton kernel",
+            absent=(Absence("<0.11", "all experts have weights", all_have_weights),),
+        ),
+        NpuCall(
+            "fused_experts_impl",
+            (ZERO,),
+            tensor="hidden_states",
+            takes=_CALLED,
+            optional=(*_CALLED_WITH, *_QUANTIZED),
+            module=_ADDED,
+            function="fused_experts",
+            reason="experts that a model calls by itself are computed in Triton kernels",
+        ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report where the experts of each token become known, and where a layer is made."""
-        yield from npu_branch(
-            file,
-            _ZERO_EXPERTS,
-            tensor="hidden_states",
-            known=_ZERO_PARAMETERS,
-            body=ZERO,
-            reason="experts without weights are computed in a Triton kernel",
-            needs=(),
-        )
-        yield from self._check_called(file)
-        yield from self._check_experts(file)
-        create = file.function(_CREATE)
-        if create is None:
-            return
-        if parameter_names(create)[:2] != ["self", "layer"]:
-            yield manual(_CREATE, create, f"it takes {parameter_names(create)}")
-            return
-        yield from platform_branch(
-            file,
-            _CREATE,
-            body=CHECK,
-            reason="a setting of a layer that its experts do not know would be ignored",
-        )
-
-    def _check_called(self, file: File) -> Iterator[Finding]:
-        function = file.function(_IMPL)
-        names = parameter_names(function) if function is not None else []
-        optional = (*_CALLED_WITH, *_QUANTIZED)
-        given = [*_CALLED, *(f"{name}={name}" for name in names if name in optional)]
-        listed = "".join(f"    {argument},\n" for argument in given)
-        yield from npu_branch(
-            file,
-            _IMPL,
-            tensor="hidden_states",
-            known=(*_CALLED, *optional),
-            optional=optional,
-            body="from vllm.model_executor.layers.fused_moe.npu_fused_moe import fused_experts\n\n"
-            f"return fused_experts(\n{listed})\n",
-            reason="experts that a model calls by itself are computed in Triton kernels",
-            needs=(),
-        )
-
-    def _check_experts(self, file: File) -> Iterator[Finding]:
-        native, cuda = file.function(_NATIVE), file.function(_CUDA)
-        reason = "an out-of-tree platform has no kernel for unquantised experts"
+        yield from super().check(file)
+        native, cuda = file.function(NATIVE), file.function(CUDA)
         if native is not None and "topk_ids" in parameter_names(native):
-            if has_npu_branch(native):
-                yield migrated(_NATIVE, native)
-            else:
-                yield changed(_NATIVE, native, reason, Insert(first_statement(native), BRANCH))
-            return
-        if cuda is None:
-            return
-        if has_npu_branch(cuda):
-            yield migrated(_CUDA, cuda)
-            return
-        if {"layer", "x", "topk_weights", "topk_ids"} <= set(parameter_names(cuda)):
-            # Between releases, forward_native was another name of a method with these.
-            yield changed(_CUDA, cuda, reason, Insert(first_statement(cuda), BRANCH))
-            return
-        selection = next((s for s in cuda.body.body if _selects(s)), None)
-        if selection is None or not {"layer", "x"} <= set(parameter_names(cuda)):
-            yield manual(_CUDA, cuda, "it does not select the experts of each token in its body")
-            return
-        yield changed(_CUDA, cuda, reason, Insert(selection, BRANCH, where="after"))
+            yield _with_experts(NATIVE, native)
+        elif cuda is not None:
+            yield _with_experts(CUDA, cuda)
+
+
+def _with_experts(site: str, function: cst.FunctionDef) -> Finding:
+    """The branch, as soon as the experts of each token are known."""
+    if has_npu_branch(function):
+        return migrated(site, function)
+    reason = "an out-of-tree platform has no kernel for unquantised experts"
+    names = set(parameter_names(function))
+    if site == NATIVE or {"layer", "x", "topk_weights", "topk_ids"} <= names:
+        # Between releases, forward_native was another name of a forward_cuda with these.
+        return changed(site, function, reason, Insert(first_statement(function), BRANCH))
+    selection = next(filter(_selects, function.body.body), None)
+    if selection is None or not {"layer", "x"} <= names:
+        return manual(site, function, "it does not select the experts of each token in its body")
+    return changed(site, function, reason, Insert(selection, BRANCH, where="after"))
 
 
 def _selects(statement: cst.CSTNode) -> bool:
     """Does the statement assign both `topk_weights` and `topk_ids`?"""
-    if not isinstance(statement, cst.SimpleStatementLine):
-        return False
-    part = statement.body[0]
-    if not isinstance(part, cst.Assign):
-        return False
-    names = {dotted(n) for target in part.targets for n in walk(target.target)}
-    return {"topk_weights", "topk_ids"} <= names
+    parts = statement.body if isinstance(statement, cst.SimpleStatementLine) else ()
+    return any({"topk_weights", "topk_ids"} <= {*bound_names(part)} for part in parts)

@@ -3,28 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, places, walk
-from migrator.codemod.rule import (
-    Absence,
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-)
+from migrator.codemod.matchers import Place, dotted, walk
+from migrator.codemod.recipes.rewrites import Rewrite
+from migrator.codemod.rule import Absence, Rule
 from migrator.files.tree import Tree
 
 _BASE = "vllm/model_executor/layers/fused_moe/fused_moe_method_base.py"
-_SITE = "FusedMoEMethodBase.is_monolithic"
-
-
 _LAYER = "vllm/model_executor/layers/fused_moe/layer.py"
 
 
@@ -32,6 +18,13 @@ def _knows_no_experts_class(tree: Tree) -> bool:
     """Does a method select its experts by itself, and know neither their class nor its kernel?"""
     base = tree.names(_BASE, "FusedMoEMethodBase") | tree.names(_LAYER, "FusedMoEMethodBase")
     return "select_gemm_impl" in base and not base & {"experts_cls", "moe_kernel"}
+
+
+def _asks(place: Place[cst.CSTNode], function: str) -> bool:
+    """Does a call of `function` ask for the class of experts?"""
+    node = place.node
+    names = [n.evaluated_value for n in walk(node) if isinstance(n, cst.SimpleString)]
+    return names == ["experts_cls"] and isinstance(node, cst.Call) and dotted(node.func) == function
 
 
 class ExpertsClass(Rule):
@@ -56,14 +49,16 @@ class ExpertsClass(Rule):
     """
 
     code = "NPU232"
-    safety = Safety.EQUIVALENT
-    paths = (_BASE,)
-    triggers = (r"def is_monolithic\b",)
-    sites = (
-        Site(
-            _SITE,
+    recipes = (
+        Rewrite(
+            "FusedMoEMethodBase.is_monolithic",
             (_BASE,),
-            (
+            kinds=cst.Call,
+            old=lambda place: _asks(place, "hasattr"),
+            new='getattr(self, "experts_cls", None) is not None',
+            done=lambda place: _asks(place, "getattr"),
+            reason="an out-of-tree platform's class of experts is None",
+            absent=(
                 Absence(
                     "<0.17",
                     "methods know no class of experts, or no such property",
@@ -72,28 +67,3 @@ class ExpertsClass(Rule):
             ),
         ),
     )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the question for the attribute."""
-        function = file.function(_SITE)
-        if function is None:
-            return
-        for place in places(function.body, cst.Call):
-            call = place.node
-            names = [n.evaluated_value for n in walk(call) if isinstance(n, cst.SimpleString)]
-            if names != ["experts_cls"]:
-                continue
-            if dotted(call.func) == "hasattr":
-                yield changed(
-                    _SITE,
-                    call,
-                    "an out-of-tree platform's class of experts is None",
-                    Replace(
-                        call,
-                        lambda _: cst.parse_expression(
-                            'getattr(self, "experts_cls", None) is not None'
-                        ),
-                    ),
-                )
-            elif dotted(call.func) == "getattr":
-                yield migrated(_SITE, call)

@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import libcst as cst
 
-from migrator.codemod.matchers import dotted
-from migrator.codemod.rule import (
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    migrated,
-)
+from migrator.codemod.matchers import Place, dotted, holds_string
+from migrator.codemod.recipes.rewrites import Rewrite, with_elements
+from migrator.codemod.rule import Rule
 
-_HOMES = ("vllm/config/device.py", "vllm/config/__init__.py", "vllm/config.py")
+
+def _is_literal(place: Place[cst.CSTNode]) -> bool:
+    """Is it `Literal[...]`, by whatever import?"""
+    node = place.node
+    name = dotted(node.value) if isinstance(node, cst.Subscript) else None
+    return (name or "").rpartition(".")[2] == "Literal"
 
 
 class DeviceConfigLiteral(Rule):
@@ -43,36 +38,15 @@ class DeviceConfigLiteral(Rule):
     """
 
     code = "NPU402"
-    safety = Safety.EQUIVALENT
-    paths = _HOMES
     triggers = (r"^Device = Literal\[",)
-    sites = (Site("Device", _HOMES),)
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the assignment of the literal type."""
-        statement = file.assignment("Device")
-        part = statement.body[0] if statement is not None else None
-        if (
-            statement is None
-            or not isinstance(part, cst.Assign)
-            or not isinstance(part.value, cst.Subscript)
-            or (dotted(part.value.value) or "").rpartition(".")[2] != "Literal"
-        ):
-            return
-        if '"npu"' in file.code(part.value).replace("'", '"'):
-            yield migrated("Device", statement)
-        else:
-            yield changed(
-                "Device",
-                statement,
-                "the configuration refuses the device npu",
-                Replace(part.value, _with_npu),
-            )
-
-
-def _with_npu(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.Subscript)
-    *rest, last = node.slice
-    separator = rest[-1].comma if rest else cst.Comma(cst.SimpleWhitespace(""))
-    item = cst.SubscriptElement(cst.Index(cst.SimpleString('"npu"')), comma=last.comma)
-    return node.with_changes(slice=[*rest, last.with_changes(comma=separator), item])
+    recipes = (
+        Rewrite(
+            "Device",
+            ("vllm/config/device.py", "vllm/config/__init__.py", "vllm/config.py"),
+            kinds=cst.Subscript,
+            old=_is_literal,
+            new=lambda node: with_elements(node, '"npu"'),
+            done=lambda place: holds_string(place.node, "npu"),
+            reason="the configuration refuses the device npu",
+        ),
+    )

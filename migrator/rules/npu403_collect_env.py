@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, first_statement, places
-from migrator.codemod.recipes import mentions
+from migrator.codemod.matchers import dotted, first_statement, mentions, places
+from migrator.codemod.recipes.rewrites import with_elements
 from migrator.codemod.rule import (
     File,
     Finding,
@@ -22,7 +22,7 @@ from migrator.codemod.rule import (
 )
 
 _PATH = "vllm/collect_env.py"
-_PREFIXES = ("ASCEND", "CANN", "HCCL")
+_PREFIXES = ('"ASCEND"', '"CANN"', '"HCCL"')
 
 CODE = """\
 if TORCH_AVAILABLE and hasattr(torch, "npu") and torch.npu.is_available():
@@ -87,19 +87,5 @@ class CollectEnv(Rule):
                         "get_env_vars",
                         node,
                         "the variables of CANN and HCCL are not reported",
-                        Replace(node.value, _with_prefixes),
+                        Replace(node.value, lambda value: with_elements(value, *_PREFIXES)),
                     )
-
-
-def _with_prefixes(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.Tuple)
-    *rest, last = node.elements
-    separator = (
-        last.comma
-        if isinstance(last.comma, cst.Comma)
-        else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
-    )
-    between = rest[-1].comma if isinstance(last.comma, cst.Comma) and rest else separator
-    new = [cst.Element(cst.SimpleString(f'"{name}"'), comma=between) for name in _PREFIXES]
-    new[-1] = new[-1].with_changes(comma=last.comma)
-    return node.with_changes(elements=[*rest, last.with_changes(comma=between), *new])
