@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -256,8 +257,8 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     # The runtime and HCCL say which symbols they implement; the rest becomes functions that
     # name themselves and fail, so that nothing made up is ever computed with.
     tell("compiling the ACL runtime")
-    runtime = _objects(["cann_runtime.cpp", "aclop.cpp"], work)
-    collectives = _objects([path.name for path in source_files() if _is_hccl(path)], work)
+    runtime = _objects("acl", work)
+    collectives = _objects("hccl", work)
     implemented: set[str] = set()
     fallbacks: dict[str, list[str]] = {"libascendcl.so": [], "libhccl.so": []}
     objects = {"libascendcl.so": runtime, "libhccl.so": collectives}
@@ -347,10 +348,6 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     (directory / "build.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _is_hccl(path: Path) -> bool:
-    return path.name.startswith("hccl") and path.suffix in {".c", ".cpp"}
-
-
 def _fallback_source(names: Sequence[str]) -> str:
     lines = ["// Generated: symbols that torch_npu links to and the simulator does not implement."]
     lines.append('#include "ascend_sim.h"')
@@ -364,14 +361,19 @@ def _fallback_source(names: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _objects(names: Sequence[str], work: Path) -> list[Path]:
-    made = []
-    for name in names:
-        output = work / f"{name}.o"
-        tool = ["gcc", "-std=gnu17"] if name.endswith(".c") else ["g++", "-std=c++17"]
-        _run([*tool, "-O2", "-fPIC", "-fvisibility=hidden", "-c", _SOURCES / name, "-o", output])
-        made.append(output)
-    return made
+def _objects(family: str, work: Path) -> list[Path]:
+    """Compile the sources of a family, those whose names begin with it."""
+
+    def compiled(source: Path) -> Path:
+        output = work / f"{source.name}.o"
+        _run(
+            ["g++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-c", source, "-o", output]
+        )
+        return output
+
+    sources = [path for path in source_files() if path.match(f"{family}*.cpp")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, sources))
 
 
 def _link(output: Path, objects: Sequence[Path], libraries: Sequence[Path] = ()) -> None:
