@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulator.conftest import Simulator, checks
+from tests.simulator.conftest import INSIDE, Simulator, checks
 
 pytestmark = pytest.mark.simulator
 
-FILE = "checks_npu_operators.py"
+FILES = sorted(path.name for path in (INSIDE / "operators").glob("checks_*.py"))
 PAGE = Path(__file__).parents[2] / "docs" / "npu-operators.md"
 
 
-@pytest.mark.parametrize("check", checks(FILE))
-def test_npu_operators(simulator: Simulator, check: str) -> None:
-    simulator.outcome(FILE, check)
+@pytest.mark.parametrize(
+    ("file", "check"),
+    [(f"operators/{file}", check) for file in FILES for check in checks(f"operators/{file}")],
+)
+def test_npu_operators(simulator: Simulator, file: str, check: str) -> None:
+    simulator.outcome(file, check)
 
 
 def test_the_page_is_fresh(simulator: Simulator) -> None:

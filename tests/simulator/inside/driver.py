@@ -2,7 +2,7 @@
 """Runs the checks of one file inside a simulated process and prints what came of each.
 
 Run as `driver.py FILE [NAME ...]`; the last line of stdout is a JSON object: the name of each
-check → null, or the traceback of its failure. The file's own directory is importable.
+check → null, or the traceback of its failure. The file's own directory is importable, and `tests`.
 `driver.py --each FILE ...` does so for several files, each in a fork of a process that has imported
 torch, and prints a line for each.
 """
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def run(path: Path, wanted: set[str]) -> None:
-    sys.path.insert(0, str(path.parent))
+    sys.path[:0] = [str(path.parent), str(Path(__file__).parents[3])]
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix products, element by element in float64."""
+
+from __future__ import annotations
+
+import torch
+import torch_npu
+
+from tests.simulator.inside.operators.calling import (
+    call,
+    called,
+    close,
+    every_operator_was_tested,
+    npu,
+    product,
+    rand,
+    sweep,
+    wide,
+)
+
+
+def check_linear() -> None:
+    for rng, dtype in sweep(4):
+        rows, k, n = rng.randint(1, 4), rng.randint(1, 6), rng.randint(1, 5)
+        x, w = rand(rng, rows, k, dtype=dtype), rand(rng, n, k, dtype=dtype)
+        b = rand(rng, n, dtype=dtype)
+        got = call("npu::npu_linear", npu(x), npu(w), npu(b))
+        close(got, product(x, w.t(), wide(b)), terms=k, size=16)
+        for target in (torch.float32, torch.float16, torch.bfloat16, torch.int32):
+            cast = call("npu::_npu_dtype_cast", npu(x), target)
+            assert cast.dtype == target
+            assert torch.equal(cast.cpu(), x.to(target))
+            number = torch_npu.npu_dtype_cast(npu(x), target)
+            called.add("npu::npu_dtype_cast")
+            assert torch.equal(number.cpu(), x.to(target))
+
+
+def check_zz_every_operator_was_tested() -> None:
+    every_operator_was_tested(__file__)
