@@ -121,7 +121,7 @@ def softmax(row: Sequence[float]) -> list[float]:
     return [p / math.fsum(parts) for p in parts]
 
 
-def product(a: Tensor, w: Tensor, bias: list[float] | None) -> list[list[float]]:
+def matrix_product(a: Tensor, w: Tensor, bias: list[float] | None) -> list[list[float]]:
     columns = list(zip(*wide(w), strict=True))
     return [
         [

@@ -13,6 +13,7 @@ from tests.simulator.inside.operators.calling import (
     call,
     close,
     every_operator_was_tested,
+    matrix_product,
     npu,
     rand,
     refused,
@@ -62,7 +63,7 @@ def check_formats() -> None:
             )
             close(
                 grouped[:8],
-                product(x[:8], rand(random.Random(2), 2, 40, 16, dtype=dtype)[0], None),
+                matrix_product(x[:8], rand(random.Random(2), 2, 40, 16, dtype=dtype)[0], None),
                 terms=40,
                 size=40,
             )

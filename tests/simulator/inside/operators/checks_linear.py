@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix products, element by element in float64."""
+"""Matrix products, casts and fills, element by element in float64."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.simulator.inside.operators.calling import (
     called,
     close,
     every_operator_was_tested,
+    matrix_product,
     npu,
-    product,
     rand,
     sweep,
     wide,
@@ -25,7 +25,7 @@ def check_linear() -> None:
         x, w = rand(rng, rows, k, dtype=dtype), rand(rng, n, k, dtype=dtype)
         b = rand(rng, n, dtype=dtype)
         got = call("npu::npu_linear", npu(x), npu(w), npu(b))
-        close(got, product(x, w.t(), wide(b)), terms=k, size=16)
+        close(got, matrix_product(x, w.t(), wide(b)), terms=k, size=16)
         for target in (torch.float32, torch.float16, torch.bfloat16, torch.int32):
             cast = call("npu::_npu_dtype_cast", npu(x), target)
             assert cast.dtype == target
@@ -33,6 +33,11 @@ def check_linear() -> None:
             number = torch_npu.npu_dtype_cast(npu(x), target)
             called.add("npu::npu_dtype_cast")
             assert torch.equal(number.cpu(), x.to(target))
+        own = npu(x)
+        before = own.data_ptr()
+        filled = call("npu::one_", own)
+        assert filled.data_ptr() == before
+        assert (own == 1).all()
 
 
 def check_zz_every_operator_was_tested() -> None:

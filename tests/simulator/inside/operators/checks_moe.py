@@ -17,8 +17,8 @@ from tests.simulator.inside.operators.calling import (
     close,
     every_operator_was_tested,
     exists,
+    matrix_product,
     npu,
-    product,
     rand,
     refused,
     sigmoid,
@@ -302,7 +302,7 @@ def check_grouped_matmul() -> None:
         want, at = [], 0
         for g in turn:
             part = x[at : at + sizes[g]]
-            want += product(part, weight[g], wide(bias[g]) if with_bias else None)
+            want += matrix_product(part, weight[g], wide(bias[g]) if with_bias else None)
             at += sizes[g]
         close(out, want + [[math.nan] * n] * spare, terms=k, size=16)
         if kind == 0:
@@ -318,7 +318,7 @@ def check_grouped_matmul() -> None:
             group_type=-1,
         )
         for got, a, w in zip(results, several, weight, strict=True):
-            close(got, product(a, w, None), terms=k, size=16)
+            close(got, matrix_product(a, w, None), terms=k, size=16)
 
 
 def check_moe_refusals() -> None:
