@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator.verify import schema
-from migrator.verify.modules import (
-    Definition,
-    External,
-    Missing,
-    Module,
-    Package,
-    Value,
-    ZipFiles,
-)
+from migrator.verify.modules import Definition, External, Missing, Module, Value
+from migrator.verify.package import Package
+from migrator.verify.package_files import ZipFiles
 from migrator.verify.signature import Signature, nearest
 from migrator.verify.wheel import Contents
 

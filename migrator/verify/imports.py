@@ -22,7 +22,8 @@ import msgspec
 
 from migrator.files.tree import module_name
 from migrator.verify.calls import npu_path
-from migrator.verify.modules import Module, Package, is_none
+from migrator.verify.modules import Module, is_none
+from migrator.verify.package import Package
 from migrator.verify.report import Finding, Note
 from migrator.verify.scopes import absolute_module, is_type_checking
 from migrator.verify.tree import ChangedFile, Tree

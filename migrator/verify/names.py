@@ -14,17 +14,9 @@ from collections.abc import Iterator
 
 from migrator.files.tree import module_name
 from migrator.verify.api import Absent, NpuApi
-from migrator.verify.modules import (
-    Definition,
-    External,
-    Missing,
-    Module,
-    Resolved,
-    class_members,
-    decorated_with,
-    external_attributes,
-    keeps_signature,
-)
+from migrator.verify.classes import class_members, external_attributes
+from migrator.verify.constructors import decorated_with, keeps_signature
+from migrator.verify.modules import Definition, External, Missing, Module, Resolved
 from migrator.verify.report import Finding
 from migrator.verify.scopes import BUILTINS, Binding, Scope, Use, dotted
 from migrator.verify.signature import Signature, bind, did_you_mean, of_function

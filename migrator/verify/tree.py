@@ -15,7 +15,9 @@ import msgspec
 
 from migrator.files.tree import module_name
 from migrator.messages.errors import MigrateError
-from migrator.verify.modules import DirectoryFiles, Module, Package, parse_module
+from migrator.verify.modules import Module, parse_module
+from migrator.verify.package import Package
+from migrator.verify.package_files import DirectoryFiles
 
 LOG = "migration-log.json"
 TOP_LEVEL = frozenset({"vllm"})

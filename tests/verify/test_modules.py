@@ -10,17 +10,9 @@ from pathlib import Path
 import pytest
 
 from migrator.files.tree import module_name
-from migrator.verify.modules import (
-    Definition,
-    DirectoryFiles,
-    External,
-    Missing,
-    Module,
-    Package,
-    Unknown,
-    Value,
-    ZipFiles,
-)
+from migrator.verify.modules import Definition, External, Missing, Module, Unknown, Value
+from migrator.verify.package import Package
+from migrator.verify.package_files import DirectoryFiles, ZipFiles
 
 SOURCES = {
     "pkg/__init__.py": """
