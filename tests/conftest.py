@@ -47,6 +47,9 @@ class Outcome:
 
 RunCli = Callable[..., Outcome]
 
+TESTS = Path(__file__).parent
+LONGEST = ("simulator", "rules", "planning", "emitted", "plugin")
+"""The rooms whose tests take longest."""
 TERMINAL = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
 """Variables by which the terminal that pytest runs in would change what is printed."""
 
@@ -61,11 +64,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave slow tests out unless `-m` says which ones are wanted."""
+    """Leave slow tests out unless `-m` says which ones are wanted; begin with what takes longest.
+
+    A worker that comes to a long file when the others have nothing left to do is waited for.
+    """
     if not config.option.markexpr:
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    room = {item: item.path.relative_to(TESTS).parts[0] for item in items}
+    items.sort(
+        key=lambda item: LONGEST.index(room[item]) if room[item] in LONGEST else len(LONGEST)
+    )
 
 
 @pytest.fixture(autouse=True)
