@@ -44,10 +44,8 @@ EARLY = ("0.10.0",)
 RELEASES = (*EARLY, "0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-DRAFTS = ("ngram-eager", "draft-eager")
-"""Modes with speculative decoding that an NPU does."""
-NEWER = {"0.11.0": ("minimax-m2", *DRAFTS)}
-"""Release → models and modes that came later."""
+NEWER = {"0.11.0": ("minimax-m2",)}
+"""Release → models that came later."""
 LORA = tuple(name for name, mode in simulate.MODES.items() if mode.adapters)
 OLD = {
     "0.10.0": ("llama",),
@@ -76,6 +74,8 @@ EVERYWHERE = (
     ("qwen2", "eager"),
     ("qwen3", "eager"),
     ("mistral", "eager"),
+    ("deepseek-v2", "eager"),
+    ("deepseek-v3", "eager"),
     ("vllm", "install"),
 )
 ALSO = (
@@ -101,13 +101,15 @@ ALSO = (
     ("gemma3", "full-graph"),
     ("minimax-m2", "eager"),
     ("gpt2", "eager"),
+    *(("deepseek-v2", mode) for mode in ("graph", "full-graph", "no-nnal", "bfloat16", "nz")),
+    *(("deepseek-v3", mode) for mode in ("full-graph", "tp2", "serve-dp2")),
     ("mixtral", "tp2"),
     ("llama", "tp2-graph"),
     ("qwen2", "tp2"),
     ("llama", "ray-tp2"),
     ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
-    *(("llama", name) for name in (*LORA, *DRAFTS)),
+    *(("llama", name) for name in LORA),
 )
 TIMEOUT = 900.0
 
@@ -265,7 +267,7 @@ def plan(releases: Iterable[str]) -> list[Job]:
         Job(release, model, mode)
         for model, mode in ALSO
         for release in deep
-        if not {model, mode} & set(NEWER.get(release, ()))
+        if model not in NEWER.get(release, ())
     ]
     return jobs
 

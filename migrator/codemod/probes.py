@@ -96,6 +96,31 @@ def attention_takes_blocksparse_params(tree: Tree) -> bool:
     )
 
 
+MLA_LAYER = "vllm/model_executor/layers/attention/mla_attention.py"
+
+
+def mla_layers_part_the_batch(tree: Tree) -> bool:
+    """Layers of latent attention part decodes from prefills; else the backend does all of it."""
+    return tree.definition(MLA_LAYER, "MLAAttention.forward_impl") is not None
+
+
+def mla_cache_can_be_split(tree: Tree) -> bool:
+    """Backends write the cache of latent attention, so that it may be other than one tensor.
+
+    In some releases the layer writes it itself, by a CUDA kernel; earlier ones do not tell such a
+    cache from others (`MLAAttentionSpec`).
+    """
+    spec = tree.definition("vllm/v1/kv_cache_interface.py", "MLAAttentionSpec")
+    writes = _defined(tree, BACKEND_HOMES, "MLAAttentionImpl.do_kv_cache_update")
+    return spec is not None and (writes or not mla_layers_part_the_batch(tree))
+
+
+def has_mla_prefill_backends(tree: Tree) -> bool:
+    """Layers of latent attention hold a backend for prefills beside that of the cache."""
+    home = ("vllm/v1/attention/backends/mla/prefill/registry.py",)
+    return _defined(tree, home, "register_mla_prefill_backend")
+
+
 def backends_set_block_size(tree: Tree) -> bool:
     """`CacheConfig` tells a user's block size from the default, which backends may replace."""
     return "user_specified_block_size" in _class_fields(tree, CACHE_CONFIG_HOMES, "CacheConfig")
@@ -157,12 +182,6 @@ def runner_asks_by_cache_dtype(tree: Tree) -> bool:
     )
 
 
-def platform_registers_kernels(tree: Tree) -> bool:
-    """Workers have the platform register what runs in the place of Triton kernels."""
-    home = ("vllm/platforms/interface.py",)
-    return _defined(tree, home, "Platform.register_triton_kernel_overrides")
-
-
 _PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
 
 
@@ -201,6 +220,9 @@ PROBES: dict[str, Probe] = {
         builders_take_the_config_only,
         graphs_hold_single_token_decodes,
         attention_takes_blocksparse_params,
+        mla_layers_part_the_batch,
+        mla_cache_can_be_split,
+        has_mla_prefill_backends,
         backends_set_block_size,
         config_has_compilation_mode,
         config_has_cudagraph_mode,
@@ -210,7 +232,6 @@ PROBES: dict[str, Probe] = {
         runner_marks_padding,
         runner_keeps_prompt_logprobs,
         runner_asks_by_cache_dtype,
-        platform_registers_kernels,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

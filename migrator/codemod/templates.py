@@ -29,6 +29,11 @@ from migrator.messages.errors import MigrateError
 HOMES: dict[str, tuple[str, ...]] = {
     "AttentionBackend": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
     "AttentionImpl": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
+    "MLAAttentionImpl": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
+    "MLACommonMetadataBuilder": (
+        "vllm.model_executor.layers.attention.mla_attention",
+        "vllm.v1.attention.backends.mla.common",
+    ),
     "AttentionType": ("vllm.v1.attention.backend", "vllm.attention.backends.abstract"),
     "AttentionCGSupport": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),
     "AttentionMetadataBuilder": ("vllm.v1.attention.backend", "vllm.v1.attention.backends.utils"),

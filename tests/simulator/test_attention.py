@@ -15,7 +15,7 @@ from tests.simulator.conftest import INSIDE, Simulator, checks
 
 pytestmark = [pytest.mark.simulator, pytest.mark.releases]
 
-FILE = "checks_attention.py"
+FILES = ("checks_attention.py", "checks_latent_attention.py")
 RELEASES = ("0.11.0", "0.33.0")
 ADDED = (
     "vllm/compilation/npu_graph.py",
@@ -23,6 +23,7 @@ ADDED = (
     "vllm/platforms/npu_nnal.py",
     "vllm/platforms/npu.py",
     "vllm/v1/attention/backends/ascend_attn.py",
+    "vllm/v1/attention/backends/mla/ascend_mla.py",
 )
 PRISTINE = (
     "vllm/attention/backends/abstract.py",
@@ -47,16 +48,18 @@ def outcomes(
             if content is not None:
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (tree / path).write_bytes(content)
-        arguments = [str(INSIDE / "driver.py"), str(INSIDE / FILE)]
-        with simulator.start(arguments, env={"EMITTED_TREE": str(tree)}) as process:
-            out, err = process.communicate(timeout=1200)
-        assert process.returncode == 0, f"{version}\n{out}\n{err}"
-        found |= {(version, k): v for k, v in json.loads(out.splitlines()[-1]).items()}
+        for file in FILES:
+            arguments = [str(INSIDE / "driver.py"), str(INSIDE / file)]
+            with simulator.start(arguments, env={"EMITTED_TREE": str(tree)}) as process:
+                out, err = process.communicate(timeout=1200)
+            assert process.returncode == 0, f"{version} {file}\n{out}\n{err}"
+            checked = json.loads(out.splitlines()[-1])
+            found |= {(version, f"{file} {name}"): trace for name, trace in checked.items()}
     return found
 
 
 @pytest.mark.parametrize("version", RELEASES)
-@pytest.mark.parametrize("check", checks(FILE))
+@pytest.mark.parametrize("check", [f"{file} {name}" for file in FILES for name in checks(file)])
 def test_attention(outcomes: dict[tuple[str, str], str | None], version: str, check: str) -> None:
     trace = outcomes[version, check]
     if trace is not None:

@@ -64,6 +64,19 @@ _GPT2: dict[str, Any] = {
     "attn_pdrop": 0.0,
 }
 
+# A head is not the hidden size divided, and no size of it is free.
+_LATENT: dict[str, Any] = {
+    **{name: value for name, value in _SHAPE.items() if name != "head_dim"},
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+}
+
 ROLES: dict[str, tuple[str, ...]] = {
     "norm": ("npu_rms_norm",),
     "residual norm": ("npu_add_rms_norm",),
@@ -259,6 +272,56 @@ _ALL = (
             "use_routing_bias": True,
         },
         _OTHER_ROUTER,
+    ),
+    # Latent attention with the sizes of all DeepSeeks, which are those that the device takes: one
+    # latent for all heads, queries without one. Experts by softmax, two of them shared.
+    Model(
+        "deepseek-v2",
+        "DeepseekV2Config",
+        "DeepseekV2ForCausalLM",
+        {
+            **_LATENT,
+            "q_lora_rank": None,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "topk_method": "greedy",
+            "norm_topk_prob": False,
+        },
+        _OTHER_ROUTER,
+        common=False,
+    ),
+    # Queries of a latent of their own; sigmoid scores, a bias that only chooses, experts in groups;
+    # positions stretched by yarn, which scales the logits, too.
+    Model(
+        "deepseek-v3",
+        "DeepseekV3Config",
+        "DeepseekV3ForCausalLM",
+        {
+            **_LATENT,
+            "q_lora_rank": 96,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "n_group": 2,
+            "topk_group": 1,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "num_nextn_predict_layers": 0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": MAX_MODEL_LENGTH // 4,
+                "beta_fast": 32,
+                "beta_slow": 1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+        _OTHER_ROUTER,
+        common=False,
     ),
     Model(
         "gpt2",

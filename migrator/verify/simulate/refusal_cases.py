@@ -29,7 +29,6 @@ MODEL: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 """A model that is served, of which the cases differ."""
-_NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 _REGISTRY = "vllm/model_executor/models/registry.py"
 _METHODS = "vllm/model_executor/layers/quantization/__init__.py"
 _ENVS = "vllm/envs.py"
@@ -137,20 +136,39 @@ def _variable(name: str, value: str) -> Case:
     )
 
 
+_DEEPSEEK: dict[str, Any] = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "model_type": "deepseek_v2",
+    "vocab_size": 512,
+    "hidden_size": 130,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "kv_lora_rank": 512,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 4,
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 256,
+}
+
 CASES = (
     Case("float32", "takes float16 and bfloat16, not float32", engine={"dtype": "float32"}),
     Case("block size", "--block-size must be a multiple of 128", engine={"block_size": 64}),
     Case("sleep mode", "leep mode is not supported", engine={"enable_sleep_mode": True}),
     Case(
         "speculative decoding",
-        "NPU: speculative decoding by 'ngram_gpu' is not supported",
-        engine={"speculative_config": {**_NGRAM, "method": "ngram_gpu"}},
-        needs="ngram_gpu",
-    ),
-    Case(
-        "speculative decoding with adapters",
-        "NPU: speculative decoding ",
-        engine={"speculative_config": _NGRAM, "enable_lora": True},
+        "NPU: speculative decoding accepts drafts in Triton kernels",
+        engine={
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 2,
+                "prompt_lookup_max": 2,
+            }
+        },
     ),
     Case("head size", "needs a head size", {**MODEL, "head_dim": 72}),
     Case(
@@ -218,24 +236,31 @@ CASES = (
     ),
     Case(
         "latent attention",
-        "NPU: multi-head latent attention has no backend here",
+        "qk_rope_head_dim 64, v_head_dim 128, not of kv_lora_rank 64",
         {
-            "architectures": ["DeepseekV2ForCausalLM"],
-            "model_type": "deepseek_v2",
-            "vocab_size": 512,
-            "hidden_size": 128,
-            "intermediate_size": 128,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
+            **_DEEPSEEK,
             "kv_lora_rank": 64,
-            "q_lora_rank": None,
             "qk_nope_head_dim": 32,
             "qk_rope_head_dim": 32,
             "v_head_dim": 32,
-            "n_routed_experts": 4,
-            "first_k_dense_replace": 1,
-            "max_position_embeddings": 256,
+        },
+    ),
+    Case(
+        "latent heads",
+        "NPU: latent attention takes 128 heads on a rank, not 130",
+        {**_DEEPSEEK, "num_attention_heads": 130, "num_key_value_heads": 130},
+    ),
+    Case(
+        "sparse attention",
+        "NPU: sparse attention, whose tokens an indexer chooses",
+        {
+            **_DEEPSEEK,
+            "architectures": ["DeepseekV32ForCausalLM"],
+            "model_type": "deepseek_v32",
+            "q_lora_rank": 64,
+            "index_n_heads": 2,
+            "index_head_dim": 128,
+            "index_topk": 64,
         },
     ),
     _state(

@@ -141,26 +141,18 @@ class NPUPlatform(Platform):
         # Only the native implementations, which need no import.
         return
 
-    # npu-migrate: when platform_registers_kernels
-    @classmethod
-    def register_triton_kernel_overrides(cls) -> None:
-        # Whether there is a Triton or not: these are faster than what it compiles.
-        from vllm.triton_utils.npu_overrides import register
-
-        register()
-
-    # npu-migrate: end
     @classmethod
     def get_attn_backend_cls(
         cls, selected_backend, *selector_args, **selector_kwargs
     ) -> str:
-        """The one backend there is, whichever is selected.
+        """The backend of the layer's kind of attention, whichever is selected.
 
         Raises:
             ValueError: it does not do what the selector asks for.
 
         """
         from vllm.v1.attention.backends.ascend_attn import AscendAttentionBackend
+        from vllm.v1.attention.backends.mla.ascend_mla import AscendMLABackend
 
         # Releases ask by position, by name, or with one tuple of everything.
         interface = inspect.signature(super().get_attn_backend_cls)
@@ -171,10 +163,11 @@ class NPUPlatform(Platform):
         config = asked.pop("attn_selector_config", None)
         if config is not None:
             asked.update(config._asdict())
-        reasons = AscendAttentionBackend.validate_configuration(**asked)
+        backend = AscendMLABackend if asked.get("use_mla") else AscendAttentionBackend
+        reasons = backend.validate_configuration(**asked)
         if reasons:
             raise ValueError(f"NPU attention does not support {', '.join(reasons)}.")
-        return "vllm.v1.attention.backends.ascend_attn.AscendAttentionBackend"
+        return f"{backend.__module__}.{backend.__qualname__}"
 
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> DeviceCapability | None:

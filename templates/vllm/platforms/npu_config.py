@@ -15,8 +15,6 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vllm.platforms.npu_speculation import default_of, speculation_reasons
-
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
 
@@ -25,6 +23,30 @@ MAX_CONTEXT = 262_144
 
 MAX_SEQUENCES = 4096
 """Requests of a batch that the fused attention takes, by the source of its tiling."""
+
+LATENT_MODELS = ("DeepseekV2ForCausalLM",)
+"""Models with multi-head latent attention that were compared."""
+
+LATENT_SIZES = {
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+"""What of heads the fused attention takes with a rotated part of its own."""
+
+MAX_LATENT_HEADS = 128
+"""Query heads of the latent one that the fused attention takes."""
+
+LATENT_TAKEN: dict[str, tuple[Any, ...]] = {
+    "lora_config": (None,),
+    "model_config.enforce_eager": (True,),
+    "model_config.quantization": (None,),
+    "parallel_config.data_parallel_size": (1,),
+    "parallel_config.pipeline_parallel_size": (1,),
+    "parallel_config.tensor_parallel_size": (1,),
+}
+"""Options of which latent attention was compared with these values alone."""
 
 PREFIX_MODELS = ("bagel", "gemma3", "paligemma")
 """Types of models whose images' tokens see each other, in releases that do not say."""
@@ -258,11 +280,12 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
 def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if vllm_config.model_config is not None:
         yield from _model_reasons(vllm_config.model_config, vllm_config.load_config)
-    yield from speculation_reasons(vllm_config)
-    draft = _lookup(vllm_config, "speculative_config.draft_model_config")
-    if draft not in (_ABSENT, None, vllm_config.model_config):
-        for reason in _model_reasons(draft, vllm_config.load_config):
-            yield f"the draft model: {reason}"
+        yield from _latent_reasons(vllm_config)
+    if vllm_config.speculative_config is not None:
+        yield (
+            "speculative decoding accepts drafts in Triton kernels, which no NPU runs. "
+            "Leave --speculative-config out"
+        )
     sequences = _lookup(vllm_config, "scheduler_config.max_num_seqs")
     if sequences is not _ABSENT and sequences > MAX_SEQUENCES:
         yield (
@@ -283,11 +306,6 @@ def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
 
 
 def _model_reasons(model_config: ModelConfig, load_config: Any) -> Iterator[str]:
-    if model_config.use_mla:
-        yield (
-            "multi-head latent attention has no backend here. Set VLLM_MLA_DISABLE=1 "
-            "to run the model with plain attention"
-        )
     if (
         model_config.is_hybrid
         or model_config.has_inner_state
@@ -315,6 +333,47 @@ def _model_reasons(model_config: ModelConfig, load_config: Any) -> Iterator[str]
             f"{MODELSLIM_DESCRIPTION} says that ModelSlim has quantized the weights, "
             "and ascend quantization has no kernels here"
         )
+
+
+def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
+    """What of multi-head latent attention no operator takes, or was not compared."""
+    model_config = vllm_config.model_config
+    config = model_config.hf_text_config
+    if hasattr(config, "index_topk"):
+        yield (
+            "sparse attention, whose tokens an indexer chooses (DeepSeek V3.2, GLM-5), "
+            "has no backend here"
+        )
+        return
+    if not model_config.use_mla:
+        return
+    hint = "Set VLLM_MLA_DISABLE=1 to run the model with plain attention"
+    # npu-migrate: when mla_cache_can_be_split
+    names = ", ".join(model_config.architectures)
+    if names not in LATENT_MODELS:
+        yield f"latent attention of {names} was not compared on an NPU. {hint}"
+        return
+    sizes = {name: getattr(config, name, None) for name in LATENT_SIZES}
+    if sizes != LATENT_SIZES:
+        wanted, given = (
+            ", ".join(f"{name} {size}" for name, size in some.items())
+            for some in (LATENT_SIZES, sizes)
+        )
+        yield f"latent attention takes heads of {wanted}, not of {given}. {hint}"
+    heads = model_config.get_num_attention_heads(vllm_config.parallel_config)
+    if heads > MAX_LATENT_HEADS:
+        yield (
+            f"latent attention takes {MAX_LATENT_HEADS} heads on a rank, not {heads}. "
+            f"{hint}, or a larger --tensor-parallel-size"
+        )
+    for path, taken in LATENT_TAKEN.items():
+        value = _lookup(vllm_config, path)
+        if value is not _ABSENT and value not in taken:
+            name = path.rpartition(".")[2]
+            yield f"latent attention was not compared with {name}={value!r}. {hint}"
+    # npu-migrate: otherwise
+    yield f"latent attention has no backend in this release. {hint}"
+    # npu-migrate: end
 
 
 def _is_modelslim(model_config: ModelConfig) -> bool:
@@ -447,8 +506,16 @@ def _unknown_configs(vllm_config: VllmConfig) -> Iterator[str]:
         if field.name in told or not field.init:
             continue
         value = getattr(vllm_config, field.name)
-        if value is not None and value != default_of(field):
+        if value is not None and value != _default(field):
             yield f"{field.name} is not supported, nothing of it was made for NPUs"
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    # Pydantic leaves its own description of a field in the place of a default.
+    make = getattr(field.default, "get_default", None)
+    return field.default if make is None else make(call_default_factory=True)
 
 
 _ABSENT = object()

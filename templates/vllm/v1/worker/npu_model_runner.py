@@ -7,10 +7,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from vllm.v1.attention.backends.mla.ascend_mla import LatentCache
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.npu_kernels import PAD_SLOT_ID, keep_top_k_on_host
@@ -24,7 +25,8 @@ class NPUModelRunner(GPUModelRunner):
 
     A layer's keys and values are two contiguous tensors
     `[num_blocks, block_size, num_kv_heads, head_size]`: what NPU operators read
-    and write. Layers of different groups that share memory share both.
+    and write. So are the latents of latent attention and the rotated parts of its
+    keys. Layers of different groups that share memory share both.
     """
 
     def _init_device_properties(self) -> None:
@@ -105,7 +107,13 @@ class NPUModelRunner(GPUModelRunner):
             Layer name to (keys, values).
 
         """
-        specs = dict(_layer_specs(kv_cache_config, kernel_block_sizes))
+        layers = self.compilation_config.static_forward_context
+        specs = {
+            name: Buffers(spec, block_size, getattr(layers[name], "impl", None))
+            for name, (spec, block_size) in _layer_specs(
+                kv_cache_config, kernel_block_sizes
+            )
+        }
         kv_caches: dict[str, KVBuffers] = {}
         with kv_cache_allocation_context or nullcontext():
             for layer_names, num_bytes in _shared_regions(kv_cache_config):
@@ -113,9 +121,7 @@ class NPUModelRunner(GPUModelRunner):
         for name, target in self.shared_kv_cache_layers.items():
             kv_caches[name] = kv_caches[target]
 
-        bind_kv_cache(
-            kv_caches, self.compilation_config.static_forward_context, self.kv_caches
-        )
+        bind_kv_cache(kv_caches, layers, self.kv_caches)
         # Dummy batches use what is in these buffers: nothing to write, instead of
         # slot 0 for every token. They may be inference tensors.
         with torch.inference_mode():
@@ -125,6 +131,30 @@ class NPUModelRunner(GPUModelRunner):
         # Whoever walks this list (block copies, zeroing) expects plain tensors.
         self.kv_caches[:] = [t for buffers in self.kv_caches for t in buffers]
         return kv_caches
+
+
+class Buffers(NamedTuple):
+    """What the two buffers of a layer are made by."""
+
+    spec: AttentionSpec
+    block_size: int
+    """Tokens of a block of its kernels."""
+    impl: object
+    """Its attention."""
+
+    @property
+    def latent_size(self) -> int | None:
+        """Elements of a token's latent; None if the layer keeps keys and values."""
+        return getattr(self.impl, "kv_lora_rank", None)
+
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """Elements of a token's head in either buffer."""
+        if self.latent_size is not None:
+            return self.latent_size, self.spec.head_size - self.latent_size
+        return self.spec.head_size, getattr(
+            self.spec, "head_size_v", self.spec.head_size
+        )
 
 
 def _layer_specs(
@@ -182,21 +212,18 @@ def _shared_regions(
 def _allocate(
     layer_names: list[str],
     num_bytes: int,
-    specs: dict[str, tuple[AttentionSpec, int]],
+    specs: dict[str, Buffers],
     device: torch.device,
 ) -> dict[str, KVBuffers]:
     """Allocate one pair of buffers and view it in each layer's shape."""
     raw: KVBuffers | None = None
     views: dict[str, KVBuffers] = {}
     for name in layer_names:
-        spec, block_size = specs[name]
+        spec, block_size, _ = specs[name]
         num_blocks = num_bytes // spec.page_size_bytes * (spec.block_size // block_size)
         shapes = [
             (num_blocks, block_size, spec.num_kv_heads, head_size)
-            for head_size in (
-                spec.head_size,
-                getattr(spec, "head_size_v", spec.head_size),
-            )
+            for head_size in specs[name].head_sizes
         ]
         sizes = [math.prod(shape) * spec.dtype.itemsize for shape in shapes]
         if raw is None:
@@ -212,4 +239,6 @@ def _allocate(
             buffer[:size].view(spec.dtype).view(shape)
             for buffer, size, shape in zip(raw, sizes, shapes)
         )
+        if specs[name].latent_size is not None:
+            views[name] = LatentCache(*views[name])
     return views

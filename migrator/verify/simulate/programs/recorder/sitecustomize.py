@@ -59,10 +59,15 @@ if os.environ.get("NPU_MIGRATE_RECORD"):
             if "v2" in name:
                 names = ("actual_seq_qlen", "actual_seq_kvlen")
             new, cached = call.get(names[0]), call.get(names[1])
-            if new is None or cached is None:
+            if cached is None:
                 return {}
             packed = call.get("input_layout") == "TND"
-            return {"q": (_ends if packed else _numbers)(new), "kv": _numbers(cached)}
+            paged = call.get("block_table") is not None
+            kv = _ends(cached) if packed and not paged else _numbers(cached)
+            if new is None:
+                single = call.get("input_layout") == "BNSD" and call["query"].shape[2] == 1
+                return {"q": [1] * len(kv), "kv": kv} if single else {}
+            return {"q": (_ends if packed else _numbers)(new), "kv": kv}
         return {}
 
     def _record_operators() -> None:

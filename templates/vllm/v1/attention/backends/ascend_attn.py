@@ -618,8 +618,7 @@ def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     # npu-migrate: when graphs_hold_single_token_decodes
-    # Decode steps of one token a request can be captured as a whole; with drafts,
-    # those in which each request has as many as a step can.
+    # Decode steps of one token a request can be captured as a whole.
     _cudagraph_support: ClassVar[AttentionCGSupport] = (
         AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
     )
@@ -640,11 +639,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             heads // kv_cache_spec.num_kv_heads,
             getattr(kv_cache_spec, "sliding_window", None),
         )
-        if unfit:
-            return AttentionCGSupport.NEVER
-        if vllm_config.speculative_config is not None:
-            return AttentionCGSupport.UNIFORM_BATCH
-        return cls._cudagraph_support
+        return AttentionCGSupport.NEVER if unfit else cls._cudagraph_support
 
     # npu-migrate: end
     # npu-migrate: when builders_take_layer_names
@@ -658,17 +653,19 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         # npu-migrate: end
         # npu-migrate: when graphs_hold_single_token_decodes
-        # Earlier releases ask the builder, not its class.
-        self.cudagraph_support = self.get_cudagraph_support(vllm_config, kv_cache_spec)
+        support = self.get_cudagraph_support(vllm_config, kv_cache_spec)
+        if support is AttentionCGSupport.NEVER:
+            # Earlier releases ask the builder, not its class.
+            self.cudagraph_support = support
         # npu-migrate: end
         # npu-migrate: when builders_take_layer_names
-        self._prepare(device, vllm_config)
+        self._prepare(device, _max_batch_tokens(vllm_config))
 
     # npu-migrate: end
     # npu-migrate: when builders_take_the_config_only
     def __init__(self, kv_cache_spec, vllm_config: VllmConfig, device: torch.device):
         super().__init__(kv_cache_spec, vllm_config, device)
-        self._prepare(device, vllm_config)
+        self._prepare(device, _max_batch_tokens(vllm_config))
 
     # npu-migrate: end
     # npu-migrate: when builders_take_the_runner
@@ -676,13 +673,11 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         # The runner holds what later releases hand over with each batch.
         self.runner = runner
         self.block_table = block_table
-        self._prepare(runner.device, runner.vllm_config)
+        self._prepare(runner.device, _max_batch_tokens(runner.vllm_config))
 
     # npu-migrate: end
-    def _prepare(self, device: torch.device, vllm_config: VllmConfig) -> None:
+    def _prepare(self, device: torch.device, max_tokens: int) -> None:
         """Make what batches share: the mask, and the slots that graphs read."""
-        self.speculates = vllm_config.speculative_config is not None
-        max_tokens = _max_batch_tokens(vllm_config)
         self.attn_mask = _causal_mask(device, torch.int8)
         # What padding is written to. NNAL skips a slot below 0. The other operators
         # skip none: there it goes to the null block, which nobody reads, each
@@ -771,17 +766,16 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
 
     def _host_seq_lens(self, common: CommonAttentionMetadata) -> torch.Tensor:
         # npu-migrate: when common_metadata_has_exact_host_lengths
-        if self.speculates:
-            # Proposers lengthen requests on the device alone, and leave the host
-            # the lengths of before.
-            return common.seq_lens.cpu()
         return common.seq_lens_cpu
         # npu-migrate: end
         # npu-migrate: when builders_take_the_runner
         return self.runner.seq_lens_cpu
         # npu-migrate: end
         # npu-migrate: when common_metadata_only_bounds_host_lengths
-        if self.speculates or common.seq_lens_cpu_upper_bound is None:
+        if (
+            self.vllm_config.speculative_config is not None
+            or common.seq_lens_cpu_upper_bound is None
+        ):
             # The host only knows an upper bound while drafts are in flight.
             return common.seq_lens.cpu()
         return common.seq_lens_cpu_upper_bound
@@ -795,9 +789,48 @@ def _max_batch_tokens(vllm_config: VllmConfig) -> int:
 
 
 @cache
-def _no_softmax_lse(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def no_softmax_lse(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """What the fused operator is given for a result that nobody wants."""
     return torch.empty(1, dtype=dtype, device=device)
+
+
+def write_cache(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """Write a batch's keys and values to their slots.
+
+    Args:
+        key: [num_tokens, num_kv_heads, size], contiguous.
+        value: as `key`; its size may be another.
+        key_cache: [num_blocks, block_size, num_kv_heads, size]
+        value_cache: as `key_cache`, of the size of values.
+        slot_mapping: [num_tokens], block * block_size + offset.
+    """
+    # Those of the builder are int32: nothing is copied.
+    slots = slot_mapping.to(torch.int32)
+    if uses_nnal():
+        torch_npu._npu_reshape_and_cache(
+            key=key,
+            value=value,
+            key_cache=key_cache,
+            value_cache=value_cache,
+            slot_indices=slots,
+        )
+        return
+    if _scatter_takes_cache_mode():
+        # The default cache mode is a fractal layout, not these buffers'.
+        torch_npu.npu_scatter_pa_kv_cache(
+            key, value, key_cache, value_cache, slots, cache_mode="Norm"
+        )
+    else:
+        for cache, tokens in ((key_cache, key), (value_cache, value)):
+            torch_npu.npu_scatter_nd_update_(
+                cache.flatten(0, 1), slots.unsqueeze(1), tokens
+            )
 
 
 def _current_config() -> VllmConfig | None:
@@ -808,7 +841,7 @@ def _current_config() -> VllmConfig | None:
         return None
 
 
-def _model_refusals() -> Iterator[str]:
+def model_refusals() -> Iterator[str]:
     """What of the model as a whole the operators do not take, in words."""
     config = _current_config()
     if config is None or config.model_config is None:
@@ -870,7 +903,7 @@ class AscendAttentionImpl(AttentionImpl):
             }.items()
             if used
         ]
-        unsupported += _model_refusals()
+        unsupported += model_refusals()
         if unsupported:
             raise NotImplementedError(
                 f"NPU attention does not support {', '.join(unsupported)}."
@@ -938,7 +971,7 @@ class AscendAttentionImpl(AttentionImpl):
         if not shares_cache:
             key = key[:num_tokens].contiguous()
             value = value[:num_tokens].contiguous()
-            self._write_cache(key, value, key_cache, value_cache, attn_metadata)
+            write_cache(key, value, key_cache, value_cache, attn_metadata.slot_mapping)
 
         state = attn_metadata.state
         graph = NPUGraph.recording
@@ -1008,36 +1041,6 @@ class AscendAttentionImpl(AttentionImpl):
             )
         return output
 
-    def _write_cache(
-        self,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        key_cache: torch.Tensor,
-        value_cache: torch.Tensor,
-        attn_metadata: AscendMetadata,
-    ) -> None:
-        # Those of the builder are int32: nothing is copied.
-        slots = attn_metadata.slot_mapping.to(torch.int32)
-        if self.nnal:
-            torch_npu._npu_reshape_and_cache(
-                key=key,
-                value=value,
-                key_cache=key_cache,
-                value_cache=value_cache,
-                slot_indices=slots,
-            )
-            return
-        if _scatter_takes_cache_mode():
-            # The default cache mode is a fractal layout, not these buffers'.
-            torch_npu.npu_scatter_pa_kv_cache(
-                key, value, key_cache, value_cache, slots, cache_mode="Norm"
-            )
-        else:
-            for cache, tokens in ((key_cache, key), (value_cache, value)):
-                torch_npu.npu_scatter_nd_update_(
-                    cache.flatten(0, 1), slots.unsqueeze(1), tokens
-                )
-
     def _capture(
         self,
         graph: NPUGraph,
@@ -1061,7 +1064,7 @@ class AscendAttentionImpl(AttentionImpl):
                     query=query, actual_seq_lengths_kv=seq_lens, **arguments
                 )
             )
-        no_lse = _no_softmax_lse(query.device, query.dtype)
+        no_lse = no_softmax_lse(query.device, query.dtype)
         query, out = weak_ref_tensor(query), weak_ref_tensor(out)
 
         def launch(lengths: list[int]) -> None:
@@ -1073,10 +1076,8 @@ class AscendAttentionImpl(AttentionImpl):
                 **arguments,
             )
 
-        # Every request of a captured batch has as many new tokens.
-        query_len = arguments["actual_seq_lengths"][0]
         graph.add_attention(
-            layer.layer_name, seq_lens, query_len, arguments["block_table"], launch
+            layer.layer_name, seq_lens, arguments["block_table"], launch
         )
 
     def _fused_calls(
@@ -1129,7 +1130,7 @@ class AscendAttentionImpl(AttentionImpl):
     ) -> None:
         torch_npu.npu_fused_infer_attention_score.out(
             query=query,
-            out=[out, _no_softmax_lse(query.device, query.dtype)],
+            out=[out, no_softmax_lse(query.device, query.dtype)],
             **self._fused_arguments(key_cache, value_cache, attn_metadata),
         )
 

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from .. import _checks as check
+from . import _latent as latent
 from . import _operands as operands
 from ._masks import hidden_keys
 from ._softmax import UNLIMITED, attend, gather
 
 LAYOUTS = ("BSH", "BSND", "BNSD", "BNSD_BSND", "TND", "NTD_TND")
-PACKED = ("TND", "NTD_TND")
+PACKED = ("TND", "NTD_TND", "TND_NTD")
 
 _SECOND = {
     "actual_seq_qlen": "actual_seq_lengths",
@@ -49,6 +50,8 @@ class Request:
     block_size: int = 0
     softmax_lse_flag: bool = False
     learnable_sink: torch.Tensor | None = None
+    query_rope: torch.Tensor | None = None
+    key_rope: torch.Tensor | None = None
     lengths: str = "actual_seq_lengths"
     """What the version calls the lengths of the queries, for messages."""
     kv_lengths: str = "actual_seq_lengths_kv"
@@ -71,18 +74,38 @@ class Request:
     @property
     def batched(self) -> str:
         """The layout of the operands where they are batched."""
-        return "BNSD" if self.input_layout == "BNSD_BSND" else self.input_layout
+        return self.input_layout.partition("_")[0]
+
+    @property
+    def rotated(self) -> Request | None:
+        """The same of the rotated parts of query and key, which lie apart; None without them."""
+        if self.query_rope is None and self.key_rope is None:
+            return None
+        for name, part in (("query_rope", self.query_rope), ("key_rope", self.key_rope)):
+            if part is None:
+                raise check.OperandError(name, "one: query_rope and key_rope go together", None)
+            check.same_dtype(name, part, "query", self.query)
+            check.contiguous(name, part)
+        return replace(
+            self,
+            query=self.query_rope,
+            key=self.key_rope,
+            value=self.key_rope,
+            query_rope=None,
+            key_rope=None,
+        )
 
 
 def fused_infer(r: Request) -> tuple[torch.Tensor, torch.Tensor]:
     """The result, and the log of the sum of exponentials, empty where it is not asked for."""
     check.require(r.inner_precise in (0, 1, 2, 3), "inner_precise", "0, 1, 2 or 3", r.inner_precise)
-    layout = r.input_layout
-    check.require(layout in LAYOUTS, "input_layout", f"one of {LAYOUTS}", repr(layout))
+    layout, rotated = r.input_layout, r.rotated
+    layouts = LAYOUTS if rotated is None else (*LAYOUTS, *latent.NBSD)
+    check.require(layout in layouts, "input_layout", f"one of {layouts}", repr(layout))
     heads = r.num_heads
     kv_heads = operands.kv_heads_of(heads, r.num_key_value_heads, "num_key_value_heads")
     check.require(
-        heads // kv_heads <= 64,
+        heads // kv_heads <= 64 or rotated is not None,
         "num_key_value_heads",
         "at most 64 query heads per kv head",
         kv_heads,
@@ -96,6 +119,9 @@ def fused_infer(r: Request) -> tuple[torch.Tensor, torch.Tensor]:
     q_size = queries[0].shape[-1] if queries else 0
     if queries:
         check.require(keys[0].shape[-1] == q_size, "key", f"head size {q_size}", keys[0].shape[-1])
+    if rotated is not None:
+        queries, keys = _with_rotated(r, rotated, kv_heads, widest, queries, keys, values)
+    elif queries:
         _head_sizes(layout, q_size, values[0].shape[-1], widest)
     hidden = hidden_keys(
         [q.shape[0] for q in queries],
@@ -132,6 +158,8 @@ def fused_infer(r: Request) -> tuple[torch.Tensor, torch.Tensor]:
             out[part] = result.to(out.dtype)
             lse[part, :, 0] = own
             at = part.stop
+        if layout == "TND_NTD":
+            out = out.transpose(0, 1).contiguous()
     else:
         full = r.query.new_zeros(len(queries), widest, heads, size)
         lse = torch.full((len(queries), heads, widest, 1), torch.inf)
@@ -142,9 +170,41 @@ def fused_infer(r: Request) -> tuple[torch.Tensor, torch.Tensor]:
             out = full.flatten(2)
         elif layout == "BNSD":
             out = full.transpose(1, 2).contiguous()
+        elif layout.endswith("_NBSD"):
+            out = full.permute(2, 0, 1, 3).contiguous()
         else:
             out = full
     return out, lse if r.softmax_lse_flag else torch.empty(0)
+
+
+def _with_rotated(
+    r: Request,
+    rotated: Request,
+    kv_heads: int,
+    widest: int,
+    queries: list[torch.Tensor],
+    keys: list[torch.Tensor],
+    values: list[torch.Tensor],
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Queries and keys of latent attention with their rotated parts, checked."""
+    parts, _ = _packed_queries(rotated) if r.packed else _batched_queries(rotated)
+    key_parts, _ = _keys_and_values(rotated, kv_heads, len(queries), widest)
+    for name, own, other in (("query_rope", parts, queries), ("key_rope", key_parts, keys)):
+        found, wanted = [p.shape[:-1] for p in own], [p.shape[:-1] for p in other]
+        check.require(found == wanted, name, f"tokens and heads {wanted}", found)
+    if queries:
+        latent.check_latent(
+            r.input_layout,
+            (queries[0].shape[-1], values[0].shape[-1], parts[0].shape[-1]),
+            (r.num_heads, kv_heads),
+            [(q.shape[0], k.shape[0]) for q, k in zip(queries, keys, strict=True)],
+            widest=widest,
+            block_size=None if r.block_table is None else r.block_size,
+            sparse_mode=r.sparse_mode,
+            masked=r.atten_mask is not None,
+            lse=r.softmax_lse_flag,
+        )
+    return latent.join(queries, parts), latent.join(keys, key_parts)
 
 
 def _packed_queries(r: Request) -> tuple[list[torch.Tensor], int]:
@@ -220,7 +280,7 @@ def _of_cache(
         raise check.OperandError(r.kv_lengths, "lengths, with a block_table", None)
     _block_size(r.input_layout, q_len, r.block_size)
     caches = [
-        _cache(name, cache, r.input_layout, kv_heads, r.block_size)
+        _cache(name, cache, r.batched, kv_heads, r.block_size)
         for name, cache in (("key", r.key), ("value", r.value))
     ]
     check.shape("value", caches[1], *caches[0].shape[:3], None)

@@ -10,6 +10,7 @@ import torch
 
 from .. import _checks as check
 from .._registry import operator
+from . import _latent as latent
 from ._request import Request, fused_infer
 
 _FIA_CHECKS = (
@@ -20,7 +21,8 @@ _FIA_CHECKS = (
     "(blocks, block_size, heads * size), or (blocks, heads, block_size, size) in layouts BNSD and "
     "TND; block_table int32 [batch, blocks], entries in range; packed lengths cumulative, the "
     "last equal to the tokens, those of a paged cache per sequence; atten_mask bool, int8 or "
-    "uint8, contiguous, 2048 x 2048 and 1 above the diagonal in sparse modes 2, 3, 4"
+    "uint8, contiguous, 2048 x 2048 and 1 above the diagonal in sparse modes 2, 3, 4; latent "
+    f"attention: {latent.CHECKS}"
 )
 _QUANTISED = dict.fromkeys(
     (
@@ -50,8 +52,6 @@ _FIA_REFUSED = {
     "key_shared_prefix": "a shared prefix",
     "value_shared_prefix": "a shared prefix",
     "actual_shared_prefix_len": "a shared prefix",
-    "query_rope": "multi-head latent attention",
-    "key_rope": "multi-head latent attention",
 }
 _FIA_ARGUMENTS = (
     "Tensor query, Tensor key, Tensor value, *, Tensor? pse_shift=None, Tensor? atten_mask=None,"
@@ -91,9 +91,13 @@ def npu_fused_infer_attention_score(
     tokens is pre_tokens W - 1. With one query token in a batched layout, modes and bands have
     no effect.
 
-    Returns the result, laid out as the query (BSND for BNSD_BSND), and with softmax_lse_flag the
-    log of the sum of exponentials, float32 (T, N, 1) or (B, N, S, 1), else an empty tensor. Rows
-    past a sequence's length and rows that see no key: 0 and +inf.
+    With ``query_rope`` and ``key_rope`` the logits are scale * (query key^T + query_rope
+    key_rope^T): multi-head latent attention.
+
+    Returns the result, laid out as the query (what a layout names second is the result's: BSND
+    for BNSD_BSND, heads first for NBSD and NTD), and with softmax_lse_flag the log of the sum of
+    exponentials, float32 (T, N, 1) or (B, N, S, 1), else an empty tensor. Rows past a sequence's
+    length and rows that see no key: 0 and +inf.
     """
     return fused_infer(Request(query, key, value, **arguments))
 
@@ -239,8 +243,6 @@ _V2_REFUSED = {
         "quantised attention",
     ),
     "pse_shift": "a position bias",
-    "query_rope": "multi-head latent attention",
-    "key_rope": "multi-head latent attention",
 }
 _V2_CHECKS = (
     "as npu_fused_infer_attention_score; learnable_sink bfloat16 [heads], packed layouts only, "

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of latent attention the NPU platform refuses at start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.trees import template_module
+
+TABLE = template_module("vllm/platforms/npu_config.py")
+OTHER_VARIANT = "latent attention has no backend in this release"
+"""Of trees whose layers write the cache themselves: a template holds both variants."""
+
+
+def reasons(
+    change: Mapping[str, Any] | None = None,
+    *,
+    heads: int = 16,
+    arch: str = TABLE.LATENT_MODELS[0],
+    text: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What is said of a DeepSeek, of whose configuration these parts are other."""
+    config = {**TABLE.LATENT_SIZES, **(text or {})}
+    given = {path: taken[0] for path, taken in TABLE.LATENT_TAKEN.items()} | dict(change or {})
+    parts: dict[str, Any] = {"model_config": {}, "parallel_config": {}}
+    for path, value in given.items():
+        first, _, name = path.partition(".")
+        if name:
+            parts[first][name] = value
+        else:
+            parts[first] = value
+    model = SimpleNamespace(
+        hf_text_config=SimpleNamespace(**config),
+        use_mla=parts["model_config"].pop("use_mla", True),
+        architectures=[arch],
+        get_num_attention_heads=lambda _: heads,
+        **parts["model_config"],
+    )
+    whole = {**parts, "model_config": model}
+    whole["parallel_config"] = SimpleNamespace(**parts["parallel_config"])
+    found = TABLE._latent_reasons(SimpleNamespace(**whole))
+    return [reason for reason in found if not reason.startswith(OTHER_VARIANT)]
+
+
+def test_deepseeks_as_they_are_are_taken() -> None:
+    for arch in TABLE.LATENT_MODELS:
+        assert reasons(arch=arch, heads=128) == []
+
+
+def test_plain_attention_is_no_matter_of_sizes() -> None:
+    assert reasons({"model_config.use_mla": False}, text={"kv_lora_rank": 3}) == []
+
+
+@pytest.mark.parametrize("name", list(TABLE.LATENT_SIZES))
+def test_other_sizes_are_refused_in_one_line(name: str) -> None:
+    (reason,) = reasons(text={name: 32})
+    assert f"{name} {TABLE.LATENT_SIZES[name]}" in reason
+    assert f"{name} 32" in reason
+    assert reason.endswith("Set VLLM_MLA_DISABLE=1 to run the model with plain attention")
+    assert "\n" not in reason
+
+
+def test_more_heads_than_the_operator_takes() -> None:
+    (reason,) = reasons(heads=129)
+    assert "128 heads on a rank, not 129" in reason
+
+
+def test_a_model_that_was_not_compared_is_refused_by_name() -> None:
+    (reason,) = reasons(arch="LongcatFlashForCausalLM")
+    assert "LongcatFlashForCausalLM was not compared" in reason
+
+
+@pytest.mark.parametrize("latent", [True, False])
+def test_an_indexer_is_refused_with_plain_attention_too(latent: bool) -> None:
+    (reason,) = reasons({"model_config.use_mla": latent}, text={"index_topk": 2048})
+    assert reason.startswith("sparse attention, whose tokens an indexer chooses")
+
+
+@pytest.mark.parametrize("path", list(TABLE.LATENT_TAKEN))
+def test_what_was_not_compared_is_refused_by_name(path: str) -> None:
+    (reason,) = reasons({path: 7})
+    name = path.rpartition(".")[2]
+    assert reason.startswith(f"latent attention was not compared with {name}=7")
