@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from migrator.verify import schema
+from migrator.verify import operators, schema
 from migrator.verify.api import ROOTS, Absent, Exists, Function, NpuApi, Operator, Untold
 from migrator.verify.modules import Module, is_none
 from migrator.verify.report import Finding, Note
@@ -110,6 +110,7 @@ class CallChecker:
         if isinstance(answer, Operator):
             nearest, bound = schema.bind_overloads(answer.schemas, call)
             self._problems(module, call, path, bound, nearest.text)
+            self._values(module, path, nearest, bound)
         elif isinstance(answer, Function):
             attempts = [bind(signature, call) for signature in answer.signatures]
             bound = min(attempts, key=lambda b: len(b.problems))
@@ -125,6 +126,26 @@ class CallChecker:
         for problem in bound.problems:
             place = problem.node if _inside(problem, call) else call
             self._finding(module, place, "V202", f"`{path}`: {problem.message}", expected)
+
+    def _values(self, module: Module, path: str, called: schema.Schema, bound: Bound) -> None:
+        """Literals that the table of operators says no device takes."""
+        namespace = called.namespace or ("atb" if path.startswith("torch.ops.atb") else "npu")
+        name = f"{namespace}::{called.name}" + (f".{called.overload}" if called.overload else "")
+        for parameter, node in bound.arguments:
+            try:
+                value = ast.literal_eval(node)
+            except ValueError:
+                continue  # only a run can tell
+            wanted = operators.problem(name, parameter.name, value)
+            if wanted is not None:
+                self._finding(
+                    module,
+                    node,
+                    "V202",
+                    f"`{path}`: argument `{parameter.name}` is {value!r} but the device takes "
+                    f"{wanted}",
+                    f"{called.text}\n{operators.source(name)}",
+                )
 
     def _import(self, module: Module, node: ast.ImportFrom, probed: set[str]) -> None:
         if node.level or node.module is None:

@@ -80,6 +80,13 @@ BROKEN = [
         "V202", "argument `dim` is a str but the type is `int`", SWIGLU, id="literal type",
     ),
     pytest.param(
+        WORKER, "torch.ops.npu.npu_swiglu.default(gate)",
+        "torch.ops.npu.npu_gelu(gate, approximate='erf')",
+        "V202", "argument `approximate` is 'erf' but the device takes 'none' or 'tanh'",
+        "npu_gelu(Tensor input, *, str approximate='none') -> Tensor\ntorch_npu.npu_gelu",
+        id="literal that the device does not take",
+    ),
+    pytest.param(
         WORKER, "(hidden, cache, slot_indices=slots)", "(hidden, slot_indices=slots)",
         "V202", "required argument `cache` is missing",
         "_npu_write_cache(Tensor key, Tensor(a!) cache, Tensor slot_indices) -> ()",

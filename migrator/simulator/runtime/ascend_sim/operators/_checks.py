@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+
+from . import _table as table
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -142,3 +145,42 @@ def lengths(argument: str, values: Sequence[int], *, cumulative: bool = False) -
             found,
         )
     return found
+
+
+def tensors(value: Any) -> Iterable[torch.Tensor]:
+    """The tensors of an argument: itself, or those of a list."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+
+
+def arguments(takes: table.Takes, call: Mapping[str, Any]) -> None:
+    """Require of the arguments of a call, by name, what the table says; None passes."""
+    for name, constraint in takes.arguments.items():
+        value = call.get(name)
+        if value is None:
+            continue
+        if isinstance(constraint, table.Tensor):
+            for tensor in tensors(value):
+                _tensor(name, tensor, constraint, call)
+        else:
+            shown = repr(value) if isinstance(value, str) else value
+            require(constraint.takes(value), name, str(constraint), shown)
+
+
+def _tensor(
+    name: str, tensor: torch.Tensor, constraint: table.Tensor, call: Mapping[str, Any]
+) -> None:
+    allowed = [getattr(torch, known) for known in constraint.dtypes]
+    if constraint.relaxed:
+        half(name, tensor, *(known for known in allowed if known not in HALF_DTYPES))
+    elif allowed:
+        dtype(name, tensor, *allowed)
+    if constraint.ranks:
+        rank(name, tensor, *constraint.ranks)
+    for other in itertools.islice(tensors(call.get(constraint.like)), 1):
+        same_dtype(name, tensor, constraint.like, other)
+    if constraint.contiguous:
+        contiguous(name, tensor)

@@ -57,7 +57,11 @@ def _entry(op: Operator) -> str:
     lines.append("| torch_npu from | schema |\n| --- | --- |")
     for version, schema in op.schemas.items():
         lines.append(f"| {version} | `{schema}` |")
-    facts = [f"- Operands: {op.checks}."]
+    if op.takes and op.takes.arguments:
+        lines.append("\n| argument | takes |\n| --- | --- |")
+        for name, constraint in op.takes.arguments.items():
+            lines.append(f"| `{name}` | {constraint} |")
+    facts = [f"- Operands: {op.checks or 'each as in the table'}."]
     if op.host:
         facts.append("- Host tensors: " + ", ".join(f"`{name}`" for name in sorted(op.host)) + ".")
     if op.refused:

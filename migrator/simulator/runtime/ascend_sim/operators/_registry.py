@@ -24,14 +24,15 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from . import _capture
-from ._checks import OperandError
+from ._checks import OperandError, arguments, tensors
+from ._table import TABLE, Takes
 
 META_VARIABLE = "ASCEND_SIM_CHECK_META"
 
@@ -72,15 +73,29 @@ class Operator:
     on_device: bool
     """Whether the function takes the device tensors themselves, not host views of them."""
     parameters: tuple[str, ...] = field(default=())
+    takes: Takes | None = None
+    """What the table says of the arguments; None where the function checks all by itself."""
     open_ended: bool = False
     """Whether the function takes further arguments by keyword."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the reference; RuntimeError names the operator and the argument."""
         try:
+            if self.takes:
+                arguments(self.takes, {**dict(zip(self.parameters, args, strict=False)), **kwargs})
+                kwargs = {n: v for n, v in kwargs.items() if self.reads(n)}
             return self.function(*args, **kwargs)
         except OperandError as error:
             raise RuntimeError(f"{self.name}: {error} (simulated Ascend)") from None
+
+    def reads(self, name: str) -> bool:
+        """Whether the function gets an argument, and not the table alone."""
+        return name in self.parameters or self.open_ended
+
+    def judges(self, name: str) -> bool:
+        """Whether the function or the table looks at an argument."""
+        known = self.takes is not None and name in self.takes.arguments
+        return name not in self.refused and (known or self.reads(name))
 
     @property
     def overload(self) -> torch._ops.OpOverload:
@@ -104,8 +119,8 @@ def operator(
     name: str,
     schemas: Mapping[str, str],
     *,
-    checks: str,
-    source: str,
+    checks: str = "",
+    source: str = "",
     host: Sequence[str] = (),
     refused: Mapping[str, str] | None = None,
     meta: str = "",
@@ -113,7 +128,14 @@ def operator(
     writes: Sequence[str] = (),
     on_device: bool = False,
 ) -> Callable[[Callable[..., Any]], Operator]:
-    """Declare a reference operator; see :class:`Operator` for the parameters."""
+    """Declare a reference operator; see :class:`Operator` for the parameters.
+
+    ``checks`` and ``source`` are for operators that the table has nothing of: what their function
+    checks, and which documentation says so.
+    """
+    takes = TABLE.get(name)
+    if not (takes or (checks and source)):
+        raise ValueError(f"{name} is not in the table of operators, nor says what it takes")
 
     def declare(function: Callable[..., Any]) -> Operator:
         if name in REGISTRY:
@@ -125,8 +147,9 @@ def operator(
             function=function,
             host=frozenset(host),
             refused=dict(refused or {}),
-            checks=checks,
-            source=source,
+            checks=takes.also if takes else checks,
+            source=takes.source if takes else source,
+            takes=takes,
             meta=meta,
             meta_defects=dict(meta_defects or {}),
             writes=frozenset(writes),
@@ -207,14 +230,6 @@ def _refusal(message: str) -> Callable[..., Any]:
     return refuse
 
 
-def _tensors(value: Any) -> Iterable[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
 def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
@@ -227,7 +242,7 @@ def _place(op: Operator, call: Mapping[str, Any]) -> torch.device:
     """Check where each tensor of the call lies; the device of the call."""
     device: torch.device | None = None
     for name, value in call.items():
-        for tensor in _tensors(value):
+        for tensor in tensors(value):
             on_host = tensor.device.type == "cpu"
             if on_host != (name in op.host):
                 wanted = "a host tensor (CPU)" if name in op.host else "a tensor on the NPU"
@@ -255,11 +270,7 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
         + (f".{overload._schema.overload_name}" if overload._schema.overload_name else ""),
         "Meta",
     )
-    accepted = [
-        name
-        for name in names
-        if name in op.parameters or (op.open_ended and name not in op.refused)
-    ]
+    accepted = [name for name in names if op.judges(name)]
     left = [name for name in names if name not in accepted]
 
     written = [
@@ -313,7 +324,7 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
         views = {name: _map(call[name], view) for name in accepted}
         stream = _capture.stream_of(device, op.name)
         if stream is not None:
-            _capture.will_write(stream, _tensors([call[name] for name in written]))
+            _capture.will_write(stream, tensors([call[name] for name in written]))
         result = op(**views)
         if check_meta and os.environ.get(META_VARIABLE, "1") != "0":
             _compare_with_meta(op, overload, call, result)
@@ -339,11 +350,11 @@ def _record(
         return tensor if id(tensor) in operands else tensor.clone()
 
     frozen = {name: _map(value, freeze) for name, value in views.items()}
-    known = {id(tensor) for value in frozen.values() for tensor in _tensors(value)}
+    known = {id(tensor) for value in frozen.values() for tensor in tensors(value)}
     targets = [ascend_sim.host_view(tensor) for tensor in created]
 
     def again() -> None:
-        new = [tensor for tensor in _tensors(op(**frozen)) if id(tensor) not in known]
+        new = [tensor for tensor in tensors(op(**frozen)) if id(tensor) not in known]
         for target, tensor in zip(targets, new, strict=True):
             if target.shape != tensor.shape:
                 raise RuntimeError(
@@ -392,7 +403,7 @@ def _compare_with_meta(
         raise MetaMismatchError(
             f"{op.name}: the wheel's meta kernel refuses the operands: {error} (simulated Ascend)"
         ) from error
-    ours, theirs = list(_tensors(result)), list(_tensors(inferred))
+    ours, theirs = list(tensors(result)), list(tensors(inferred))
     if [_shape(t) for t in ours] != [_shape(t) for t in theirs]:
         raise MetaMismatchError(
             f"{op.name}: the reference gives {[_shape(t) for t in ours]}, the wheel's meta kernel "

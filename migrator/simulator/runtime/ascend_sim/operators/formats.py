@@ -17,13 +17,10 @@ from . import _checks as check
 from ._registry import operator
 
 ND, FRACTAL_NZ = 2, 29
-_FORMATS = (-1, 0, ND, FRACTAL_NZ)
-_CHECKS = "acl_format 0 (NCHW), 2 (ND), 29 (FRACTAL_NZ, two dimensions at least) or -1"
 _REFUSED = {"customize_dtype": "packed dtypes", "input_dtype": "packed dtypes"}
 
 
 def _cast(tensor: torch.Tensor, acl_format: int) -> torch.Tensor:
-    check.require(acl_format in _FORMATS, "acl_format", f"one of {_FORMATS}", acl_format)
     check.require(
         acl_format != FRACTAL_NZ or tensor.dim() >= 2,
         "input",
@@ -56,8 +53,6 @@ def _adopt(tensor: torch.Tensor, cast: torch.Tensor) -> torch.Tensor:
         "2.9.0": "npu_format_cast(Tensor input, int acl_format, *, int? customize_dtype=None,"
         " int? input_dtype=None) -> Tensor",
     },
-    checks=_CHECKS,
-    source="torch_npu.npu_format_cast",
     refused=_REFUSED,
     on_device=True,
 )
@@ -74,8 +69,6 @@ def npu_format_cast(input: torch.Tensor, acl_format: int) -> torch.Tensor:  # no
         "2.9.0": "npu_format_cast.Tensor(Tensor input, Tensor dst, *,"
         " int? customize_dtype=None, int? input_dtype=None) -> Tensor",
     },
-    checks=_CHECKS,
-    source="torch_npu.npu_format_cast",
     refused=_REFUSED,
     on_device=True,
 )
@@ -92,8 +85,6 @@ def npu_format_cast_tensor(input: torch.Tensor, dst: torch.Tensor) -> torch.Tens
         "2.9.0": "npu_format_cast_.acl_format(Tensor(a!) input, int acl_format, *,"
         " int? customize_dtype=None, int? input_dtype=None) -> Tensor(a!)",
     },
-    checks=_CHECKS,
-    source="torch_npu.npu_format_cast_",
     refused=_REFUSED,
     on_device=True,
 )
@@ -110,8 +101,6 @@ def npu_format_cast_acl_format_(input: torch.Tensor, acl_format: int) -> torch.T
         "2.9.0": "npu_format_cast_(Tensor(a!) input, Tensor src, *, int? customize_dtype=None,"
         " int? input_dtype=None) -> Tensor(a!)",
     },
-    checks="src of the shape of input",
-    source="torch_npu.npu_format_cast_",
     refused=_REFUSED,
     on_device=True,
 )
@@ -124,8 +113,6 @@ def npu_format_cast_(input: torch.Tensor, src: torch.Tensor) -> torch.Tensor:  #
 @operator(
     "npu::_npu_format_cast",
     {"2.8.0": "_npu_format_cast(Tensor input, int acl_format) -> Tensor"},
-    checks=_CHECKS,
-    source="what torch_npu itself calls to cast a format",
     on_device=True,
 )
 def _npu_format_cast(input: torch.Tensor, acl_format: int) -> torch.Tensor:  # noqa: A002

@@ -34,10 +34,6 @@ def _store_nz(rows: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> N
         "2.8.0": "_npu_reshape_and_cache(Tensor key, Tensor value, Tensor(a!) key_cache,"
         " Tensor(b!) value_cache, Tensor slot_indices) -> ()",
     },
-    checks="key and value [tokens, heads, size]; caches contiguous [blocks, block_size, heads, "
-    "size] of the same dtype (float16, bfloat16, int8); slot_indices int32 [tokens], below "
-    "blocks * block_size, no duplicates, negative ones skipped",
-    source="atb ReshapeAndCacheOperation",
 )
 def _npu_reshape_and_cache(
     key: torch.Tensor,
@@ -50,18 +46,10 @@ def _npu_reshape_and_cache(
 
     A token whose slot is negative is not written.
     """
-    check.rank("key", key, 3)
-    check.half("key", key, torch.int8)
     check.shape("value", value, *key.shape[:2], None)
-    check.rank("key_cache", key_cache, 4)
     blocks, block_size = key_cache.shape[:2]
     check.shape("key_cache", key_cache, blocks, block_size, *key.shape[1:])
     check.shape("value_cache", value_cache, blocks, block_size, *value.shape[1:])
-    for name, tensor in (("value", value), ("key_cache", key_cache), ("value_cache", value_cache)):
-        check.same_dtype(name, tensor, "key", key)
-    check.contiguous("key_cache", key_cache)
-    check.contiguous("value_cache", value_cache)
-    check.dtype("slot_indices", slot_indices, torch.int32)
     check.shape("slot_indices", slot_indices, key.shape[0])
     check.index_range("slot_indices", slot_indices, -(2**31), blocks * block_size)
     _store("slot_indices", key, key_cache, slot_indices)
@@ -74,33 +62,16 @@ def _npu_reshape_and_cache(
         "2.8.0": "_npu_reshape_and_cache_siso(Tensor key, Tensor(a!) key_cache,"
         " Tensor slot_indices) -> ()",
     },
-    checks="as _npu_reshape_and_cache, without value",
-    source="atb ReshapeAndCacheOperation, K_CACHE_V_BYPASS",
 )
 def _npu_reshape_and_cache_siso(
     key: torch.Tensor, key_cache: torch.Tensor, slot_indices: torch.Tensor
 ) -> None:
     """As :func:`_npu_reshape_and_cache` for one cache."""
-    check.rank("key", key, 3)
-    check.half("key", key, torch.int8)
-    check.rank("key_cache", key_cache, 4)
     blocks, block_size = key_cache.shape[:2]
     check.shape("key_cache", key_cache, blocks, block_size, *key.shape[1:])
-    check.same_dtype("key_cache", key_cache, "key", key)
-    check.contiguous("key_cache", key_cache)
-    check.dtype("slot_indices", slot_indices, torch.int32)
     check.shape("slot_indices", slot_indices, key.shape[0])
     check.index_range("slot_indices", slot_indices, -(2**31), blocks * block_size)
     _store("slot_indices", key, key_cache, slot_indices)
-
-
-_PA_CACHE_DTYPES = (
-    *check.FLOAT_DTYPES,
-    torch.int8,
-    torch.uint8,
-    torch.int16,
-    torch.int32,
-)
 
 
 @operator(
@@ -114,12 +85,6 @@ _PA_CACHE_DTYPES = (
         " Tensor? compress_seq_offsets=None, Tensor? seq_lens=None, str? cache_mode='PA_NZ')"
         " -> ()",
     },
-    checks="key and value contiguous [tokens, heads, size]; caches contiguous, of the same dtype: "
-    "[blocks, heads * size // 16, block_size, 16] (last dimension 32 bytes) with cache_mode "
-    "'PA_NZ', the default and the only one of torch_npu 2.8; [blocks, block_size, heads, size] "
-    "with 'Norm' or None; slot_mapping contiguous int32 or int64 [tokens] in "
-    "[0, blocks * block_size), no duplicates",
-    source="torch_npu.npu_scatter_pa_kv_cache",
     refused={
         "compress_lens": "compressed caches",
         "compress_seq_offsets": "compressed caches",
@@ -138,15 +103,7 @@ def npu_scatter_pa_kv_cache(
 
     torch_npu 2.8 has no ``cache_mode``: its kernel always asks for the layout PA_NZ.
     """
-    check.require(
-        cache_mode in (None, "Norm", "PA_NZ"), "cache_mode", "'Norm' or 'PA_NZ'", repr(cache_mode)
-    )
-    check.rank("key", key, 3)
-    check.dtype("key", key, *_PA_CACHE_DTYPES)
     check.shape("value", value, *key.shape[:2], None)
-    check.rank("key_cache", key_cache, 4)
-    for name, tensor in (("value", value), ("key_cache", key_cache), ("value_cache", value_cache)):
-        check.same_dtype(name, tensor, "key", key)
     heads = key.shape[1]
     blocks = key_cache.shape[0]
     if cache_mode == "PA_NZ":
@@ -169,16 +126,7 @@ def npu_scatter_pa_kv_cache(
         block_size = key_cache.shape[1]
         check.shape("key_cache", key_cache, blocks, block_size, *key.shape[1:])
         check.shape("value_cache", value_cache, blocks, block_size, *value.shape[1:])
-    check.dtype("slot_mapping", slot_mapping, *check.INDEX_DTYPES)
     check.shape("slot_mapping", slot_mapping, key.shape[0])
-    for name, tensor in (
-        ("key", key),
-        ("value", value),
-        ("key_cache", key_cache),
-        ("value_cache", value_cache),
-        ("slot_mapping", slot_mapping),
-    ):
-        check.contiguous(name, tensor)
     check.index_range("slot_mapping", slot_mapping, 0, blocks * block_size)
     if cache_mode == "PA_NZ":
         check.require(
@@ -194,30 +142,16 @@ def npu_scatter_pa_kv_cache(
         _store("slot_mapping", value, value_cache, slot_mapping)
 
 
-_SCATTER_DTYPES = (*check.FLOAT_DTYPES, torch.bool, torch.int64, torch.int8)
-
-
 def _scatter(target: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor) -> None:
-    check.dtype("input", target, *_SCATTER_DTYPES)
-    check.rank("input", target, *range(1, 9))
-    check.dtype("indices", indices, *check.INDEX_DTYPES)
-    check.rank("indices", indices, *range(2, 9))
     depth = indices.shape[-1]
     check.require(
         depth <= target.dim(), "indices", f"a last dimension of at most {target.dim()}", depth
     )
-    check.same_dtype("updates", updates, "input", target)
     check.shape("updates", updates, *indices.shape[:-1], *target.shape[depth:])
     columns = indices.long().reshape(-1, depth).unbind(1)
     for column, size in zip(columns, target.shape, strict=False):
         check.index_range("indices", column, 0, size)
     target[columns] = updates.reshape(-1, *target.shape[depth:])
-
-
-_SCATTER_CHECKS = (
-    "input float16, bfloat16, float32, bool, int64 or int8; indices int32 or int64, at least 2-D, "
-    "in range; updates of the dtype of input, shape indices.shape[:-1] + input.shape[depth:]"
-)
 
 
 @operator(
@@ -226,8 +160,6 @@ _SCATTER_CHECKS = (
         "2.8.0": "npu_scatter_nd_update_(Tensor(a!) input, Tensor indices, Tensor updates)"
         " -> Tensor(a!)",
     },
-    checks=_SCATTER_CHECKS,
-    source="torch_npu.npu_scatter_nd_update_",
 )
 def npu_scatter_nd_update_(
     input: torch.Tensor,  # noqa: A002
@@ -242,8 +174,6 @@ def npu_scatter_nd_update_(
 @operator(
     "npu::npu_scatter_nd_update",
     {"2.8.0": "npu_scatter_nd_update(Tensor input, Tensor indices, Tensor updates) -> Tensor"},
-    checks=_SCATTER_CHECKS,
-    source="torch_npu.npu_scatter_nd_update",
 )
 def npu_scatter_nd_update(
     input: torch.Tensor,  # noqa: A002

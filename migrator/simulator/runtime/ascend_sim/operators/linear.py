@@ -25,8 +25,6 @@ _SCALAR_TYPES = {
 @operator(
     "npu::npu_linear",
     {"2.8.0": "npu_linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor"},
-    checks="input [rows, k] and weight [n, k] of one dtype (float16, bfloat16, float32); bias [n]",
-    source="torch_npu.npu_linear",
 )
 def npu_linear(
     input: torch.Tensor,  # noqa: A002
@@ -34,9 +32,6 @@ def npu_linear(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``input @ weight.T + bias``."""
-    check.rank("input", input, 2)
-    check.dtype("input", input, *check.FLOAT_DTYPES)
-    check.same_dtype("weight", weight, "input", input)
     check.shape("weight", weight, None, input.shape[1])
     product = input.float() @ weight.float().T
     if bias is not None:
@@ -59,8 +54,6 @@ def _scalar_type(dtype: int | torch.dtype) -> torch.dtype:
         "2.8.0": "npu_dtype_cast(Tensor input, ScalarType dtype) -> Tensor",
         "2.9.0": "npu_dtype_cast(Tensor input, int dtype, int? input_dtype=None) -> Tensor",
     },
-    checks="a dtype of torch, or its number, without float64",
-    source="torch_npu.npu_dtype_cast",
     refused={"input_dtype": "packed dtypes"},
 )
 def npu_dtype_cast(input: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:  # noqa: A002
@@ -71,8 +64,6 @@ def npu_dtype_cast(input: torch.Tensor, dtype: int | torch.dtype) -> torch.Tenso
 @operator(
     "npu::_npu_dtype_cast",
     {"2.8.0": "_npu_dtype_cast(Tensor input, ScalarType dtype) -> Tensor"},
-    checks="as npu_dtype_cast",
-    source="torch_npu._npu_dtype_cast",
 )
 def _npu_dtype_cast(input: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:  # noqa: A002
     """As :func:`npu_dtype_cast`."""
@@ -88,8 +79,6 @@ def _cast(tensor: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:
 @operator(
     "npu::one_",
     {"2.8.0": "one_(Tensor(a!) input) -> Tensor(a!)"},
-    checks="none",
-    source="torch_npu.one_",
 )
 def one_(input: torch.Tensor) -> torch.Tensor:  # noqa: A002
     """Fill with 1."""

@@ -36,12 +36,6 @@ def _rotate_pairs(x: torch.Tensor) -> torch.Tensor:
         "2.8.0": "_npu_rotary_embedding(Tensor positions, Tensor(a!) query, Tensor(b!) key,"
         " int head_size, Tensor cos_sin_cache, bool is_neox_style) -> ()",
     },
-    checks="query and key float16 or bfloat16, contiguous, 2-D [tokens, heads * rotary_dim], "
-    "the heads of query a multiple of those of key; "
-    "cos_sin_cache 2-D, of the dtype of query, or float32 with float16; positions int32 or "
-    "int64 in range; interleaved style only where head_size is rotary_dim; one cos_sin_cache in "
-    "a process",
-    source="atb RopeOperation",
 )
 def _npu_rotary_embedding(
     positions: torch.Tensor,
@@ -57,16 +51,11 @@ def _npu_rotary_embedding(
     row, sin in the second), whatever ``head_size`` says: with rotary_dim < head_size the caller
     passes the rotated slices of the heads, made contiguous.
     """
-    check.dtype("positions", positions, *check.INDEX_DTYPES)
-    check.rank("cos_sin_cache", cos_sin_cache, 2)
     tokens, rotary_dim = positions.numel(), cos_sin_cache.shape[1]
     check.require(rotary_dim % 2 == 0, "cos_sin_cache", "an even rotary_dim", rotary_dim)
-    check.half("query", query)
-    check.same_dtype("key", key, "query", query)
     if not (query.dtype == torch.float16 and cos_sin_cache.dtype == torch.float32):
         check.same_dtype("cos_sin_cache", cos_sin_cache, "query", query)
     for name, tensor in (("query", query), ("key", key)):
-        check.contiguous(name, tensor)
         check.shape(name, tensor, tokens, None)
         check.require(
             tensor.shape[1] % rotary_dim == 0,
@@ -125,11 +114,6 @@ def _npu_rotary_embedding(
         "2.9.0": "npu_rotary_mul(Tensor input, Tensor r1, Tensor r2, str rotary_mode='half',"
         " Tensor? rotate=None) -> Tensor",
     },
-    checks="input 4-D, float16, bfloat16 or float32, last dimension even and below 896; r1, r2 "
-    "of the same dtype, 4-D, broadcasting over input, last dimension equal; rotary_mode half or "
-    "interleave; in mode interleave r1 and r2 have one size other than 1 before the last; rotate "
-    "2-D square",
-    source="torch_npu.npu_rotary_mul",
 )
 def npu_rotary_mul(
     input: torch.Tensor,  # noqa: A002
@@ -143,21 +127,11 @@ def npu_rotary_mul(
     ``turn``: (-second half, first half), or in mode interleave (-odd, even) of each pair, or the
     product with the matrix ``rotate``.
     """
-    check.dtype("input", input, *check.FLOAT_DTYPES)
-    check.rank("input", input, 4)
     width = input.shape[-1]
     check.require(
         0 < width < 896 and width % 2 == 0, "input", "an even last dimension below 896", width
     )
-    check.require(
-        rotary_mode in ("half", "interleave"),
-        "rotary_mode",
-        "'half' or 'interleave'",
-        repr(rotary_mode),
-    )
     for name, factor in (("r1", r1), ("r2", r2)):
-        check.rank(name, factor, 4)
-        check.same_dtype(name, factor, "input", input)
         check.require(
             all(a in (1, b) for a, b in zip(factor.shape[:3], input.shape[:3], strict=True))
             and factor.shape[3] == width,
@@ -175,7 +149,6 @@ def npu_rotary_mul(
         )
     x = input.float()
     if rotate is not None:
-        check.dtype("rotate", rotate, *check.FLOAT_DTYPES)
         check.shape("rotate", rotate, width, width)
         turned = x @ rotate.float()
     else:
@@ -186,15 +159,11 @@ def npu_rotary_mul(
 @operator(
     "npu::npu_interleave_rope",
     {"2.8.0": "npu_interleave_rope(Tensor x, Tensor cos, Tensor sin) -> Tensor"},
-    checks="x float16 or bfloat16 [B, N, S, 64]; cos and sin of the same dtype [B, 1, S or 1, 64]",
-    source="torch_npu.npu_interleave_rope",
 )
 def npu_interleave_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate the halves of x after its pairs are separated: even elements first, then odd."""
-    check.half("x", x)
     check.shape("x", x, None, None, None, 64)
     for name, factor in (("cos", cos), ("sin", sin)):
-        check.same_dtype(name, factor, "x", x)
         check.shape(name, factor, x.shape[0], 1, None, 64)
         check.require(
             factor.shape[2] in (1, x.shape[2]), name, f"S of 1 or {x.shape[2]}", factor.shape[2]
@@ -213,11 +182,6 @@ def npu_interleave_rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -
         " int head_size, *, int[]? mrope_section=None, str? rotary_mode='half',"
         " str? cache_mode='default') -> (Tensor, Tensor)",
     },
-    checks="positions int32 or int64, [tokens], or [3, tokens] with mrope_section; query and key "
-    "2-D [tokens, heads * head_size], cos_sin_cache 2-D, all of one dtype (float16, bfloat16, "
-    "float32); rotary_dim a multiple of 32 (of 16 for float32), at most head_size; the sections "
-    "add up to rotary_dim / 2",
-    source="torch_npu.npu_mrope",
 )
 def npu_mrope(
     positions: torch.Tensor,
@@ -236,9 +200,6 @@ def npu_mrope(
     cache mode default the first t from row 0, the next h from row 1, the rest from row 2; in
     mode interleave frequency i comes from row i % 3 as long as i < 3 * h, else from row 0.
     """
-    check.dtype("positions", positions, *check.INDEX_DTYPES)
-    check.rank("cos_sin_cache", cos_sin_cache, 2)
-    check.dtype("query", query, *check.FLOAT_DTYPES)
     rotary_dim = cos_sin_cache.shape[1]
     unit = 16 if query.dtype == torch.float32 else 32
     check.require(
@@ -248,15 +209,6 @@ def npu_mrope(
         rotary_dim,
     )
     mode = rotary_mode or "half"
-    check.require(
-        mode in ("half", "interleave"), "rotary_mode", "'half' or 'interleave'", repr(mode)
-    )
-    check.require(
-        cache_mode in (None, "default", "interleave"),
-        "cache_mode",
-        "'default' or 'interleave'",
-        repr(cache_mode),
-    )
     section = [int(n) for n in mrope_section or ()]
     multimodal = any(section)
     tokens = positions.shape[-1]
@@ -278,7 +230,6 @@ def npu_mrope(
     else:
         check.shape("positions", positions, None)
     for name, tensor in (("query", query), ("key", key)):
-        check.same_dtype(name, tensor, "query", query)
         check.shape(name, tensor, tokens, None)
         check.require(
             tensor.shape[1] % head_size == 0,
@@ -286,7 +237,6 @@ def npu_mrope(
             f"a second dimension that is a multiple of head_size {head_size}",
             tensor.shape[1],
         )
-    check.same_dtype("cos_sin_cache", cos_sin_cache, "query", query)
     check.index_range("positions", positions, 0, cos_sin_cache.shape[0])
     cos, sin = cos_sin_cache[positions.long()].float().chunk(2, -1)
     if multimodal:
@@ -322,10 +272,6 @@ _APPLY_AXES = {"BSND": 4, "SBND": 4, "BNSD": 4, "BSH": 4, "TND": 3}
         "2.11.0": "npu_apply_rotary_pos_emb(Tensor query, Tensor key, Tensor cos, Tensor sin,"
         " str layout='BSND', str rotary_mode='half') -> (Tensor, Tensor)",
     },
-    checks="query and key [B, S, N, D] (layout BSND, or BSH as older wheels call it) or [T, N, D] "
-    "(TND), D 64 or 128, cos and sin with N = 1; one dtype (float16, bfloat16, float32); not "
-    "empty; rotary_mode half",
-    source="torch_npu.npu_apply_rotary_pos_emb, Atlas A2 and A3",
 )
 def npu_apply_rotary_pos_emb(
     query: torch.Tensor,
@@ -333,26 +279,19 @@ def npu_apply_rotary_pos_emb(
     cos: torch.Tensor,
     sin: torch.Tensor,
     layout: str = "BSND",
-    rotary_mode: str = "half",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotated query and key.
 
     On the device the operands are also overwritten with the results; the schema does not say so,
     and a caller that reads an operand afterwards is wrong there. Here the operands stay.
     """
-    check.require(layout in ("BSND", "BSH", "TND"), "layout", "'BSND', 'BSH' or 'TND'", layout)
-    check.require(rotary_mode == "half", "rotary_mode", "'half'", repr(rotary_mode))
-    check.dtype("query", query, *check.FLOAT_DTYPES)
-    rank = _APPLY_AXES[layout]
-    check.rank("query", query, rank)
+    check.rank("query", query, _APPLY_AXES[layout])
     lead, width = query.shape[:-2], query.shape[-1]
     check.require(width in (64, 128), "query", "a last dimension of 64 or 128", width)
     check.require(query.numel() > 0, "query", "a tensor that is not empty", tuple(query.shape))
     check.shape("key", key, *lead, None, width)
     check.shape("cos", cos, *lead, 1, width)
     check.shape("sin", sin, *lead, 1, width)
-    for name, tensor in (("key", key), ("cos", cos), ("sin", sin)):
-        check.same_dtype(name, tensor, "query", query)
     c, s = cos.float(), sin.float()
     q, k = query.float(), key.float()
     q, k = q * c + _rotate_half(q) * s, k * c + _rotate_half(k) * s

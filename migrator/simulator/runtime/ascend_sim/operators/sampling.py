@@ -14,9 +14,6 @@ MOST_K = 1024
 @operator(
     "npu::npu_top_k_top_p",
     {"2.8.0": "npu_top_k_top_p(Tensor logits, Tensor? p=None, Tensor? k=None) -> Tensor"},
-    checks="logits 2-D, float16, bfloat16 or float32; p [rows] of the same dtype in [0, 1]; k "
-    f"int32 [rows], 1 to {MOST_K} and at most the columns; p or k given",
-    source="torch_npu.npu_top_k_top_p",
 )
 def npu_top_k_top_p(
     logits: torch.Tensor, p: torch.Tensor | None = None, k: torch.Tensor | None = None
@@ -26,19 +23,15 @@ def npu_top_k_top_p(
     Equal logits at the k-th place all stay. The nucleus drops the least likely tokens whose
     probabilities (of what k left) add up to at most 1 - p; the most likely token always stays.
     """
-    check.rank("logits", logits, 2)
-    check.dtype("logits", logits, *check.FLOAT_DTYPES)
     rows, columns = logits.shape
     check.require(p is not None or k is not None, "p", "a tensor where k is None", None)
     values, order = torch.sort(logits.float(), dim=-1, stable=True)
     if k is not None:
-        check.dtype("k", k, torch.int32)
         check.shape("k", k, rows)
         check.index_range("k", k, 1, min(MOST_K, columns) + 1)
         least = values.gather(1, (columns - k.long()).unsqueeze(1))
         values = values.masked_fill(values < least, -torch.inf)
     if p is not None:
-        check.same_dtype("p", p, "logits", logits)
         check.shape("p", p, rows)
         top = p.float()
         check.require(bool(((top >= 0) & (top <= 1)).all()), "p", "values in [0, 1]", top.tolist())
@@ -52,8 +45,6 @@ def npu_top_k_top_p(
 @operator(
     "npu::npu_sort_v2",
     {"2.8.0": "npu_sort_v2(Tensor input, int dim=-1, bool descending=False) -> Tensor"},
-    checks="float16, bfloat16 or float32",
-    source="torch_npu.npu_sort_v2",
 )
 def npu_sort_v2(
     input: torch.Tensor,  # noqa: A002
@@ -61,5 +52,4 @@ def npu_sort_v2(
     descending: bool = False,
 ) -> torch.Tensor:
     """The sorted values without their indices."""
-    check.dtype("input", input, *check.FLOAT_DTYPES)
     return torch.sort(input, dim=dim, descending=descending).values

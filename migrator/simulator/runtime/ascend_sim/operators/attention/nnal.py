@@ -12,8 +12,6 @@ from ._softmax import UNLIMITED, attend, band, gather
 
 
 def _out(out: torch.Tensor, query: torch.Tensor, heads: int) -> torch.Tensor:
-    check.same_dtype("out", out, "query", query)
-    check.contiguous("out", out)
     check.require(
         out.shape[0] == query.shape[0], "out", f"{query.shape[0]} tokens", tuple(out.shape)
     )
@@ -21,17 +19,10 @@ def _out(out: torch.Tensor, query: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _paged(
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    query: torch.Tensor,
-    kv_heads: int,
-    head_size: int,
+    key_cache: torch.Tensor, value_cache: torch.Tensor, kv_heads: int, head_size: int
 ) -> None:
     """Checks on the caches of the NNAL operators."""
     for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
-        check.same_dtype(name, cache, "query", query)
-        check.rank(name, cache, 4)
-        check.contiguous(name, cache)
         check.require(
             cache.shape[1] % 16 == 0 and cache.shape[1] > 0,
             name,
@@ -50,19 +41,15 @@ def _paged(
 
 
 def _host_lengths(name: str, tensor: torch.Tensor) -> list[int]:
-    check.dtype(name, tensor, torch.int32)
-    check.rank(name, tensor, 1)
-    check.contiguous(name, tensor)
     return check.lengths(name, tensor.tolist())
 
 
-def _additive(name: str, mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+def _additive(name: str, mask: torch.Tensor) -> torch.Tensor:
     """The float32 bias that an NNAL mask stands for.
 
     float16 masks are added as they are (0 and a large negative number or -inf). The kernel
     multiplies a bfloat16 mask by -10000, so there 1 hides and 0 shows.
     """
-    check.same_dtype(name, mask, "query", query)
     values = mask.float()
     if not values.numel():
         return values
@@ -85,13 +72,6 @@ def _additive(name: str, mask: torch.Tensor, query: torch.Tensor) -> torch.Tenso
     return values
 
 
-_ENCODER_CHECKS = (
-    "query, key, value [tokens, heads, size] or [tokens, heads * size], contiguous, float16 or "
-    "bfloat16; seq_len a host int32 tensor that adds up to tokens; head size at most 256; out "
-    "contiguous, of the shape of query"
-)
-
-
 def _encode(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -104,13 +84,10 @@ def _encode(
     out: torch.Tensor,
 ) -> None:
     kv_heads = kv_heads_of(num_heads, num_kv_heads)
-    check.half("query", query)
     q = tokens("query", query, num_heads)
     k, v = tokens("key", key, kv_heads), tokens("value", value, kv_heads)
     check.shape("key", k, q.shape[0], kv_heads, q.shape[2])
     check.shape("value", v, q.shape[0], kv_heads, None)
-    for name, tensor in (("key", key), ("value", value)):
-        check.same_dtype(name, tensor, "query", query)
     check.require(q.shape[2] <= 256, "query", "a head size of at most 256", q.shape[2])
     target = _out(out, query, num_heads)
     lengths = _host_lengths("seq_len", seq_len)
@@ -123,7 +100,6 @@ def _encode(
     longest = max(lengths, default=0)
     bias = None
     if mask is not None:
-        check.rank("mask", mask, 2, 3, 4)
         side = mask.shape[-1]
         check.require(
             mask.shape[-2] == side and side >= longest,
@@ -138,7 +114,7 @@ def _encode(
             f"leading dimensions {lead}",
             tuple(mask.shape),
         )
-        bias = _additive("mask", mask[..., :longest, :longest], query)
+        bias = _additive("mask", mask[..., :longest, :longest])
     start = 0
     for index, length in enumerate(lengths):
         part = slice(start, start + length)
@@ -158,10 +134,6 @@ def _encode(
         " -> ()",
     },
     host=("seq_len",),
-    checks=_ENCODER_CHECKS + "; mask square, of the dtype of query, [S, S], [B, S, S] or "
-    "[B, heads, S, S], S at least the longest sequence: added as it is in float16, 1 hides in "
-    "bfloat16",
-    source="atb SelfAttentionOperation, PA_ENCODER, MASK_TYPE_NORM",
 )
 def _npu_flash_attention(
     query: torch.Tensor,
@@ -186,8 +158,6 @@ def _npu_flash_attention(
         " -> ()",
     },
     host=("seq_len",),
-    checks=_ENCODER_CHECKS,
-    source="atb SelfAttentionOperation, PA_ENCODER, MASK_TYPE_UNDEFINED",
 )
 def _npu_flash_attention_unpad(
     query: torch.Tensor,
@@ -203,13 +173,6 @@ def _npu_flash_attention_unpad(
     _encode(query, key, value, None, seq_len, scale_value, num_heads, num_kv_heads, out)
 
 
-_PAGED_CHECKS = (
-    "query contiguous [tokens, heads, size], float16 or bfloat16; caches contiguous [blocks, "
-    "block_size, kv_heads, size] of the same dtype, block size a multiple of 16, size at most 576 "
-    "(block size at most 128 above 256); block_table int32, entries in range; lengths host int32"
-)
-
-
 @operator(
     "atb::_npu_paged_attention",
     {
@@ -218,8 +181,6 @@ _PAGED_CHECKS = (
         " Tensor context_lens, Tensor(a!) out, *, Tensor? workspace=None) -> ()",
     },
     host=("context_lens",),
-    checks=_PAGED_CHECKS + "; one query token per sequence, rows of query and context_lens agree",
-    source="atb PagedAttentionOperation",
 )
 def _npu_paged_attention(
     query: torch.Tensor,
@@ -236,10 +197,8 @@ def _npu_paged_attention(
 ) -> None:
     """Decode: token i attends to the first context_lens[i] tokens of its blocks."""
     kv_heads = kv_heads_of(num_heads, num_kv_heads)
-    check.half("query", query)
-    check.contiguous("query", query)
     q = tokens("query", query, num_heads)
-    _paged(key_cache, value_cache, query, kv_heads, q.shape[2])
+    _paged(key_cache, value_cache, kv_heads, q.shape[2])
     lengths = _host_lengths("context_lens", context_lens)
     check.require(
         len(lengths) == q.shape[0],
@@ -268,8 +227,6 @@ def _npu_paged_attention(
         " Tensor block_table, Tensor context_lens, Tensor(a!) out) -> Tensor",
     },
     host=("context_lens",),
-    checks="context_lens a host int32 tensor",
-    source="atb PagedAttentionOperation",
 )
 def _npu_paged_attention_get_workspace(
     query: torch.Tensor,  # noqa: ARG001
@@ -296,9 +253,6 @@ def _npu_paged_attention_get_workspace(
         " int num_kv_heads, int num_heads, float scale_value, Tensor(a!) out) -> ()",
     },
     host=("seq_len", "context_lens"),
-    checks=_PAGED_CHECKS + "; seq_len adds up to tokens, each at most its context length; mask "
-    "[128, 128] of the dtype of query, 1 above the diagonal and 0 elsewhere",
-    source="atb SelfAttentionOperation, PREFIX_ENCODER, MASK_TYPE_NORM_COMPRESS",
 )
 def _npu_flash_attention_qlens(
     query: torch.Tensor,
@@ -318,10 +272,8 @@ def _npu_flash_attention_qlens(
     The last seq_len[i] of context_lens[i] tokens are the queries of sequence i, causal.
     """
     kv_heads = kv_heads_of(num_heads, num_kv_heads)
-    check.half("query", query)
     q = tokens("query", query, num_heads)
-    _paged(key_cache, value_cache, query, kv_heads, q.shape[2])
-    check.same_dtype("mask", mask, "query", query)
+    _paged(key_cache, value_cache, kv_heads, q.shape[2])
     check.shape("mask", mask, 128, 128)
     check.require(
         bool(torch.equal(mask.float(), torch.ones(128, 128).triu(1))),
