@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ._checks import RELAX_VARIABLE, RELAXATIONS
 from ._registry import META_VARIABLE, REGISTRY, Operator
+from ._table import OneOf
 
 _HEAD = f"""\
 # Reference NPU operators
@@ -24,6 +25,7 @@ names operator, argument, what the device takes and what it got.
 - In a captured graph an operator runs again at every replay, on the same memory. Host operands
   (lists and host tensors) keep the values that they had at capture.
 - Rows that the device leaves undefined are NaN, so that code which reads them shows.
+- What one argument may be stands in its operator's table; what holds between arguments is below it.
 - An argument that asks for something without a reference (quantisation, for one) is refused.
 
 What agreement here does not show: the device's rounding, speed, alignment or asynchrony.
@@ -60,7 +62,8 @@ def _entry(op: Operator) -> str:
     if op.takes and op.takes.arguments:
         lines.append("\n| argument | takes |\n| --- | --- |")
         for name, constraint in op.takes.arguments.items():
-            lines.append(f"| `{name}` | {constraint} |")
+            limit = isinstance(constraint, OneOf) and constraint.simulated
+            lines.append(f"| `{name}` | {constraint}{' (a limit of the reference)' * limit} |")
     facts = [f"- Operands: {op.checks or 'each as in the table'}."]
     if op.host:
         facts.append("- Host tensors: " + ", ".join(f"`{name}`" for name in sorted(op.host)) + ".")
