@@ -226,7 +226,7 @@ TABLE: dict[str, Takes] = {
         "atb SelfAttentionOperation, PREFIX_ENCODER, MASK_TYPE_NORM_COMPRESS",
         {
             **_PAGED,
-            "mask": Tensor(like="query", ranks=(2,)),
+            "mask": Tensor(like="query"),
             "seq_len": Tensor(("int32",), (1,), contiguous=True),
         },
         f"{_PAGED_ALSO}; seq_len adds up to tokens, each at most its context length; mask [128, "
@@ -300,7 +300,7 @@ TABLE: dict[str, Takes] = {
     # matrix products and casts
     "npu::npu_linear": Takes(
         "torch_npu.npu_linear",
-        {"input": Tensor(FLOATS, (2,)), "weight": Tensor(like="input", ranks=(2,))},
+        {"input": Tensor(FLOATS, (2,)), "weight": Tensor(like="input")},
         "input [rows, k], weight [n, k], bias [n], of the dtype of input or float32",
     ),
     "npu::npu_dtype_cast": Takes(
@@ -328,7 +328,7 @@ TABLE: dict[str, Takes] = {
         "torch_npu.npu_moe_gating_top_k",
         {
             "x": Tensor(FLOATS, (2,)),
-            "bias": Tensor(like="x", ranks=(1,)),
+            "bias": Tensor(like="x"),
             "group_select_mode": _ZERO_OR_ONE,
             "renorm": OneOf((0,)),
             "norm_type": _ZERO_OR_ONE,
@@ -342,7 +342,7 @@ TABLE: dict[str, Takes] = {
         {
             "x": Tensor(FLOATS, (2,)),
             "row_idx": Tensor(("int32",)),
-            "expert_idx": Tensor(("int32",), (2,)),
+            "expert_idx": Tensor(("int32",)),
         },
         "x [rows, size]; row_idx and expert_idx [rows, k]; row_idx holds each of 0 to rows * k - 1 "
         "once",
@@ -351,8 +351,8 @@ TABLE: dict[str, Takes] = {
         "torch_npu.npu_moe_init_routing_v2",
         {
             "x": Tensor((*FLOATS, "int8"), (2,)),
-            "expert_idx": Tensor(("int32",), (2,)),
-            "scale": Tensor(("float32",), (1,)),
+            "expert_idx": Tensor(("int32",)),
+            "scale": Tensor(("float32",)),
             "quant_mode": OneOf((-1,), "-1 (no quantisation)", simulated=True),
             "drop_pad_mode": OneOf((0,), simulated=True),
             "expert_tokens_num_flag": OneOf((True,), simulated=True),
@@ -380,12 +380,12 @@ TABLE: dict[str, Takes] = {
                 simulated=True,
             ),
             "expanded_permuted_rows": Tensor(FLOATS, (2,)),
-            "skip1": Tensor(like="expanded_permuted_rows", ranks=(2,)),
-            "skip2": Tensor(like="expanded_permuted_rows", ranks=(2,)),
-            "bias": Tensor(like="expanded_permuted_rows", ranks=(2,)),
+            "skip1": Tensor(like="expanded_permuted_rows"),
+            "skip2": Tensor(like="expanded_permuted_rows"),
+            "bias": Tensor(like="expanded_permuted_rows"),
             "scales": Tensor(like="expanded_permuted_rows", ranks=(2,)),
             "expanded_src_to_dst_row": Tensor(("int32",), (1,)),
-            "export_for_source_row": Tensor(("int32",), (2,)),
+            "export_for_source_row": Tensor(("int32",)),
         },
         "expanded_permuted_rows [rows * k, size]; skip1, skip2 [rows, size] (skip2 only with "
         "skip1), bias [experts, size], scales [rows, k]; expanded_src_to_dst_row [rows * k] in "
@@ -440,8 +440,8 @@ TABLE: dict[str, Takes] = {
         {
             "positions": Tensor(INDICES),
             "cos_sin_cache": Tensor(ranks=(2,)),
-            "query": Tensor(HALVES, (2,), contiguous=True, relaxed=True),
-            "key": Tensor(like="query", ranks=(2,), contiguous=True),
+            "query": Tensor(HALVES, contiguous=True, relaxed=True),
+            "key": Tensor(like="query", contiguous=True),
         },
         "query and key [tokens, heads * rotary_dim], the heads of query a multiple of those of "
         "key; cos_sin_cache of the dtype of query, or float32 with float16; positions in range; "
@@ -454,7 +454,7 @@ TABLE: dict[str, Takes] = {
             "r1": Tensor(like="input", ranks=(4,)),
             "r2": Tensor(like="input", ranks=(4,)),
             "rotary_mode": _ROTARY_MODE,
-            "rotate": Tensor(FLOATS, (2,)),
+            "rotate": Tensor(FLOATS),
         },
         "the last dimension of input even and below 896; r1, r2 broadcasting over input, last "
         "dimension equal; in mode interleave r1 and r2 have one size other than 1 before the last; "
@@ -463,9 +463,9 @@ TABLE: dict[str, Takes] = {
     "npu::npu_interleave_rope": Takes(
         "torch_npu.npu_interleave_rope",
         {
-            "x": Tensor(HALVES, (4,), relaxed=True),
-            "cos": Tensor(like="x", ranks=(4,)),
-            "sin": Tensor(like="x", ranks=(4,)),
+            "x": Tensor(HALVES, relaxed=True),
+            "cos": Tensor(like="x"),
+            "sin": Tensor(like="x"),
         },
         "x [B, N, S, 64]; cos and sin [B, 1, S or 1, 64]",
     ),
@@ -474,8 +474,8 @@ TABLE: dict[str, Takes] = {
         {
             "positions": Tensor(INDICES),
             "cos_sin_cache": Tensor(ranks=(2,), like="query"),
-            "query": Tensor(FLOATS, (2,)),
-            "key": Tensor(like="query", ranks=(2,)),
+            "query": Tensor(FLOATS),
+            "key": Tensor(like="query"),
             "rotary_mode": _ROTARY_MODE,
             "cache_mode": OneOf(("default", "interleave")),
         },
@@ -488,7 +488,7 @@ TABLE: dict[str, Takes] = {
         {
             "layout": OneOf(("BSND", "BSH", "TND")),
             "rotary_mode": OneOf(("half",)),
-            "query": Tensor(FLOATS, (3, 4)),
+            "query": Tensor(FLOATS),
             "key": Tensor(like="query"),
             "cos": Tensor(like="query"),
             "sin": Tensor(like="query"),
@@ -501,8 +501,8 @@ TABLE: dict[str, Takes] = {
         "torch_npu.npu_top_k_top_p",
         {
             "logits": Tensor(FLOATS, (2,)),
-            "p": Tensor(like="logits", ranks=(1,)),
-            "k": Tensor(("int32",), (1,)),
+            "p": Tensor(like="logits"),
+            "k": Tensor(("int32",)),
         },
         "p [rows] in [0, 1]; k [rows], 1 to 1024 and at most the columns; p or k given",
     ),
