@@ -37,6 +37,14 @@ from migrator.codemod.rule import (
     statements,
 )
 from migrator.codemod.statement_layout import Layout, Nodes, Piece
+from migrator.codemod.tree_style import (
+    Style,
+    fitted,
+    header_of,
+    is_as_written,
+    is_regular,
+    written,
+)
 from migrator.files.tree import Tree
 
 SNIPPET = 160
@@ -347,7 +355,8 @@ def _migrate_module(
         # A line that is put after one of these may begin with a line feed, and make it another end.
         return FileResult(path, None, failure="a carriage return alone ends a line in it")
     try:
-        after, images = _edit(module, edits, layout)
+        style = Style.of(seen.tree) if is_regular(module) else None
+        after, images = _edit(module, edits, layout, style)
         new = _Source(module, after, {id(image) for nodes in images.values() for image in nodes})
         failure = _invalid(path, new.data)
         if failure is not None:
@@ -484,12 +493,22 @@ def _left(rule: Rule, file: File, error: DoubtfulError) -> list[Finding]:
 
 
 class _Editor(cst.CSTTransformer):
-    """Applies edits, keyed by the identity of the nodes that rules saw."""
+    """Applies edits, keyed by the identity of the nodes that rules saw.
 
-    def __init__(self, module: cst.Module, edits: Iterable[Edit]) -> None:
+    Args:
+        module: the module, or its outline.
+        edits: what the rules report.
+        style: how the tree's formatter writes statements; None where a module's is no formatter's.
+    """
+
+    def __init__(self, module: cst.Module, edits: Iterable[Edit], style: Style | None) -> None:
         super().__init__()
         self.images: dict[int, list[cst.CSTNode]] = {}
         """For each edit, by identity: the nodes that stand for it in the new tree."""
+        self._style = style
+        self._parents = parents_of(module)
+        self._replaced: list[list[int]] = [[]]
+        """For each statement around a node: the edits of its own parts."""
         self._replace: dict[int, Replace] = {}
         self._insert: dict[int, list[tuple[Insert, Sequence[cst.BaseStatement]]]] = {}
         for edit in edits:
@@ -499,28 +518,49 @@ class _Editor(cst.CSTTransformer):
                 self._replace[id(edit.node)] = edit
             else:
                 new = statements(edit.code, module)
+                if style is not None:
+                    depth = self._depth(edit.node)
+                    new = [fitted(statement, depth, style) for statement in new]
                 new = [_with_blank_lines(new[0], edit.blank_lines), *new[1:]]
                 self._insert.setdefault(id(edit.node), []).append((edit, new))
         self.pending = set(self._replace) | set(self._insert)
         self._on_path = _ancestors(module, self.pending)
 
+    def _depth(self, node: cst.CSTNode) -> int:
+        """In how many blocks a node stands."""
+        depth = 0
+        above = self._parents.get(id(node))
+        while above is not None:
+            depth += isinstance(above, cst.IndentedBlock)
+            above = self._parents.get(id(above))
+        return depth
+
     def on_visit(self, node: cst.CSTNode) -> bool:
         # Most of a module holds no edit; its subtrees are taken over as they are.
+        if id(node) not in self._on_path and id(node) not in self.pending:
+            return False
+        if isinstance(node, cst.BaseStatement):
+            self._replaced.append([])
         return id(node) in self._on_path
 
     def on_leave(  # type: ignore[override] # an edit may put a node of another type
         self, original_node: cst.CSTNode, updated_node: cst.CSTNode
     ) -> cst.CSTNode | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNode]:
         key = id(original_node)
-        if key not in self.pending:
-            return updated_node
-        self.pending.discard(key)
         node = updated_node
-        replace = self._replace.get(key)
+        is_pending = key in self.pending
+        self.pending.discard(key)
+        inside: list[int] = []
+        if isinstance(original_node, cst.BaseStatement) and (is_pending or key in self._on_path):
+            inside = self._replaced.pop()
+        replace = self._replace.get(key) if is_pending else None
         if replace is not None:
             node = replace.make(updated_node)
             self.images[id(replace)] = [node]
-        inserts = self._insert.get(key)
+            self._replaced[-1].append(id(replace))
+        elif inside:
+            node = self._written(original_node, updated_node, inside)
+        inserts = self._insert.get(key) if is_pending else None
         if inserts is None:
             return node
         if not isinstance(node, cst.BaseStatement):
@@ -531,6 +571,31 @@ class _Editor(cst.CSTTransformer):
             beside[insert.where].extend(new)
         return cst.FlattenSentinel([*beside["before"], node, *beside["after"]])
 
+    def _written(
+        self, original: cst.CSTNode, updated: cst.CSTNode, edits: Sequence[int]
+    ) -> cst.CSTNode:
+        """Write a statement over lines again, of which some parts were replaced.
+
+        Args:
+            original: as it was.
+            updated: as the edits leave it.
+            edits: those of its own parts, or of its header's, by identity.
+        """
+        if self._style is None:
+            return updated
+        depth = self._depth(original)
+        above = self._parents.get(id(original))
+        keyword = "elif" if isinstance(above, cst.If) and above.orelse is original else "if"
+        if not is_as_written(original, depth, self._style, keyword):
+            return updated
+        node = written(updated, depth, self._style, keyword)
+        if node is not updated:
+            # What stood for the edits is written anew as well.
+            image = node if isinstance(node, cst.SimpleStatementLine) else header_of(node)
+            for edit in edits:
+                self.images[edit] = [image]
+        return node
+
 
 def _with_blank_lines(statement: cst.BaseStatement, count: int) -> cst.BaseStatement:
     lines = getattr(statement, "leading_lines", ())
@@ -539,10 +604,10 @@ def _with_blank_lines(statement: cst.BaseStatement, count: int) -> cst.BaseState
 
 
 def _edit(
-    module: cst.Module, edits: Sequence[Edit], layout: Layout
+    module: cst.Module, edits: Sequence[Edit], layout: Layout, style: Style | None
 ) -> tuple[list[Piece], dict[int, list[cst.CSTNode]]]:
     """The parts of the edited module, and for each edit the nodes that stand for it there."""
-    editor = _Editor(module, edits)
+    editor = _Editor(module, edits, style)
     after: list[Piece] = []
     for piece in layout.around([edit.node for edit in edits]):
         if isinstance(piece, str):

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a tree's own formatter has its code written, and statements that are written so.
+
+What a tree is formatted by, and in how many columns, its configuration says. An edited statement is
+written anew where the untouched one was as that formatter leaves it, so that one which somebody
+laid out by hand stays as near to that as an edit allows. Statements that are put in are our own.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import libcst as cst
+
+from migrator.codemod import line_breaks
+from migrator.codemod.documents import STEP
+from migrator.files.tree import Tree
+
+RUFF_WIDTH = 88
+"""Columns of a line where ruff is not told of another number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a tree has its code written."""
+
+    width: int = RUFF_WIDTH
+    """Columns of a line."""
+
+    @classmethod
+    def of(cls, tree: Tree) -> Style:
+        """The style that a tree's configuration asks for."""
+        return _style(tree.read("pyproject.toml"))
+
+
+@lru_cache(maxsize=8)
+def _style(project: bytes | None) -> Style:
+    try:
+        tools = tomllib.loads((project or b"").decode()).get("tool", {})
+        width = tools.get("ruff", {}).get("line-length", RUFF_WIDTH)
+    except (ValueError, AttributeError):
+        return Style()
+    return Style(width) if isinstance(width, int) else Style()
+
+
+def is_regular(module: cst.Module) -> bool:
+    """Is a module indented as a formatter does it, so that columns can be told?"""
+    return module.default_indent == " " * STEP
+
+
+def fitted(statement: cst.BaseStatement, depth: int, style: Style) -> cst.BaseStatement:
+    """Statements that are put in, and all below them, over lines as a tree's formatter would.
+
+    Args:
+        statement: the statement.
+        depth: in how many blocks it will stand.
+        style: of the tree.
+    """
+    fitted = statement.visit(_Fitter(depth, style))
+    assert isinstance(fitted, cst.BaseStatement)
+    return fitted
+
+
+class _Fitter(cst.CSTTransformer):
+    def __init__(self, depth: int, style: Style) -> None:
+        super().__init__()
+        self._depth = depth
+        self._style = style
+        self._elifs: set[int] = set()
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.IndentedBlock):
+            self._depth += 1
+        elif isinstance(node, cst.If) and isinstance(node.orelse, cst.If):
+            self._elifs.add(id(node.orelse))
+        return isinstance(node, (cst.BaseCompoundStatement, cst.IndentedBlock, cst.Else))
+
+    def on_leave(  # type: ignore[override] # a statement stays one
+        self, original_node: cst.CSTNode, updated_node: cst.CSTNode
+    ) -> cst.CSTNode:
+        if isinstance(updated_node, cst.IndentedBlock):
+            self._depth -= 1
+        elif isinstance(updated_node, (cst.SimpleStatementLine, *_HEADED)):
+            keyword = "elif" if id(original_node) in self._elifs else "if"
+            return written(updated_node, self._depth, self._style, keyword)
+        return updated_node
+
+
+_HEADED = (cst.If, cst.While, cst.For, cst.With, cst.FunctionDef)
+
+
+def is_as_written(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if") -> bool:
+    """Is a statement, or its header, as the tree's formatter leaves it?"""
+    text = _text(statement, style.width - STEP * depth, keyword)
+    return text is not None and text == _source(statement, keyword)
+
+
+def written(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if") -> cst.CSTNode:
+    """A statement, or its header, as the tree's formatter has it; itself where it is so already.
+
+    Args:
+        statement: a simple statement's line, or a compound statement.
+        depth: in how many blocks it stands.
+        style: of the tree.
+        keyword: `if`, or `elif` for an `if` that is one.
+    """
+    text = _text(statement, style.width - STEP * depth, keyword)
+    if text is None or text == _source(statement, keyword):
+        return statement
+    if isinstance(statement, cst.SimpleStatementLine):
+        parsed = cst.parse_statement(text)
+        assert isinstance(parsed, cst.SimpleStatementLine)
+        return statement.with_changes(body=parsed.body)
+    parsed = cst.parse_statement(f"{text.removeprefix('el')}\n    pass\n")
+    names = _HEADER_FIELDS[type(statement)]
+    return statement.with_changes(**{name: getattr(parsed, name) for name in names})
+
+
+_HEADER_FIELDS: dict[type[cst.CSTNode], tuple[str, ...]] = {
+    cst.If: ("test", "whitespace_before_test", "whitespace_after_test"),
+    cst.While: ("test", "whitespace_after_while", "whitespace_before_colon"),
+    cst.For: ("iter", "whitespace_after_in", "whitespace_before_colon"),
+    cst.With: ("items", "lpar", "rpar", "whitespace_after_with", "whitespace_before_colon"),
+    cst.FunctionDef: ("params", "whitespace_before_params", "returns", "whitespace_before_colon"),
+}
+
+
+def header_of(statement: cst.CSTNode) -> cst.CSTNode:
+    """The part of a compound statement's header that may be broken."""
+    part = getattr(statement, _HEADER_FIELDS[type(statement)][0])
+    return part if isinstance(part, cst.CSTNode) else part[0]
+
+
+def _text(statement: cst.CSTNode, width: int, keyword: str) -> str | None:
+    if isinstance(statement, cst.SimpleStatementLine):
+        if len(statement.body) != 1:
+            return None
+        comment = statement.trailing_whitespace.comment
+        if comment is not None and not comment.value.startswith(_PRAGMAS):
+            return None
+        return line_breaks.simple(statement.body[0], width)
+    if isinstance(statement, _HEADED) and isinstance(statement.body, cst.IndentedBlock):
+        if statement.body.header.comment is not None:
+            return None
+        return line_breaks.header(statement, width, keyword)
+    return None
+
+
+_PRAGMAS = ("# type:", "# noqa", "# pyright:", "# pylint:")
+"""How comments begin that do not count for the length of a line."""
+
+
+def _source(statement: cst.CSTNode, keyword: str) -> str:
+    code = cst.Module([])
+    if isinstance(statement, cst.SimpleStatementLine):
+        return code.code_for_node(statement.body[0])
+    changes: dict[str, object] = {
+        "body": cst.SimpleStatementSuite([cst.Pass()]),
+        "leading_lines": [],
+    }
+    if isinstance(statement, cst.FunctionDef):
+        changes |= {"decorators": [], "lines_after_decorators": []}
+    if hasattr(statement, "orelse"):
+        changes["orelse"] = None
+    text = code.code_for_node(statement.with_changes(**changes))
+    text = text.rstrip().removesuffix("pass").rstrip()
+    return f"el{text}" if keyword == "elif" else text
