@@ -558,6 +558,8 @@ class _Editor(cst.CSTTransformer):
             node = replace.make(updated_node)
             self.images[id(replace)] = [node]
             self._replaced[-1].append(id(replace))
+            if isinstance(node, cst.SimpleStatementLine):
+                node = self._written(original_node, node, [id(replace)])
         elif inside:
             node = self._written(original_node, updated_node, inside)
         inserts = self._insert.get(key) if is_pending else None
@@ -569,7 +571,21 @@ class _Editor(cst.CSTTransformer):
         for insert, new in inserts:
             self.images[id(insert)] = list(new)
             beside[insert.where].extend(new)
-        return cst.FlattenSentinel([*beside["before"], node, *beside["after"]])
+        together = [*beside["before"], node, *beside["after"]]
+        for index in range(1, len(together)):
+            if _is_import(together[index - 1]) and not _is_import(together[index]):
+                self._set_off(together, index)
+        return cst.FlattenSentinel(together)
+
+    def _set_off(self, statements: list[cst.CSTNode], index: int) -> None:
+        """Put a blank line between an import and the statement behind it, where there is none."""
+        old = statements[index]
+        if not isinstance(old, cst.BaseStatement) or _has_blank_line(old):
+            return
+        new = _with_blank_lines(old, 1)
+        statements[index] = new
+        for images in self.images.values():
+            images[:] = [new if image is old else image for image in images]
 
     def _written(
         self, original: cst.CSTNode, updated: cst.CSTNode, edits: Sequence[int]
@@ -595,6 +611,19 @@ class _Editor(cst.CSTTransformer):
             for edit in edits:
                 self.images[edit] = [image]
         return node
+
+
+def _is_import(node: cst.CSTNode) -> bool:
+    return isinstance(node, cst.SimpleStatementLine) and isinstance(
+        node.body[0], (cst.Import, cst.ImportFrom)
+    )
+
+
+def _has_blank_line(statement: cst.BaseStatement) -> bool:
+    if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
+        return True  # a formatter asks for more of them there
+    lines: Sequence[cst.EmptyLine] = getattr(statement, "leading_lines", [])
+    return bool(lines) and lines[0].comment is None
 
 
 def _with_blank_lines(statement: cst.BaseStatement, count: int) -> cst.BaseStatement:

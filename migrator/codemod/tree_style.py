@@ -8,7 +8,10 @@ laid out by hand stays as near to that as an edit allows. Statements that are pu
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,10 +85,28 @@ class _Fitter(cst.CSTTransformer):
     ) -> cst.CSTNode:
         if isinstance(updated_node, cst.IndentedBlock):
             self._depth -= 1
-        elif isinstance(updated_node, (cst.SimpleStatementLine, *_HEADED)):
+            return updated_node
+        width = self._style.width - STEP * self._depth
+        lines = getattr(updated_node, "leading_lines", ())
+        if any(line.comment is not None and len(line.comment.value) > width for line in lines):
+            updated_node = updated_node.with_changes(leading_lines=_wrapped(lines, width))
+        if isinstance(updated_node, (cst.SimpleStatementLine, *_HEADED)):
             keyword = "elif" if id(original_node) in self._elifs else "if"
             return written(updated_node, self._depth, self._style, keyword)
         return updated_node
+
+
+def _wrapped(lines: Sequence[cst.EmptyLine], width: int) -> list[cst.EmptyLine]:
+    """Comments over lines that are not too long, each run of them as one text."""
+    wrapped: list[cst.EmptyLine] = []
+    for is_comment, run in itertools.groupby(lines, lambda line: line.comment is not None):
+        if not is_comment:
+            wrapped += run
+            continue
+        words = " ".join(line.comment.value[1:].strip() for line in run if line.comment)
+        for text in textwrap.wrap(words, width - 2, break_long_words=False):
+            wrapped.append(cst.EmptyLine(comment=cst.Comment(f"# {text}")))
+    return wrapped
 
 
 _HEADED = (cst.If, cst.While, cst.For, cst.With, cst.FunctionDef)

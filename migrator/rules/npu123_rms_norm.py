@@ -7,8 +7,8 @@ from migrator.codemod.recipes.forward_oot import ForwardOot
 from migrator.codemod.rule import Rule
 
 BODY = """\
-# The operators take rows as long as the weight, all operands of one dtype. vLLM
-# compiles for no empty batch, and sizes are no numbers then.
+# The operators take rows as long as the weight, all operands of one
+# dtype. vLLM compiles for no empty batch, and sizes are no numbers then.
 if (
     x.device.type != "npu"
     or self.variance_size_override is not None

@@ -7,9 +7,9 @@ from migrator.codemod.recipes.forward_oot import ForwardOot
 from migrator.codemod.rule import Rule
 
 BODY = """\
-# The operator takes rows as long as the weight, both of one dtype. The native path
-# keeps float16 sums in float32, which the operator cannot. vLLM compiles for no
-# empty batch, and sizes are no numbers then.
+# The operator takes rows as long as the weight, both of one dtype. The
+# native path keeps float16 sums in float32, which the operator cannot.
+# vLLM compiles for no empty batch, and sizes are no numbers then.
 if (
     x.device.type != "npu"
     or self.weight.dtype != x.dtype

@@ -11,6 +11,7 @@ import libcst as cst
 from migrator.codemod.matchers import (
     Place,
     annotation_text,
+    bound_by,
     cuda_only,
     dotted,
     first_statement,
@@ -134,7 +135,9 @@ def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Findi
         return
     if not is_nccl(parameter.default):
         return
-    optional = "Optional[str]" if "Optional" in file.imports.module_level else "str | None"
+    # A file may import it and use it no longer, or for a type only that is forward declared.
+    old = file.data.count(b"Optional[") > file.data.count(b"| None")
+    optional = "Optional[str]" if old else "str | None"
 
     def no_default(node: cst.CSTNode) -> cst.CSTNode:
         assert isinstance(node, cst.Param)
@@ -153,6 +156,34 @@ def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Findi
         Replace(parameter, no_default),
         Insert(first_statement(function), f"if backend is None:\n{body}"),
     )
+
+
+def _with_import(place: Place[cst.SimpleString], new: cst.BaseExpression) -> list[Edit]:
+    """Edits that put an expression in the place of a string, and import the platform before it.
+
+    Where the block imports it further down, that import and the statement change places.
+    """
+    statement = place.statement
+    body = next((a.body for a in reversed(place.ancestors) if isinstance(a, cst.IndentedBlock)), ())
+    twin = next(
+        (
+            other
+            for other in body
+            if isinstance(other, cst.SimpleStatementLine)
+            and any("current_platform" in bound_by(part) for part in other.body)
+        ),
+        None,
+    )
+    if twin is None or not isinstance(statement, cst.SimpleStatementLine):
+        return [Insert(statement, IMPORT), Replace(place.node, lambda _: new)]
+    lines = statement.leading_lines
+    moved = statement.deep_replace(place.node, new)
+    assert isinstance(moved, cst.SimpleStatementLine)
+    moved = moved.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+    return [
+        Replace(statement, lambda _: twin.with_changes(leading_lines=lines)),
+        Replace(twin, lambda _: moved),
+    ]
 
 
 def _string(
@@ -183,12 +214,13 @@ def _string(
     else:
         yield skipped(site, node, "it names NCCL itself, not the backend of a process group")
         return
-    edits: list[Edit] = [Replace(node, lambda _: cst.parse_expression(code))]
-    edits += [Replace(text, platform_device) for text in devices]
+    backend = cst.parse_expression(code)
+    edits: list[Edit] = [Replace(node, lambda _: backend)]
     scope = place.function
     if not binds_platform(file, place.functions) and id(scope) not in imported:
         imported.add(id(scope))
-        edits.append(Insert(place.statement, IMPORT))
+        edits = _with_import(place, backend)
+    edits += [Replace(text, platform_device) for text in devices]
     yield changed(
         site, node, "a process group of this platform needs this platform's backend", *edits
     )

@@ -58,7 +58,7 @@ class DeviceModuleImport(Rule):
         names = [DEVICE_MODULE]
         if DEVICE_GRAPH in file.needs:
             names.insert(0, DEVICE_GRAPH)
-        own, first, last = None, None, None
+        own, first, relative, last = None, None, None, None
         for statement in file.kept.body:
             if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
                 break
@@ -73,6 +73,8 @@ class DeviceModuleImport(Rule):
                 own = statement
             elif text.startswith("from vllm.") and first is None:
                 first = statement
+            elif text.startswith("from .") and relative is None:
+                relative = statement
         if own is not None:
             yield migrated("<module>", own)
             return
@@ -89,6 +91,16 @@ class DeviceModuleImport(Rule):
             else:
                 edits = [Insert(first, code, where="after")]
             yield changed("<module>", first, reason, *edits)
+        elif relative is not None:
+            # Imports of the package itself go before those that begin with a dot.
+            above = max(1, len(relative.leading_lines))
+            yield changed(
+                "<module>",
+                relative,
+                reason,
+                Replace(relative, lambda node: node.with_changes(leading_lines=[cst.EmptyLine()])),
+                Insert(relative, code, blank_lines=above),
+            )
         elif last is not None:
             edit = Insert(last, code, where="after", blank_lines=1)
             yield changed("<module>", last, reason, edit)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
@@ -25,7 +25,8 @@ from migrator.codemod.rule import (
 _STATE = "vllm/distributed/parallel_state.py"
 _SITE = "GroupCoordinator.graph_capture"
 _NAME = "NPUCommunicator"
-_IMPORT = f"from vllm.distributed.device_communicators.npu_communicator import (\n    {_NAME},\n)\n"
+_MODULE = "vllm.distributed.device_communicators.npu_communicator"
+_IMPORT = f"from {_MODULE} import {_NAME}\n"
 
 
 class GraphCaptureCommunicator(Rule):
@@ -63,9 +64,9 @@ class GraphCaptureCommunicator(Rule):
             yield migrated(_SITE, function)
             return
         imported = [
-            place.statement
+            (module, place.statement)
             for place in places(function.body, cst.ImportFrom)
-            if "device_communicators" in (dotted(place.node.module) or "")
+            if "device_communicators" in (module := dotted(place.node.module) or "")
         ]
         for place in places(function.body, cst.Assert):
             test = place.node.test
@@ -84,9 +85,17 @@ class GraphCaptureCommunicator(Rule):
                 place.node,
                 "it asserts CUDA's communicator, whose custom all-reduce others have not",
                 Replace(test.args[1].value, _accept),
-                Insert(imported[-1], _IMPORT, where="after"),
+                _insert(imported),
             )
             return
+
+
+def _insert(imported: Sequence[tuple[str, cst.CSTNode]]) -> Insert:
+    """The import of the communicator, in the order of the modules' names."""
+    later = [statement for module, statement in imported if module > _MODULE]
+    if later:
+        return Insert(later[0], _IMPORT)
+    return Insert(imported[-1][1], _IMPORT, where="after")
 
 
 def _accept(node: cst.CSTNode) -> cst.CSTNode:
