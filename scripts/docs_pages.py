@@ -42,6 +42,7 @@ FAMILIES = {
     "NPU21": "Worker, platform and graphs",
     "NPU22": "Kernels on the worker's path",
     "NPU23": "Mixture of experts",
+    "NPU24": "Speculative decoding",
     "NPU30": "Files that are added",
     "NPU40": "Installation and configuration",
 }

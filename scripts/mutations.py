@@ -70,6 +70,8 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU233": (("vllm", "refusals"),),
     "NPU238": (("llama", "tp2"),),
     "NPU239": (("mixtral", "serve-ray-dp2"),),
+    "NPU240": (("llama", "ngram-eager"),),
+    "NPU241": (("llama", "draft-eager"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU308": (("llama", "lora1-eager"),),

@@ -44,8 +44,10 @@ EARLY = ("0.10.0",)
 RELEASES = (*EARLY, "0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-NEWER = {"0.11.0": ("minimax-m2",)}
-"""Release → models that came later."""
+DRAFTS = ("ngram-eager", "draft-eager")
+"""Modes with speculative decoding that an NPU does."""
+NEWER = {"0.11.0": ("minimax-m2", *DRAFTS)}
+"""Release → models and modes that came later."""
 LORA = tuple(name for name, mode in simulate.MODES.items() if mode.adapters)
 OLD = {
     "0.10.0": ("llama",),
@@ -109,7 +111,7 @@ ALSO = (
     ("llama", "ray-tp2"),
     ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
-    *(("llama", name) for name in LORA),
+    *(("llama", name) for name in (*LORA, *DRAFTS)),
 )
 TIMEOUT = 900.0
 
@@ -267,7 +269,7 @@ def plan(releases: Iterable[str]) -> list[Job]:
         Job(release, model, mode)
         for model, mode in ALSO
         for release in deep
-        if model not in NEWER.get(release, ())
+        if not {model, mode} & set(NEWER.get(release, ()))
     ]
     return jobs
 

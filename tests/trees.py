@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -63,8 +64,25 @@ ODD_FILES: Mapping[str, bytes] = {
 
 
 def template_module(path: str) -> ModuleType:
-    """A template that needs no vLLM to be imported, as a module of its own."""
-    place = FIXTURES.parent / "templates" / path
+    """A template that needs nothing of vLLM but other templates, as a module of its own."""
+    root = FIXTURES.parent / "templates"
+    place = root / path
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_vllm(name)}
+    sys.path.insert(0, str(root))
+    try:
+        return _module(place)
+    finally:
+        sys.path.remove(str(root))
+        for name in [name for name in sys.modules if _is_vllm(name)]:
+            del sys.modules[name]
+        sys.modules.update(others)
+
+
+def _is_vllm(name: str) -> bool:
+    return name.partition(".")[0] == "vllm"
+
+
+def _module(place: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(place.stem, place)
     assert spec is not None
     assert spec.loader is not None

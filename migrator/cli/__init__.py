@@ -21,6 +21,7 @@ COMMANDS = {
     "coverage": ("migrator.cli.coverage", "List accelerator-specific code that no rule claims."),
     "rules": ("migrator.cli.rules", "List the rules."),
     "explain": ("migrator.cli.explain", "Explain one rule: what, why, example, safety, releases."),
+    "since": ("migrator.cli.since", "Say which releases define a name, and with which signature."),
     "verify": ("migrator.cli.verify", "Check an emitted tree against a torch_npu wheel."),
     "cache": ("migrator.cli.cache", "Show or remove what runs keep for the next ones."),
     "simulator": ("migrator.cli.simulator", "Run programs on a simulated Ascend."),

@@ -95,7 +95,8 @@ from migrator.verify.run import Options, verify
     help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, ray-tp2, "
     "ray-pp2, tp2-graph, full-graph, bfloat16, nz, no-nnal, no-nnal-installed. With LoRA "
     "adapters in one slot or two: lora1- or lora2- and eager, graph, full-graph, tp2, tp2-graph "
-    "or tp2-full-graph; lora2-tp2-sharded.  "
+    "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram- or draft- and eager, graph, "
+    "full-graph, tp2 or no-nnal.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(

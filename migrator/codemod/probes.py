@@ -182,6 +182,12 @@ def runner_asks_by_cache_dtype(tree: Tree) -> bool:
     )
 
 
+def platform_registers_kernels(tree: Tree) -> bool:
+    """Workers have the platform register what runs in the place of Triton kernels."""
+    home = ("vllm/platforms/interface.py",)
+    return _defined(tree, home, "Platform.register_triton_kernel_overrides")
+
+
 _PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
 
 
@@ -232,6 +238,7 @@ PROBES: dict[str, Probe] = {
         runner_marks_padding,
         runner_keeps_prompt_logprobs,
         runner_asks_by_cache_dtype,
+        platform_registers_kernels,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

@@ -7,6 +7,7 @@ user's cache, and unpacked there once. No build is run, and nothing of the archi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -246,6 +247,20 @@ def fetch(version: str) -> Path:
             writer.unpack(archive, root)
         _write_record(root, record)
     return root
+
+
+def fetched() -> dict[str, Path]:
+    """The releases whose sources were fetched and are as they were, oldest first: their roots."""
+    from packaging.version import InvalidVersion, Version
+
+    cache = private_cache("sources")
+    found: dict[Version, Path] = {}
+    for root in cache.glob(f"{PROJECT}-*"):
+        with contextlib.suppress(InvalidVersion):
+            version = Version(root.name.removeprefix(f"{PROJECT}-"))
+            if root.is_dir() and _is_as_recorded(root, cache / f"{root.name}.json"):
+                found[version] = root
+    return {str(version): found[version] for version in sorted(found)}
 
 
 def _write_record(root: Path, record: Path) -> None:

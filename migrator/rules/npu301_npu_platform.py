@@ -38,4 +38,5 @@ class NpuPlatform(Rule):
     templates = (
         "vllm/platforms/npu.py",
         "vllm/platforms/npu_config.py",
+        "vllm/platforms/npu_speculation.py",
     )

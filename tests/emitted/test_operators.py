@@ -28,7 +28,13 @@ pytestmark = pytest.mark.releases
 
 INSIDE = Path(__file__).parent
 DRIVER = INSIDE.parent / "simulator" / "inside" / "driver.py"
-FILES = ("checks_custom_ops.py", "checks_kernels.py", "checks_layers.py", "checks_lora.py")
+FILES = (
+    "checks_custom_ops.py",
+    "checks_kernels.py",
+    "checks_layers.py",
+    "checks_lora.py",
+    "checks_speculation.py",
+)
 NNAL = "vllm/platforms/npu_nnal.py"
 LAYERS = "vllm/model_executor/layers"
 MODULES = (

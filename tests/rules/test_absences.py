@@ -58,6 +58,16 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     ("NPU234", "grouped_topk", "<0.10.2"): ("topk_softmax",),
     ("NPU232", "FusedMoEMethodBase.is_monolithic", "<0.17"): ("select_gemm_impl",),
     ("NPU233", "FusedMoEWithLoRA.__init__", "<0.11.1"): ("RowParallelLinearWithLoRA",),
+    ("NPU241", "eagle_step_slot_mapping_metadata_kernel", "<0.18"): ("clamped_positions",),
+    ("NPU241", "copy_and_expand_eagle_inputs_kernel", "<0.16"): ("last_token_indices",),
+    ("NPU241", "eagle_prepare_inputs_padded_kernel", "<0.12"): (
+        "token_offests",
+        "prepare_eagle_input_kernel",
+    ),
+    ("NPU241", "eagle_prepare_next_token_padded_kernel", "<0.12"): (
+        "token_offests",
+        "prepare_eagle_input_kernel",
+    ),
 }
 """Names that a tree has in the place of a site; with another name for each it has no witness."""
 

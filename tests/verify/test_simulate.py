@@ -1248,7 +1248,7 @@ def test_the_command_checks_its_options(run_cli: RunCli, emitted: Path) -> None:
     ("option", "known"),
     [
         ("models", {*models.MODELS, *models.ALIASES}),
-        ("modes", {name for name, mode in MODES.items() if not mode.adapters}),
+        ("modes", {name for name, mode in MODES.items() if not mode.adapters and not mode.draft}),
     ],
 )
 def test_help_names_every_model_and_mode(option: str, known: set[str]) -> None:
@@ -1268,6 +1268,10 @@ def test_help_names_every_model_and_mode(option: str, known: set[str]) -> None:
         sentence = (text or "").partition("With LoRA adapters")[2]
         assert all(re.search(rf"\b{way}\b", sentence) for way in ways)
         assert "lora2-tp2-sharded" in sentence
+        drafts = {name.partition("-")[::2] for name, mode in MODES.items() if mode.draft}
+        sentence = (text or "").partition("With drafts")[2]
+        assert all(f"{kind}-" in sentence for kind, _ in drafts)
+        assert all(re.search(rf"\b{way}\b", sentence) for _, way in drafts)
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 1)])

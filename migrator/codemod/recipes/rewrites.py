@@ -34,13 +34,17 @@ class Rewrite(Recipe):
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the expressions, and those that were rewritten before."""
-        root = file.function(self.name) or file.assignment(self.name)
-        for place in places(root, self.kinds) if root is not None else ():
+        function = file.function(self.name)
+        root = function or file.assignment(self.name)
+        if root is None:
+            return
+        for place in places(root, self.kinds):
+            node = place.node if function is not None else root
             if self.done(place):
-                yield migrated(self.site.name, place.node)
+                yield migrated(self.site.name, node)
             elif self.old(place):
                 edit = Replace(place.node, self._made)
-                yield changed(self.site.name, place.node, self.reason, edit)
+                yield changed(self.site.name, node, self.reason, edit)
 
     def _made(self, node: cst.CSTNode) -> cst.CSTNode:
         return cst.parse_expression(self.new) if isinstance(self.new, str) else self.new(node)

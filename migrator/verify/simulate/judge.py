@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from migrator.verify.simulate.models import ROLES, SAMPLER, Model
-from migrator.verify.simulate.modes import Mode
+from migrator.verify.simulate.modes import ACCEPTED, Mode
 from migrator.verify.simulate.report import Paths
 
 GREEDY = {"fresh": "fresh", "again": "again", "penalties": "penalties"}
@@ -182,6 +182,8 @@ def judge(
         if not getattr(paths, name):
             problems.append(f"no attention call was {name}")
     problems += operators(model, mode, calls)
+    if mode.draft:
+        problems += acceptance(mode.draft, phases)
     problems += distribution(mode, calls)
     problems += description(record.get("described"))
     # The GPU's own runner works by accident where it keeps keys and values as one tensor.
@@ -346,6 +348,16 @@ def log_probabilities(tokens: Sequence[int], places: Any) -> Iterator[str]:
         if not all(value <= 0 for value in values):
             yield f"a log probability is {max(values)}"
             return
+
+
+def acceptance(draft: str, phases: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with how many drafts were made, and accepted of the greedy answers."""
+    if not (counted := phases.get("again", {}).get("speculation")):
+        yield "nobody counted the drafts"
+    elif not (drafted := counted.get("drafted", 0)):
+        yield "no token was drafted in speculative decoding"
+    elif counted.get("accepted", 0) < ACCEPTED[draft] * drafted:
+        yield f"{counted.get('accepted', 0)} of {drafted} drafted tokens were accepted"
 
 
 def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:

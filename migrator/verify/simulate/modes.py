@@ -49,6 +49,8 @@ class Mode:
     nnal: bool = True
     """Whether NNAL is installed on the machine."""
     adapters: int = 0
+    draft: str = ""
+    """What makes drafts for speculative decoding, a key of DRAFTS; nothing if it is empty."""
 
     @property
     def dtype(self) -> str:
@@ -195,7 +197,43 @@ def _with_adapters() -> Iterator[Mode]:
         )
 
 
-MODES: dict[str, Mode] = {mode.name: mode for mode in (*_ALL, *_with_adapters())}
+DRAFTS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "ngram": (
+        "drafts are what followed the same token before",
+        {"method": "ngram", "prompt_lookup_min": 1, "prompt_lookup_max": 3},
+    ),
+    "draft": ("drafts by the model itself", {"method": "draft_model"}),
+}
+"""Kind of drafts → what it is, and vLLM's configuration of it without the path of a model."""
+DRAFTED_TOKENS = 3
+ACCEPTED: Mapping[str, float] = {"ngram": 0.0, "draft": 0.9}
+"""Kind of drafts → the share of its tokens that a greedy run accepts at least."""
+WITHOUT_MODEL = frozenset({"ngram"})
+"""Kinds of drafts that no model makes."""
+
+
+def _with_drafts() -> Iterator[Mode]:
+    """The modes with speculative decoding."""
+    known = {mode.name: mode for mode in _ALL}
+    for kind, (what, config) in DRAFTS.items():
+        speculative = {**config, "num_speculative_tokens": DRAFTED_TOKENS}
+        for name in ("eager", "graph", "full-graph", "tp2", "no-nnal"):
+            mode = known[name]
+            yield replace(
+                mode,
+                name=f"{kind}-{name}",
+                summary=f"{mode.summary}; {what}",
+                # Without statistics nobody counts what is accepted.
+                engine={
+                    **mode.engine,
+                    "speculative_config": speculative,
+                    "disable_log_stats": False,
+                },
+                draft=kind,
+            )
+
+
+MODES: dict[str, Mode] = {mode.name: mode for mode in (*_ALL, *_with_adapters(), *_with_drafts())}
 DEFAULT_MODES = ("eager", "graph", "mp", "tp2")
 
 

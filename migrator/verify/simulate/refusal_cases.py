@@ -29,6 +29,7 @@ MODEL: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 """A model that is served, of which the cases differ."""
+_NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 _REGISTRY = "vllm/model_executor/models/registry.py"
 _METHODS = "vllm/model_executor/layers/quantization/__init__.py"
 _ENVS = "vllm/envs.py"
@@ -161,14 +162,14 @@ CASES = (
     Case("sleep mode", "leep mode is not supported", engine={"enable_sleep_mode": True}),
     Case(
         "speculative decoding",
-        "NPU: speculative decoding accepts drafts in Triton kernels",
-        engine={
-            "speculative_config": {
-                "method": "ngram",
-                "num_speculative_tokens": 2,
-                "prompt_lookup_max": 2,
-            }
-        },
+        "NPU: speculative decoding by 'ngram_gpu' is not supported",
+        engine={"speculative_config": {**_NGRAM, "method": "ngram_gpu"}},
+        needs="ngram_gpu",
+    ),
+    Case(
+        "speculative decoding with adapters",
+        "NPU: speculative decoding ",
+        engine={"speculative_config": _NGRAM, "enable_lora": True},
     ),
     Case("head size", "needs a head size", {**MODEL, "head_dim": 72}),
     Case(

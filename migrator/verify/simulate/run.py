@@ -17,7 +17,7 @@ from migrator.files.locations import private_cache
 from migrator.verify.simulate import collectives, environment, judge, models, process
 from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
 from migrator.verify.simulate.models import Model
-from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, Mode
+from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, WITHOUT_MODEL, Mode
 from migrator.verify.simulate.report import SCHEMA_VERSION, Report, Run
 
 WANTED_GAP = 0.03
@@ -220,6 +220,9 @@ def engine_job(
 ) -> dict[str, Any]:
     """What the engine program is told."""
     batches = judge.batches(reference) if mode.adapters else {}
+    engine = {**ENGINE, **mode.engine}
+    if mode.draft and mode.draft not in WITHOUT_MODEL:
+        engine["speculative_config"] = {**engine["speculative_config"], "model": str(model_folder)}
     return {
         "adapters": [
             str(model_folder / adapter["name"]) for adapter in reference.get("adapters", ())
@@ -239,7 +242,7 @@ def engine_job(
         "again": reference["again"]["prompts"],
         "penalties": reference["penalties"]["prompts"],
         "penalty": reference["penalty"],
-        "engine": {**ENGINE, **mode.engine},
+        "engine": engine,
     }
 
 

@@ -33,6 +33,8 @@ class AttentionTask:
     """The graph waits for it: the task has its new lengths."""
     launch: Callable[[list[int]], None]
     """Runs the operator on the captured tensors with other context lengths."""
+    query_len: int
+    """New tokens of each request: one, and as many as are drafted."""
     block_table: torch.Tensor
     """[num_reqs, max_blocks] on the device; padding of the batch is included."""
 
@@ -69,6 +71,7 @@ class NPUGraph(torch.npu.NPUGraph):
         self,
         layer_name: str,
         seq_lens: list[int],
+        query_len: int,
         block_table: torch.Tensor,
         launch: Callable[[list[int]], None],
     ) -> None:
@@ -84,7 +87,7 @@ class NPUGraph(torch.npu.NPUGraph):
         torch.npu.graph_task_group_begin(stream)
         launch(seq_lens)
         handle = torch.npu.graph_task_group_end(stream)
-        task = AttentionTask(layer_name, handle, ready, launch, block_table)
+        task = AttentionTask(layer_name, handle, ready, launch, query_len, block_table)
         self.tasks.append(task)
 
     @staticmethod
@@ -134,8 +137,9 @@ class NPUGraph(torch.npu.NPUGraph):
             for task in self.tasks:
                 seq_lens = metadata[task.layer_name].seq_lens_list
                 # No operator has to take a query without a key: a request of
-                # padding has one.
-                padding = [1] * (task.block_table.shape[0] - len(seq_lens))
+                # padding has as many.
+                num_padding = task.block_table.shape[0] - len(seq_lens)
+                padding = [task.query_len] * num_padding
                 torch.npu.graph_task_update_begin(stream, task.handle)
                 task.launch(seq_lens + padding)
                 torch.npu.graph_task_update_end(stream)

@@ -141,6 +141,15 @@ class NPUPlatform(Platform):
         # Only the native implementations, which need no import.
         return
 
+    # npu-migrate: when platform_registers_kernels
+    @classmethod
+    def register_triton_kernel_overrides(cls) -> None:
+        # Whether there is a Triton or not: these are faster than what it compiles.
+        from vllm.triton_utils.npu_overrides import register
+
+        register()
+
+    # npu-migrate: end
     @classmethod
     def get_attn_backend_cls(
         cls, selected_backend, *selector_args, **selector_kwargs

@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from vllm.platforms.npu_speculation import default_of, speculation_reasons
+
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
 
@@ -45,6 +47,7 @@ LATENT_TAKEN: dict[str, tuple[Any, ...]] = {
     "parallel_config.data_parallel_size": (1,),
     "parallel_config.pipeline_parallel_size": (1,),
     "parallel_config.tensor_parallel_size": (1,),
+    "speculative_config": (None,),
 }
 """Options of which latent attention was compared with these values alone."""
 
@@ -281,11 +284,13 @@ def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if vllm_config.model_config is not None:
         yield from _model_reasons(vllm_config.model_config, vllm_config.load_config)
         yield from _latent_reasons(vllm_config)
-    if vllm_config.speculative_config is not None:
-        yield (
-            "speculative decoding accepts drafts in Triton kernels, which no NPU runs. "
-            "Leave --speculative-config out"
-        )
+    yield from speculation_reasons(vllm_config)
+    draft = _lookup(vllm_config, "speculative_config.draft_model_config")
+    if draft not in (_ABSENT, None, vllm_config.model_config):
+        for reason in _model_reasons(draft, vllm_config.load_config):
+            yield f"the draft model: {reason}"
+        if draft.use_mla:
+            yield "the draft model: latent attention was not compared with drafts"
     sequences = _lookup(vllm_config, "scheduler_config.max_num_seqs")
     if sequences is not _ABSENT and sequences > MAX_SEQUENCES:
         yield (
@@ -506,16 +511,8 @@ def _unknown_configs(vllm_config: VllmConfig) -> Iterator[str]:
         if field.name in told or not field.init:
             continue
         value = getattr(vllm_config, field.name)
-        if value is not None and value != _default(field):
+        if value is not None and value != default_of(field):
             yield f"{field.name} is not supported, nothing of it was made for NPUs"
-
-
-def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    # Pydantic leaves its own description of a field in the place of a default.
-    make = getattr(field.default, "get_default", None)
-    return field.default if make is None else make(call_default_factory=True)
 
 
 _ABSENT = object()

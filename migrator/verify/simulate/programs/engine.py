@@ -96,6 +96,8 @@ def run(job: dict[str, Any], llm: Any, record: Record) -> None:
     def phase(name: str, prompts: list[list[int]], **settings: Any) -> None:
         start = time.time()
         found = outputs(llm, prompts, SamplingParams(**{**base, **settings}))
+        if "speculative_config" in job["engine"]:
+            found["speculation"] = speculation(llm)
         record.phase(name, start, **found)
 
     phase("fresh", job["fresh"], temperature=0)
@@ -165,6 +167,19 @@ def structured(llm: Any, record: Record) -> None:
         use_tqdm=False,
     )
     record.save(structured=[results[0].outputs[0].text, results[2].outputs[0].text])
+
+
+def speculation(llm: Any) -> dict[str, int]:
+    """How many tokens were drafted and how many of them accepted until now, by vLLM's count."""
+    names = {
+        "vllm:spec_decode_num_draft_tokens": "drafted",
+        "vllm:spec_decode_num_accepted_tokens": "accepted",
+    }
+    return {
+        names[metric.name]: int(metric.value)
+        for metric in llm.get_metrics()
+        if metric.name in names
+    }
 
 
 def release(llm: Any) -> None:

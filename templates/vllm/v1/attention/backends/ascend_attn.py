@@ -618,7 +618,8 @@ def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     # npu-migrate: when graphs_hold_single_token_decodes
-    # Decode steps of one token a request can be captured as a whole.
+    # Decode steps of one token a request can be captured as a whole; with drafts,
+    # those in which each request has as many as a step can.
     _cudagraph_support: ClassVar[AttentionCGSupport] = (
         AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
     )
@@ -639,7 +640,11 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             heads // kv_cache_spec.num_kv_heads,
             getattr(kv_cache_spec, "sliding_window", None),
         )
-        return AttentionCGSupport.NEVER if unfit else cls._cudagraph_support
+        if unfit:
+            return AttentionCGSupport.NEVER
+        if vllm_config.speculative_config is not None:
+            return AttentionCGSupport.UNIFORM_BATCH
+        return cls._cudagraph_support
 
     # npu-migrate: end
     # npu-migrate: when builders_take_layer_names
@@ -653,19 +658,17 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         # npu-migrate: end
         # npu-migrate: when graphs_hold_single_token_decodes
-        support = self.get_cudagraph_support(vllm_config, kv_cache_spec)
-        if support is AttentionCGSupport.NEVER:
-            # Earlier releases ask the builder, not its class.
-            self.cudagraph_support = support
+        # Earlier releases ask the builder, not its class.
+        self.cudagraph_support = self.get_cudagraph_support(vllm_config, kv_cache_spec)
         # npu-migrate: end
         # npu-migrate: when builders_take_layer_names
-        self._prepare(device, _max_batch_tokens(vllm_config))
+        self._prepare(device, vllm_config)
 
     # npu-migrate: end
     # npu-migrate: when builders_take_the_config_only
     def __init__(self, kv_cache_spec, vllm_config: VllmConfig, device: torch.device):
         super().__init__(kv_cache_spec, vllm_config, device)
-        self._prepare(device, _max_batch_tokens(vllm_config))
+        self._prepare(device, vllm_config)
 
     # npu-migrate: end
     # npu-migrate: when builders_take_the_runner
@@ -673,11 +676,13 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         # The runner holds what later releases hand over with each batch.
         self.runner = runner
         self.block_table = block_table
-        self._prepare(runner.device, _max_batch_tokens(runner.vllm_config))
+        self._prepare(runner.device, runner.vllm_config)
 
     # npu-migrate: end
-    def _prepare(self, device: torch.device, max_tokens: int) -> None:
+    def _prepare(self, device: torch.device, vllm_config: VllmConfig) -> None:
         """Make what batches share: the mask, and the slots that graphs read."""
+        self.speculates = vllm_config.speculative_config is not None
+        max_tokens = _max_batch_tokens(vllm_config)
         self.attn_mask = _causal_mask(device, torch.int8)
         # What padding is written to. NNAL skips a slot below 0. The other operators
         # skip none: there it goes to the null block, which nobody reads, each
@@ -766,16 +771,17 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
 
     def _host_seq_lens(self, common: CommonAttentionMetadata) -> torch.Tensor:
         # npu-migrate: when common_metadata_has_exact_host_lengths
+        if self.speculates:
+            # Proposers lengthen requests on the device alone, and leave the host
+            # the lengths of before.
+            return common.seq_lens.cpu()
         return common.seq_lens_cpu
         # npu-migrate: end
         # npu-migrate: when builders_take_the_runner
         return self.runner.seq_lens_cpu
         # npu-migrate: end
         # npu-migrate: when common_metadata_only_bounds_host_lengths
-        if (
-            self.vllm_config.speculative_config is not None
-            or common.seq_lens_cpu_upper_bound is None
-        ):
+        if self.speculates or common.seq_lens_cpu_upper_bound is None:
             # The host only knows an upper bound while drafts are in flight.
             return common.seq_lens.cpu()
         return common.seq_lens_cpu_upper_bound
@@ -1076,8 +1082,10 @@ class AscendAttentionImpl(AttentionImpl):
                 **arguments,
             )
 
+        # Every request of a captured batch has as many new tokens.
+        query_len = arguments["actual_seq_lengths"][0]
         graph.add_attention(
-            layer.layer_name, seq_lens, arguments["block_table"], launch
+            layer.layer_name, seq_lens, query_len, arguments["block_table"], launch
         )
 
     def _fused_calls(
