@@ -43,7 +43,9 @@ FAMILIES = {
     "NPU22": "Kernels on the worker's path",
     "NPU23": "Mixture of experts",
     "NPU24": "Speculative decoding",
+    "NPU25": "Quantisation",
     "NPU30": "Files that are added",
+    "NPU31": "Added files of quantisation",
     "NPU40": "Installation and configuration",
 }
 """Beginning of a code → what the rules of that family are about."""

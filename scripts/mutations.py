@@ -72,10 +72,13 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU239": (("mixtral", "serve-ray-dp2"),),
     "NPU240": (("llama", "ngram-eager"),),
     "NPU241": (("llama", "draft-eager"),),
+    "NPU250": (("llama-w8a8", "eager"),),
+    "NPU251": (("llama-modelslim", "eager"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU308": (("llama", "lora1-eager"),),
     "NPU309": (("deepseek-v2", "eager"),),
+    "NPU311": (("llama-w8a8", "eager"),),
     "NPU401": (("vllm", "install"),),
 }
 """Runs that reach what a rule changes, where the general ones do not come to it first."""

@@ -111,6 +111,13 @@ ALSO = (
     ("llama", "ray-tp2"),
     ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
+    *(("llama-w8a8", name) for name in ("eager", "graph", "full-graph", "tp2", "nz")),
+    ("llama-w8a8-static", "eager"),
+    ("llama-w8a8-zero", "eager"),
+    ("llama-w8a8-zero", "bfloat16"),
+    ("llama-modelslim", "eager"),
+    ("llama-modelslim", "tp2"),
+    ("qwen3-moe-modelslim", "eager"),
     *(("llama", name) for name in (*LORA, *DRAFTS)),
 )
 TIMEOUT = 900.0

@@ -215,6 +215,20 @@ def punica_has_full_linear(tree: Tree) -> bool:
     return _defined(tree, (_PUNICA_BASE,), "PunicaWrapperABC.apply_lora_full_linear")
 
 
+_LINEAR_KERNELS = "vllm/model_executor/kernels/linear/__init__.py"
+_SCALED_MM = "vllm/model_executor/layers/quantization/kernels/scaled_mm/ScaledMMLinearKernel.py"
+
+
+def int8_kernels_have_a_table(tree: Tree) -> bool:
+    """Kernels of int8 linear layers are told from those of other types, in a table of their own."""
+    return "_POSSIBLE_INT8_KERNELS" in tree.names(_LINEAR_KERNELS)
+
+
+def int8_kernels_have_a_capability(tree: Tree) -> bool:
+    """Kernels of int8 linear layers have to say which CUDA device they need."""
+    return _defined(tree, (_SCALED_MM,), "ScaledMMLinearKernel.get_min_capability")
+
+
 PROBES: dict[str, Probe] = {
     probe.__name__: probe
     for probe in (
@@ -243,6 +257,8 @@ PROBES: dict[str, Probe] = {
         punica_takes_extra_vocab,
         punica_takes_long_context,
         punica_has_full_linear,
+        int8_kernels_have_a_table,
+        int8_kernels_have_a_capability,
     )
 }
 """Every probe by the name that templates call it."""

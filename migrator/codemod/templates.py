@@ -44,6 +44,22 @@ HOMES: dict[str, tuple[str, ...]] = {
         "vllm.transformers_utils.repo_utils",
         "vllm.transformers_utils.config",
     ),
+    "FusedMoEConfig": (
+        "vllm.model_executor.layers.fused_moe.config",
+        "vllm.model_executor.layers.fused_moe.layer",
+    ),
+    "FusedMoeWeightScaleSupported": (
+        "vllm.model_executor.layers.fused_moe.routed_experts",
+        "vllm.model_executor.layers.fused_moe.layer",
+    ),
+    "UnquantizedFusedMoEMethod": (
+        "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method",
+        "vllm.model_executor.layers.fused_moe.layer",
+    ),
+    "get_hf_file_to_dict": (
+        "vllm.transformers_utils.repo_utils",
+        "vllm.transformers_utils.config",
+    ),
     "bind_kv_cache": ("vllm.v1.worker.utils", "vllm.v1.utils"),
 }
 """Modules that define a name in one release or another, the newest first."""

@@ -111,6 +111,9 @@ ROLES: dict[str, tuple[str, ...]] = {
         "npu_moe_gating_top_k",
     ),
     "experts": ("npu_grouped_matmul",),
+    "token scales": ("npu_dynamic_quant",),
+    "given scales": ("npu_quantize",),
+    "int8 product": ("npu_quant_matmul",),
 }
 """What an operator is for → the operators that do it; one of them has to be called."""
 SAMPLER = ("npu_top_k_top_p",)
@@ -142,6 +145,21 @@ MAX_RANK = 8
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How a checkpoint is quantized, and by what: "compressed-tensors" or "modelslim".
+
+    `weights`: "channel" or "tensor", what has a scale of its own; `dynamic`: each token is scaled
+    by its own values, in place of all by a scale that the checkpoint has; `symmetric`: without a
+    zero point of activations.
+    """
+
+    weights: str = "channel"
+    dynamic: bool = True
+    symmetric: bool = True
+    method: str = "compressed-tensors"
+
+
+@dataclass(frozen=True)
 class Model:
     """One architecture.
 
@@ -157,6 +175,7 @@ class Model:
     roles: tuple[str, ...] = _DENSE
     common: bool = True
     adapters: tuple[Adapter, ...] = ()
+    quantization: Quantization | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -331,11 +350,54 @@ _ALL = (
         ("quick gelu", "cache write", "attention"),
         common=False,
     ),
+    # Quantized by compressed-tensors: activations by token; by tensor; by tensor with a zero point
+    # (and weights by tensor, in layers with a bias).
+    Model(
+        "llama-w8a8",
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        roles=(*_DENSE, "token scales", "int8 product"),
+        quantization=Quantization(),
+    ),
+    Model(
+        "llama-w8a8-static",
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        roles=(*_DENSE, "given scales", "int8 product"),
+        quantization=Quantization(dynamic=False),
+    ),
+    Model(
+        "llama-w8a8-zero",
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {"attention_bias": True, "mlp_bias": True},
+        (*_DENSE, "given scales", "int8 product"),
+        quantization=Quantization(weights="tensor", dynamic=False, symmetric=False),
+    ),
+    # By ModelSlim: attention by tensor, with a zero point and the bias among the integers; the rest
+    # by token, but for one layer that is not quantized.
+    Model(
+        "llama-modelslim",
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        {"attention_bias": True},
+        (*_DENSE, "given scales", "token scales", "int8 product"),
+        quantization=Quantization(symmetric=False, method="modelslim"),
+    ),
+    Model(
+        "qwen3-moe-modelslim",
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        _EXPERTS,
+        (*_SPARSE, "given scales", "token scales", "int8 product"),
+        quantization=Quantization(symmetric=False, method="modelslim"),
+    ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ALL}
 ALIASES: dict[str, tuple[str, ...]] = {
     "moe": ("mixtral", "qwen3-moe"),
     "all": tuple(MODELS),
+    "int8": tuple(name for name, model in MODELS.items() if model.quantization is not None),
 }
 DEFAULT_MODELS = ("llama", "qwen2", "qwen3", "moe")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,9 @@ def _state(name: str, model_type: str, **config: Any) -> Case:
     )
 
 
+_AS_TAKEN: dict[str, Any] = {}
+
+
 def _quantized(method: str, *, needs: str = "", **config: Any) -> Case:
     """A checkpoint that says in its configuration how it is quantized.
 
@@ -99,10 +103,50 @@ def _quantized(method: str, *, needs: str = "", **config: Any) -> Case:
     """
     return Case(
         f"quantized: {method}",
-        "quantization is not supported, none has kernels for NPUs here",
+        "quantization is not supported, ",
         {**MODEL, "quantization_config": {"quant_method": method, **config}},
         needs=needs,
         where=_METHODS if needs else "",
+    )
+
+
+def _scheme(
+    name: str,
+    says: str,
+    *,
+    weights: dict[str, Any] | None = None,
+    inputs: dict[str, Any] | None = _AS_TAKEN,
+    **settings: Any,
+) -> Case:
+    """A scheme of compressed-tensors: what is taken, but for what is given here."""
+    rounding = {"num_bits": 8, "type": "int", "symmetric": True}
+    group: dict[str, Any] = {
+        "targets": ["Linear"],
+        "weights": {**rounding, "strategy": "channel", **(weights or {})},
+    }
+    if inputs is not None:
+        group["input_activations"] = {**rounding, "strategy": "token", "dynamic": True, **inputs}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": group},
+        **settings,
+    }
+    return Case(
+        f"compressed-tensors: {name}",
+        f"NPU: compressed-tensors quantization with {says}",
+        {**MODEL, "quantization_config": config},
+    )
+
+
+def _modelslim(name: str, says: str, description: dict[str, str]) -> Case:
+    """A checkpoint of ModelSlim, which its own file tells of."""
+    return Case(
+        f"ModelSlim: {name}",
+        f"NPU: ascend quantization with {says}",
+        engine={"load_format": "auto"},
+        files={"quant_model_description.json": json.dumps(description)},
     )
 
 
@@ -346,24 +390,13 @@ CASES = (
     _quantized("awq", bits=4, group_size=128, zero_point=True, version="gemm"),
     _quantized("gptq", bits=4, group_size=128, desc_act=False, sym=True),
     _quantized("fp8", activation_scheme="dynamic"),
-    _quantized(
-        "compressed-tensors",
-        format="int-quantized",
-        config_groups={
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"},
-                "input_activations": {
-                    "num_bits": 8,
-                    "type": "int",
-                    "symmetric": True,
-                    "strategy": "token",
-                    "dynamic": True,
-                },
-            }
-        },
-        ignore=["lm_head"],
-    ),
+    _scheme("weights alone", "weights or activations alone", inputs=None),
+    _scheme("FP8", "type 'float' of weights", weights={"type": "float"}),
+    _scheme("W4A8", "num_bits 4 of weights", weights={"num_bits": 4}),
+    _scheme("groups", "strategy 'group' of weights", weights={"strategy": "group"}),
+    _scheme("asymmetric tokens", "symmetric False of activations", inputs={"symmetric": False}),
+    _scheme("quantized head", "a quantized lm_head", ignore=[]),
+    _scheme("quantized cache", "kv_cache_scheme", kv_cache_scheme={"num_bits": 8, "type": "int"}),
     _quantized("bitsandbytes", needs='"bitsandbytes"', load_in_4bit=True),
     _quantized("modelopt", quant_algo="FP8"),
     _quantized("mxfp4", needs='"mxfp4"'),
@@ -373,12 +406,10 @@ CASES = (
     _asked("experts_int8"),
     _asked("int8_per_channel_weight_only"),
     _asked("mxfp8"),
-    Case(
-        "quantized: ModelSlim",
-        "NPU: quant_model_description.json says that ModelSlim has quantized the weights",
-        engine={"load_format": "auto"},
-        files={"quant_model_description.json": '{"model_quant_type": "W8A8"}'},
+    _modelslim(
+        "W4A8", "W4A8_DYNAMIC weights", {"model.layers.0.mlp.up_proj.weight": "W4A8_DYNAMIC"}
     ),
+    _modelslim("quantized cache", "kv_quant_type 'C8'", {"kv_quant_type": "C8"}),
     Case(
         "LoRA of experts",
         "NPU: LoRA adapters of a mixture's experts are not supported",

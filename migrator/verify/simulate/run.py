@@ -86,9 +86,13 @@ def simulate(
         over_ray = any(mode.ray for mode in options.modes)
         versions = environment.check(options.launcher.python, tree, serve=False, ray=over_ray)
         for model in served(tree.root, options.models, progress):
-            progress(f"{model.name}: reference")
-            folder = reference(model, options, versions, runner)
+            folders: dict[int, Path] = {}
             for mode in options.modes:
+                split = shards(model, mode)
+                if split not in folders:
+                    progress(f"{model.name}: reference")
+                    folders[split] = reference(model, options, versions, runner, split)
+                folder = folders[split]
                 progress(f"{model.name} {mode.name}")
                 runs.append(run(tree, model, mode, folder, work, options, runner))
                 if options.stop_at_failure and not runs[-1].passed:
@@ -163,8 +167,19 @@ def cache_folder(options: Options) -> Path:
     return options.cache or private_cache("models")
 
 
-def reference(model: Model, options: Options, versions: Versions, runner: Runner) -> Path:
+def shards(model: Model, mode: Mode) -> int:
+    """Devices whose parts of a layer's input are quantized each by itself."""
+    if model.quantization is None or not model.quantization.dynamic:
+        return 1
+    return int(mode.engine.get("tensor_parallel_size", 1))
+
+
+def reference(
+    model: Model, options: Options, versions: Versions, runner: Runner, split: int = 1
+) -> Path:
     """The folder of a model and its reference tokens, made now or earlier.
+
+    `split` is what `shards` says of a run.
 
     Raises:
         SimulateError: transformers cannot make them.
@@ -185,10 +200,14 @@ def reference(model: Model, options: Options, versions: Versions, runner: Runner
         "adapters": [asdict(adapter) for adapter in model.adapters],
         "adapted": [asdict(prompt) for prompt in models.ADAPTED],
     }
-    program = environment.PROGRAMS / "reference.py"
+    programs = [environment.PROGRAMS / "reference.py"]
+    if model.quantization is not None:
+        job["quantization"] = {**asdict(model.quantization), "shards": split}
+        programs.insert(0, environment.PROGRAMS / "quantized.py")
     made_by = {name: versions.installed[name] for name in ("torch", "transformers", "tokenizers")}
     key = hashlib.sha256(
-        json.dumps([job, made_by], sort_keys=True).encode() + program.read_bytes()
+        json.dumps([job, made_by], sort_keys=True).encode()
+        + b"".join(program.read_bytes() for program in programs)
     ).hexdigest()[:16]
     folder = cache_folder(options) / f"{model.name}-{key}"
     if (folder / "reference.json").is_file():
@@ -198,7 +217,7 @@ def reference(model: Model, options: Options, versions: Versions, runner: Runner
     try:
         job_file, log = part / "job.json", part / "log"
         job_file.write_text(json.dumps({**job, "out": str(part)}), encoding="utf-8")
-        command = [str(options.launcher.python), str(program), str(job_file)]
+        command = [str(options.launcher.python), str(programs[0]), str(job_file)]
         # On the CPU, without the simulator: the reference must not depend on what it judges.
         settings = environment.cpu_variables()
         finished = runner(command, settings, part, log, options.timeout)
@@ -286,7 +305,9 @@ def run(
     exact = mode.dtype == "float32"
     score = None
     if not exact and seen.get("phases"):
-        score = score_answers(model_folder, mode, wanted, seen["phases"], folder, options, runner)
+        score = score_answers(
+            model_folder, model, mode, wanted, seen["phases"], folder, options, runner
+        )
     paths, equal, problems = judge.judge(model, mode, wanted, seen, calls, score)
     problems += collectives.unseen(mode, record, until)
     broken = ended_badly(finished, seen)
@@ -311,6 +332,7 @@ def run(
 
 def score_answers(
     model_folder: Path,
+    model: Model,
     mode: Mode,
     wanted: dict[str, Any],
     phases: dict[str, Any],
@@ -324,6 +346,7 @@ def score_answers(
         "out": str(out),
         "model": str(model_folder),
         "dtype": mode.dtype,
+        "shards": shards(model, mode),
         "sequences": judge.sequences(wanted, phases),
     }
     job.write_text(json.dumps(content), encoding="utf-8")

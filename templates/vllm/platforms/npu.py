@@ -22,6 +22,12 @@ from .npu_config import (
     thin_out,
 )
 from .npu_nnal import check_nnal
+from .npu_quantization import (
+    METHODS,
+    is_modelslim,
+    method_refusal,
+    quantization_reasons,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -261,11 +267,8 @@ class NPUPlatform(Platform):
             _CUSTOMIZED_METHOD_TO_QUANT_CONFIG,
         )
 
-        if quant not in _CUSTOMIZED_METHOD_TO_QUANT_CONFIG:
-            raise ValueError(
-                f"NPU: {quant} quantization is not supported, none has kernels for "
-                "NPUs here. Use the model's unquantized weights."
-            )
+        if quant not in METHODS and quant not in _CUSTOMIZED_METHOD_TO_QUANT_CONFIG:
+            raise ValueError(method_refusal(quant))
 
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:
@@ -319,7 +322,12 @@ class NPUPlatform(Platform):
                 "NPU: attention takes float16 and bfloat16, not float32. Use "
                 "--dtype bfloat16."
             )
-        refuse_unsupported(vllm_config)
+        found = _find_quantization(vllm_config)
+        refuse_unsupported(vllm_config, quantization_reasons(vllm_config))
+        if found:
+            vllm_config.quant_config = vllm_config._get_quantization_config(
+                model_config, vllm_config.load_config
+            )
         if vllm_config.cache_config is not None:
             _set_block_size(vllm_config.cache_config)
             if model_config is not None:
@@ -337,6 +345,20 @@ class NPUPlatform(Platform):
             parallel_config.worker_cls = "vllm.v1.worker.npu_worker.NPUWorker"
         # A forked child cannot use the device its parent has opened.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+
+
+def _find_quantization(vllm_config: VllmConfig) -> bool:
+    """Name the method of a checkpoint of ModelSlim, which config.json does not."""
+    model_config = vllm_config.model_config
+    if (
+        model_config is None
+        or model_config.quantization is not None
+        or vllm_config.load_config.load_format == "dummy"
+        or not is_modelslim(model_config)
+    ):
+        return False
+    model_config.quantization = "ascend"
+    return True
 
 
 def _set_block_size(cache_config) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vllm.platforms.npu_speculation import default_of, speculation_reasons
@@ -59,9 +59,6 @@ CAPTURED_STREAMS = 1800
 
 EAGER_STREAMS_PER_GROUP = 40
 """That a communicator takes outside of graphs, unless vector cores expand it."""
-
-MODELSLIM_DESCRIPTION = "quant_model_description.json"
-"""Lies beside weights that Ascend's ModelSlim has quantized; config.json is silent."""
 
 KNOWN_CONFIGS = frozenset(
     {
@@ -268,14 +265,17 @@ TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
 """The same for environment variables; unset or empty is always taken."""
 
 
-def refuse_unsupported(vllm_config: VllmConfig) -> None:
+def refuse_unsupported(vllm_config: VllmConfig, others: Iterable[str] = ()) -> None:
     """Refuse a configuration that an NPU cannot serve.
+
+    Args:
+        others: reasons that were found elsewhere.
 
     Raises:
         ValueError: all the reasons, in one line.
 
     """
-    reasons = list(_reasons(vllm_config))
+    reasons = [*others, *_reasons(vllm_config)]
     if reasons:
         raise ValueError("NPU: " + "; ".join(reasons) + ".")
 
@@ -333,11 +333,6 @@ def _model_reasons(model_config: ModelConfig, load_config: Any) -> Iterator[str]
             "the model mixes the values of attention by experts; their kernels are "
             "Triton's"
         )
-    if load_config.load_format != "dummy" and _is_modelslim(model_config):
-        yield (
-            f"{MODELSLIM_DESCRIPTION} says that ModelSlim has quantized the weights, "
-            "and ascend quantization has no kernels here"
-        )
 
 
 def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
@@ -379,14 +374,6 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     # npu-migrate: otherwise
     yield f"latent attention has no backend in this release. {hint}"
     # npu-migrate: end
-
-
-def _is_modelslim(model_config: ModelConfig) -> bool:
-    from vllm.transformers_utils.repo_utils import file_or_path_exists
-
-    return file_or_path_exists(
-        model_config.model, MODELSLIM_DESCRIPTION, model_config.revision
-    )
 
 
 def image_reason(model_config: ModelConfig) -> str | None:

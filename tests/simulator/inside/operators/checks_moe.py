@@ -381,7 +381,7 @@ def check_moe_refusals() -> None:
         ({"split_item": 0}, ("'split_item'", "2 or 3")),
         ({"act_type": 1}, ("'act_type'", "fused activations")),
         ({"bias": [w[0, :1]]}, ("'bias'", "shape (2, 3)")),
-        ({"scale": [x]}, ("'scale'", "quantised products")),
+        ({"scale": [x]}, ("'scale'", "None but for int8")),
     ):
         with refused("npu_grouped_matmul", *parts):
             multiply([x], [w], **{**rows, **change})

@@ -21,6 +21,7 @@ FAMILIES = (
     "linear",
     "moe",
     "norm",
+    "quantization",
     "rotary",
     "sampling",
 )

@@ -159,14 +159,16 @@ _RMS_ALSO = "the shape of gamma equal to the last dimensions of input"
 _FORMAT = OneOf((-1, 0, 2, 29), "one of (-1, 0, 2, 29)")
 _FORMAT_ALSO = "acl_format 0 is NCHW, 2 ND, 29 FRACTAL_NZ, for two dimensions at least"
 _GROUPED = {
-    "x": Tensor(FLOATS, contiguous=True),
+    "x": Tensor((*FLOATS, "int8"), contiguous=True),
     "weight": Tensor(like="x"),
 }
 _GROUPED_ALSO = (
     "weight contiguous or the transpose of it; group_type 0 with split_item 2 or 3, one x [rows, "
     "k] and weights [groups, k, n] or groups of [k, n]; or group_type -1 with split_item 0 or 1 "
     "and as many x as weights; bias float32 for bfloat16, else of the dtype of x; group_list int64 "
-    "on the device, one entry per group: running sums (group_list_type 0), counts (1), or pairs (2)"
+    "on the device, one entry per group: running sums (group_list_type 0), counts (1), or pairs "
+    "(2); int8 with group_type 0, one tensor each and no bias: scale [groups, n] float32 for "
+    "results of float16, bfloat16 for bfloat16, per_token_scale [rows] float32, output_dtype"
 )
 _UNPERMUTE: dict[str, Constraint] = {
     "permuted_tokens": Tensor(FLOATS, (2,)),

@@ -41,7 +41,8 @@ def npu_linear(
     return product.to(input.dtype)
 
 
-def _scalar_type(dtype: int | torch.dtype) -> torch.dtype:
+def scalar_type(dtype: int | torch.dtype) -> torch.dtype:
+    """The dtype of a number of c10::ScalarType, or the dtype itself."""
     if isinstance(dtype, torch.dtype):
         return dtype
     check.require(dtype in _SCALAR_TYPES, "dtype", f"one of {sorted(_SCALAR_TYPES)}", dtype)
@@ -71,7 +72,7 @@ def _npu_dtype_cast(input: torch.Tensor, dtype: int | torch.dtype) -> torch.Tens
 
 
 def _cast(tensor: torch.Tensor, dtype: int | torch.dtype) -> torch.Tensor:
-    result = torch.empty_like(tensor, dtype=_scalar_type(dtype))
+    result = torch.empty_like(tensor, dtype=scalar_type(dtype))
     result.copy_(tensor)
     return result
 

@@ -7,11 +7,14 @@ Rows that the device leaves undefined are NaN here, so that code which reads the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from . import _checks as check
 from ._registry import operator
+from .linear import scalar_type
+from .quantization import integer_product
 
 _MOST_EXPERTS = 2048
 _LIST_LENGTH = 128
@@ -490,6 +493,58 @@ def _bias_of(
     return [tensor.float() for tensor in bias]
 
 
+@dataclass(frozen=True)
+class _Scales:
+    """Of a product of int8: a scale a column of each group, one a row, and the result's dtype."""
+
+    columns: torch.Tensor
+    rows: torch.Tensor
+    dtype: torch.dtype
+
+
+def _scales_of(
+    x: Sequence[torch.Tensor],
+    weight: Sequence[torch.Tensor],
+    scale: Sequence[torch.Tensor] | None,
+    per_token_scale: Sequence[torch.Tensor] | None,
+    output_dtype: int | torch.dtype | None,
+) -> _Scales:
+    """The operands that only a product of int8 has: the table of torch_npu.npu_grouped_matmul."""
+    check.require(
+        len(x) == len(weight) == 1, "x", "one tensor, and one weight, of int8", len(weight)
+    )
+    check.require(scale is not None and len(scale) == 1, "scale", "one tensor", _count(scale))
+    check.require(
+        per_token_scale is not None and len(per_token_scale) == 1,
+        "per_token_scale",
+        "one tensor, because the simulator has no reference for int8 results",
+        _count(per_token_scale),
+    )
+    assert scale is not None
+    assert per_token_scale is not None
+    check.require(output_dtype is not None, "output_dtype", "one for int8", None)
+    assert output_dtype is not None
+    result = scalar_type(output_dtype)
+    wanted = {torch.bfloat16: torch.bfloat16, torch.float16: torch.float32}
+    if check.relaxed("float32"):
+        wanted[torch.float32] = torch.float32
+    check.require(
+        result in wanted,
+        "output_dtype",
+        f"dtype {' or '.join(str(d).removeprefix('torch.') for d in wanted)}",
+        str(result).removeprefix("torch."),
+    )
+    check.dtype("scale", scale[0], wanted[result])
+    check.shape("scale", scale[0], weight[0].shape[0], weight[0].shape[-1])
+    check.dtype("per_token_scale", per_token_scale[0], torch.float32)
+    check.shape("per_token_scale", per_token_scale[0], x[0].shape[0])
+    return _Scales(scale[0].float(), per_token_scale[0], result)
+
+
+def _count(tensors: Sequence[torch.Tensor] | None) -> int:
+    return 0 if tensors is None else len(tensors)
+
+
 def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     product = x.float() @ weight.float()
     return product if bias is None else product + bias
@@ -527,12 +582,29 @@ def _grouped_matmul(
     split_item: int | None,
     group_type: int | None,
     group_list_type: int | None,
+    scale: Sequence[torch.Tensor] | None = None,
+    per_token_scale: Sequence[torch.Tensor] | None = None,
+    output_dtype: int | torch.dtype | None = None,
 ) -> list[torch.Tensor]:
     split, kind = split_item or 0, group_list_type or 0
     check.require(0 < len(x) <= _LIST_LENGTH, "x", f"1 to {_LIST_LENGTH} tensors", len(x))
     check.require(
         0 < len(weight) <= _LIST_LENGTH, "weight", f"1 to {_LIST_LENGTH} tensors", len(weight)
     )
+    scales: _Scales | None = None
+    if x[0].dtype == torch.int8:
+        check.require(group_type == 0, "group_type", "0 with int8", group_type)
+        check.require(not bias, "bias", "None with int8, for which there is no reference", "one")
+        scales = _scales_of(x, weight, scale, per_token_scale, output_dtype)
+    else:
+        for name, given in (("scale", scale), ("per_token_scale", per_token_scale)):
+            check.require(not given, name, "None but for int8", "one")
+        check.require(
+            output_dtype is None or scalar_type(output_dtype) == x[0].dtype,
+            "output_dtype",
+            "the dtype of x, because the simulator has no reference for another",
+            output_dtype,
+        )
     for tensor in x:
         check.same_dtype("x", tensor, "x[0]", x[0])
     for tensor in weight:
@@ -599,7 +671,8 @@ def _grouped_matmul(
     )
     n = matrices[0].shape[1]
     biases = _bias_of(bias, rows, len(matrices), n)
-    out = _undefined(rows, rows.shape[0], n)
+    like = rows if scales is None else rows.to(scales.dtype)
+    out = _undefined(like, rows.shape[0], n)
     at = 0
     for group, count in sizes:
         if not count:
@@ -607,22 +680,25 @@ def _grouped_matmul(
         check.require(0 <= group < len(matrices), "group_list", "groups in range", group)
         mine = biases[group] if biases else None
         part = rows[at : at + count]
-        out[at : at + count] = _multiply(part, matrices[group], mine).to(rows.dtype)
+        if scales is None:
+            product = _multiply(part, matrices[group], mine)
+        else:
+            tokens = scales.rows[at : at + count].unsqueeze(1)
+            whole = integer_product(part, matrices[group])
+            product = whole.float() * scales.columns[group] * tokens
+        out[at : at + count] = product.to(out.dtype)
         at += count
     return [out]
 
 
 _GMM_REFUSED = {
-    "scale": "quantised products",
     "offset": "quantised products",
     "antiquant_scale": "quantised products",
     "antiquant_offset": "quantised products",
-    "per_token_scale": "quantised products",
     "activation_input": "fused activations",
     "activation_quant_scale": "fused activations",
     "activation_quant_offset": "fused activations",
     "act_type": "fused activations",
-    "output_dtype": "another output dtype",
     "x_dtype": "packed dtypes",
     "weight_dtype": "packed dtypes",
     "scale_dtype": "packed dtypes",
@@ -661,12 +737,27 @@ def npu_grouped_matmul(
     split_item: int | None = 0,
     group_type: int | None = None,
     group_list_type: int | None = 0,
+    scale: Sequence[torch.Tensor] | None = None,
+    per_token_scale: Sequence[torch.Tensor] | None = None,
+    output_dtype: int | torch.dtype | None = None,
 ) -> list[torch.Tensor]:
     """Each group of rows times the matrix of its group, plus its bias.
 
-    Rows past the last group are undefined.
+    A product of int8 is one of integers, times the scales of its columns and rows. Rows past the
+    last group are undefined.
     """
-    return _grouped_matmul(x, weight, bias, group_list, split_item, group_type, group_list_type)
+    return _grouped_matmul(
+        x,
+        weight,
+        bias,
+        group_list,
+        split_item,
+        group_type,
+        group_list_type,
+        scale,
+        per_token_scale,
+        output_dtype,
+    )
 
 
 @operator(
@@ -675,7 +766,11 @@ def npu_grouped_matmul(
         "2.8.0": f"npu_grouped_matmul.List({_GMM_TENSORS} int[]? group_list=None,{_GMM_OPTIONS}"
         " ScalarType? output_dtype=None) -> Tensor[]",
     },
-    refused=_GMM_REFUSED,
+    refused={
+        **_GMM_REFUSED,
+        **dict.fromkeys(("scale", "per_token_scale"), "quantised products"),
+        "output_dtype": "another output dtype",
+    },
 )
 def npu_grouped_matmul_list(
     x: Sequence[torch.Tensor],

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
-"""Unquantized mixture of experts on an Ascend NPU."""
+"""Mixture of experts on an Ascend NPU: unquantized, or in int8."""
 
 from __future__ import annotations
 
@@ -581,7 +581,9 @@ def unquantized_experts(
 
     Args:
         layer: has `w13_weight` [experts, 2 * inner, hidden], `w2_weight`
-            [experts, hidden, inner] and the layer's settings; with expert
+            [experts, hidden, inner] and the layer's settings; for weights of int8
+            also `w13_weight_scale` [experts, 2 * inner] and `w2_weight_scale`
+            [experts, hidden], of bfloat16 for such an input, else float32; with expert
             parallelism also `expert_map`, global to local expert, -1 for one of
             another rank.
         x: [num_tokens, hidden]
@@ -629,9 +631,14 @@ def unquantized_experts(
         row_idx_type=0,
     )
     counts = copies_per_expert[:num_experts]
-    hidden = _grouped_matmul(copies, w13, w13_bias, counts)
-    hidden = _activate(hidden, layer)
-    hidden = _grouped_matmul(hidden, w2, w2_bias, counts)
+    if w13.dtype is torch.int8:
+        hidden = _int8_grouped_matmul(copies, w13, layer.w13_weight_scale, counts)
+        hidden = _activate(hidden, layer)
+        hidden = _int8_grouped_matmul(hidden, w2, layer.w2_weight_scale, counts)
+    else:
+        hidden = _grouped_matmul(copies, w13, w13_bias, counts)
+        hidden = _activate(hidden, layer)
+        hidden = _grouped_matmul(hidden, w2, w2_bias, counts)
     if expert_map is not None:
         # Nothing was computed for the copies of the last, other ranks' expert.
         rows = hidden.shape[0]
@@ -745,6 +752,27 @@ def _grouped_matmul(
         split_item=2,
         group_type=0,
         group_list_type=1,
+    )[0]
+
+
+def _int8_grouped_matmul(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    counts: torch.Tensor,
+) -> torch.Tensor:
+    """The same with each row of x quantized by the greatest of its own values."""
+    quantized, row_scale = torch_npu.npu_dynamic_quant(x)
+    return torch_npu.npu_grouped_matmul(
+        [quantized],
+        [weight.transpose(1, 2)],
+        scale=[scale],
+        per_token_scale=[row_scale],
+        group_list=counts,
+        split_item=2,
+        group_type=0,
+        group_list_type=1,
+        output_dtype=x.dtype,
     )[0]
 
 

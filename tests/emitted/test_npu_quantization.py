@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which schemes of quantization `npu_quantization.py` takes, without vLLM."""
+
+from __future__ import annotations
+
+import copy
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.trees import template_module
+
+TOKENS: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "version": "0.17.0",
+    "global_compression_ratio": 1.4,
+    "ignore": ["lm_head"],
+    "kv_cache_scheme": None,
+    "sparsity_config": {},
+    "transform_config": {},
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "output_activations": None,
+            "weights": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "channel",
+                "dynamic": False,
+                "group_size": None,
+                "observer": "minmax",
+                "observer_kwargs": {},
+                "zp_dtype": None,
+            },
+            "input_activations": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+                "observer": None,
+            },
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    return template_module("vllm/platforms/npu_quantization.py")
+
+
+def said(module: ModuleType, change: dict[str, Any], lora: Any = None) -> list[str]:
+    """What is said of the settings above with values at dotted paths put in."""
+    settings = copy.deepcopy(TOKENS)
+    for path, value in change.items():
+        at: Any = settings
+        *parents, last = path.split(".")
+        for name in parents:
+            at = at[name]
+        at[last] = value
+    hf_config = SimpleNamespace(quantization_config=settings)
+    model = SimpleNamespace(
+        quantization="compressed-tensors", hf_config=hf_config, hf_text_config=hf_config
+    )
+    config = SimpleNamespace(model_config=model, lora_config=lora)
+    return list(module.quantization_reasons(config))
+
+
+GROUP = "config_groups.group_0"
+STATIC = {
+    f"{GROUP}.input_activations.strategy": "tensor",
+    f"{GROUP}.input_activations.dynamic": False,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {f"{GROUP}.weights.strategy": "tensor"},
+        STATIC,
+        {**STATIC, f"{GROUP}.input_activations.symmetric": False},
+        {"ignore": ["re:.*lm_head"]},
+        {f"{GROUP}.targets": ["re:.*_proj"], "ignore": []},
+        # vLLM writes into the settings what it has read elsewhere.
+        {"total_num_heads": 4, "total_num_kv_heads": 2},
+    ],
+)
+def test_what_was_compared_is_taken(module: ModuleType, change: dict[str, Any]) -> None:
+    assert said(module, change) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{GROUP}.weights.num_bits": 4}, "num_bits 4 of weights"),
+        ({f"{GROUP}.weights.type": "float"}, "type 'float' of weights"),
+        ({f"{GROUP}.weights.symmetric": False}, "symmetric False of weights"),
+        ({f"{GROUP}.weights.strategy": "group"}, "strategy 'group' of weights"),
+        ({f"{GROUP}.weights.actorder": "weight"}, "actorder 'weight' of weights"),
+        ({f"{GROUP}.weights.later": 3}, "later 3 of weights"),
+        ({f"{GROUP}.input_activations": None}, "weights or activations alone"),
+        ({f"{GROUP}.input_activations.symmetric": False}, "symmetric False of activations"),
+        ({f"{GROUP}.input_activations.strategy": "group"}, "strategy 'group' of activations"),
+        ({f"{GROUP}.output_activations": {"num_bits": 8}}, "output_activations"),
+        ({f"{GROUP}.format": "pack-quantized"}, "format 'pack-quantized'"),
+        ({"format": "float-quantized"}, "format 'float-quantized'"),
+        ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
+        ({"transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
+        ({"ignore": []}, "a quantized lm_head"),
+        ({"config_groups": {}}, "no config_groups"),
+        ({"later": True}, "later True"),
+    ],
+)
+def test_any_other_scheme_is_refused_by_name(
+    module: ModuleType, change: dict[str, Any], words: str
+) -> None:
+    (reason,) = said(module, change)
+    assert words in reason
+    assert reason.startswith("compressed-tensors quantization with")
+
+
+def test_adapters_of_a_quantized_model_are_refused(module: ModuleType) -> None:
+    (reason,) = said(module, {}, lora=object())
+    assert "LoRA" in reason
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("fp8", "floats of 8"), ("modelopt", "floats of 8"), ("awq", "no kernels for NPUs")],
+)
+def test_other_methods_are_refused_in_one_line(module: ModuleType, method: str, words: str) -> None:
+    said = module.method_refusal(method)
+    assert said.startswith(f"NPU: {method} quantization is not supported, ")
+    assert words in said
+    assert "\n" not in said
