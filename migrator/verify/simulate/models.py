@@ -122,6 +122,8 @@ _DENSE = ("norm", "residual norm", "swiglu", "rotary", "cache write", "attention
 _SPARSE = (*_DENSE, "router", "experts")
 # A router that no operator of the device has: of PyTorch, as vLLM computes it.
 _OTHER_ROUTER = (*_DENSE, "experts")
+# Positions stretched as DeepSeek does it are rotated by PyTorch, as vLLM computes it.
+_STRETCHED = tuple(role for role in _OTHER_ROUTER if role != "rotary")
 _GEMMA = ("gemma norm", "geglu", "rotary", "cache write", "attention")
 
 
@@ -339,7 +341,7 @@ _ALL = (
                 "mscale_all_dim": 1.0,
             },
         },
-        _OTHER_ROUTER,
+        _STRETCHED,
         common=False,
     ),
     Model(

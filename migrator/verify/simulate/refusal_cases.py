@@ -307,6 +307,8 @@ CASES = (
             "index_head_dim": 128,
             "index_topk": 64,
         },
+        needs='"DeepseekV32ForCausalLM"',
+        where=_REGISTRY,
     ),
     _state(
         "Qwen3NextForCausalLM",

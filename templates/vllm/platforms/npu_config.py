@@ -26,7 +26,7 @@ MAX_CONTEXT = 262_144
 MAX_SEQUENCES = 4096
 """Requests of a batch that the fused attention takes, by the source of its tiling."""
 
-LATENT_MODELS = ("DeepseekV2ForCausalLM",)
+LATENT_MODELS = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")
 """Models with multi-head latent attention that were compared."""
 
 LATENT_SIZES = {
