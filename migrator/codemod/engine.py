@@ -43,6 +43,7 @@ from migrator.codemod.tree_style import (
     header_of,
     is_as_written,
     is_regular,
+    is_too_long,
     written,
 )
 from migrator.files.tree import Tree
@@ -603,7 +604,10 @@ class _Editor(cst.CSTTransformer):
         above = self._parents.get(id(original))
         keyword = "elif" if isinstance(above, cst.If) and above.orelse is original else "if"
         if not is_as_written(original, depth, self._style, keyword):
-            return updated
+            # A layout of somebody's own stays, as long as it fits.
+            long = is_too_long(updated, depth, self._style, keyword)
+            if not long or is_too_long(original, depth, self._style, keyword):
+                return updated
         node = written(updated, depth, self._style, keyword)
         if node is not updated:
             # What stood for the edits is written anew as well.

@@ -296,6 +296,13 @@ def _shown(parts: Sequence[Doc], left: str, right: str, comma: object) -> Doc:
     return brackets(left, _joined(parts), right, expanded=kept_open)
 
 
+def _in_optional_brackets(parts: Sequence[Doc], *, kept_open: bool = False) -> Doc:
+    """Parts that are in parentheses where they do not fit, and each on its own line then."""
+    comma = Broken("," if len(parts) == 1 else "")
+    inner = Indent(concat(Line(), _joined(parts), comma))
+    return Group(concat(Broken("("), inner, Line(), Broken(")")), kept_open)
+
+
 def _element(element: cst.BaseElement) -> Doc:
     star = "*" if isinstance(element, cst.StarredElement) else ""
     return concat(star, _expression(element.value, True))
@@ -413,8 +420,12 @@ def _need(node: cst.BaseExpression) -> Need:
 
 def _whole(node: cst.BaseExpression) -> Doc:
     """An expression at the level of a statement."""
-    if len(node.lpar) > 1 or (isinstance(node, cst.Tuple) and not node.lpar):
+    if len(node.lpar) > 1:
         raise UnknownLayoutError
+    if isinstance(node, cst.Tuple) and not node.lpar:
+        if len(node.elements) < 2:
+            raise UnknownLayoutError
+        return _in_optional_brackets([_element(element) for element in node.elements])
     node = _bare(node)
     return Wrappable(_expression(node, False), _expression(node, True), _need(node))
 
@@ -445,14 +456,9 @@ def _simple(node: cst.BaseSmallStatement) -> Doc:
         dots = "." * len(node.relative)
         module = "" if node.module is None else _text(node.module)
         names = [_text(name.with_changes(comma=cst.MaybeSentinel.DEFAULT)) for name in node.names]
-        wrapped = concat(
-            Broken("("),
-            Indent(concat(Line(), _joined(names), Broken("," if len(names) == 1 else ""))),
-            Line(),
-            Broken(")"),
-        )
         kept_open = bool(node.lpar) and _is_kept_open(node.names[-1].comma)
-        return concat(f"from {dots}{module} import ", Group(wrapped, kept_open))
+        listed = _in_optional_brackets(names, kept_open=kept_open)
+        return concat(f"from {dots}{module} import ", listed)
     return _text(node)
 
 

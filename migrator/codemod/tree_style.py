@@ -118,6 +118,14 @@ def is_as_written(statement: cst.CSTNode, depth: int, style: Style, keyword: str
     return text is not None and text == _source(statement, keyword)
 
 
+def is_too_long(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if") -> bool:
+    """Has a statement, or its header, a line of more columns than the tree's lines have?"""
+    width = style.width - STEP * depth
+    if not isinstance(statement, (cst.SimpleStatementLine, *_HEADED)):
+        return False
+    return any(len(line) > width for line in _source(statement, keyword).splitlines())
+
+
 def written(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if") -> cst.CSTNode:
     """A statement, or its header, as the tree's formatter has it; itself where it is so already.
 

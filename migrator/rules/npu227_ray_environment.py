@@ -60,6 +60,7 @@ from vllm.platforms import current_platform
 npu_options: dict[str, dict] = {}
 if current_platform.device_type == "npu":
     import os
+
     # Ray's actors get nothing of this process's environment by themselves.
     names = current_platform.additional_env_vars
     npu_options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in names}}
