@@ -19,10 +19,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from migrator.cli import main as migrate
 from migrator.codemod.engine import migrate_file
 from migrator.codemod.rule import Example, File, Finding, Rule, Safety, Status, migrated
+from migrator.files.sources import open_source
 from migrator.files.tree import Tree
+from migrator.planning.plan import make_plan
 from migrator.rules import all_rules
 
 
@@ -87,6 +88,27 @@ def place_of(rule: Rule) -> Path:
     return source.parent / "examples" / f"{source.stem}.diff"
 
 
+def show(rule: Rule, text: str) -> None:
+    """Print what a rule changes in a tree, and what becomes of each of its sites.
+
+    Args:
+        rule: the rule.
+        text: a directory, or a release such as `vllm==0.11.0`.
+    """
+    helpers = (r for r in all_rules() if r.provides is not None and r is not rule)
+    plan = make_plan(open_source(text).tree, [rule, *helpers])
+    for change in plan.files:
+        old, new = ((data or b"").decode().splitlines() for data in (change.before, change.after))
+        print("\n".join(difflib.unified_diff(old, new, change.path, change.path, lineterm="")))
+    for record in plan.records:
+        if record.rule == rule.code:
+            print(f"{record.path}: {record.site}: {record.status.value}, {record.reason}")
+    for absent in plan.absent:
+        print(f"{absent.site}: not there, for {absent.why}")
+    for missing in plan.missing:
+        print(f"error: {missing.describe()}")
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rule", metavar="CODE")
@@ -110,7 +132,7 @@ def main(arguments: list[str]) -> int:
     if options.write:
         place_of(rule).write_text(as_text(found), encoding="utf-8")
     if options.tree is not None:
-        migrate(["diff", options.tree, "--select", rule.code], standalone_mode=False)
+        show(rule, options.tree)
     return 1 if differ and not options.write else 0
 
 

@@ -30,7 +30,6 @@ class SiluAndMulForwardOot(Rule):
         ForwardOot(
             "SiluAndMul",
             ("vllm/model_executor/layers/activation.py",),
-            takes=("self", "x"),
             body=BODY,
             reason="SiluAndMul falls to the native path on an out-of-tree platform; "
             "torch_npu.npu_swiglu is the same in one operator",

@@ -30,7 +30,6 @@ class QuickGeluForwardOot(Rule):
         ForwardOot(
             "QuickGELU",
             ("vllm/model_executor/layers/activation.py",),
-            takes=("self", "x"),
             body=BODY,
             reason="QuickGELU falls to the native path on an out-of-tree platform; "
             "torch_npu.npu_fast_gelu is the same in one operator",

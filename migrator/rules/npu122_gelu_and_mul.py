@@ -35,7 +35,6 @@ class GeluAndMulForwardOot(Rule):
         ForwardOot(
             "GeluAndMul",
             ("vllm/model_executor/layers/activation.py",),
-            takes=("self", "x"),
             body=BODY,
             reason="GeluAndMul falls to the native path on an out-of-tree platform; "
             "torch_npu.npu_geglu with activate_left is the same in one operator",

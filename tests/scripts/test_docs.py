@@ -16,9 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from migrator.cli import common
-from migrator.codemod.engine import migrate_file
-from migrator.codemod.rule import Rule, Status
-from migrator.files.tree import Tree
+from migrator.codemod.rule import Rule, Status, examples_of
 from migrator.rules import all_rules
 from migrator.verify.report import CODES
 
@@ -27,6 +25,7 @@ DOCS = ROOT / "docs"
 sys.path.append(str(ROOT / "scripts"))
 
 import docs_pages as pages  # noqa: E402 - found by the line above
+import try_rule  # noqa: E402
 
 
 class Page(HTMLParser):
@@ -177,36 +176,35 @@ def test_prose_links_rules_and_leaves_code_alone() -> None:
     assert "[NPU123]" not in pages.with_rule_links("NPU123", "rules/npu123.md")
 
 
-def tutorial_rule() -> Rule:
-    """The rule that the tutorial has its reader write."""
-    text = (DOCS / "contribute" / "add-a-rule.md").read_text(encoding="utf-8")
-    found = re.search(
-        r'^```python title="(migrator/rules/(\w+)\.py)"\n(.*?)^```$', text, re.M | re.S
-    )
-    assert found is not None
-    module = types.ModuleType(f"migrator.rules.{found[2]}")
-    exec(compile(found[3], found[1], "exec"), module.__dict__)
+TUTORIAL = (DOCS / "contribute" / "add-a-rule.md").read_text(encoding="utf-8")
+TUTORIAL_RULES = re.findall(
+    r'^```python title="migrator/rules/(\w+)\.py"\n(.*?)^```$', TUTORIAL, re.M | re.S
+)
+
+
+@pytest.mark.parametrize(("stem", "source"), TUTORIAL_RULES, ids=[s for s, _ in TUTORIAL_RULES])
+def test_a_rule_of_the_tutorial_works(stem: str, source: str) -> None:
+    module = types.ModuleType(f"migrator.rules.{stem}")
+    exec(compile(source, f"{stem}.py", "exec"), module.__dict__)
     (rule,) = (
-        value
+        value()
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Rule) and value is not Rule
     )
-    return rule()
+    assert stem == f"{rule.code.lower()}_{rule.name.replace('-', '_')}"
+    assert len(source.splitlines()) <= 30, "a rule of a known shape takes 30 lines"
+    for heading in ("What it does", "Why", "Example", "Safety"):
+        assert rule.section(heading)
+    beside = re.search(rf'^```diff title="\S+/{stem}\.diff"\n(.*?)^```$', TUTORIAL, re.M | re.S)
+    assert beside is not None
+    (example,) = examples_of(beside[1])
+    after, statuses = try_rule.run(rule, example, example.before)
+    assert (after, statuses) == (example.after, [Status.CHANGED])
+    assert try_rule.run(rule, example, after) == (after, [Status.MIGRATED])
 
 
-def test_the_rule_of_the_tutorial_works() -> None:
-    rule = tutorial_rule()
-    assert rule.name == "swiglu-oai-and-mul"
-    rules = [rule, *(r for r in all_rules() if r.provides is not None)]
-    for example in rule.examples:
-        source = example.before.encode()
-        tree = Tree({example.path: source})
-        first = migrate_file(example.path, source, rules, tree)
-        assert first.after is not None
-        assert first.after.decode() == example.after
-        again = migrate_file(example.path, first.after, rules, tree)
-        assert again.after in (None, first.after)
-        assert {r.status for r in again.records} == {Status.MIGRATED}
+def test_the_tutorial_has_its_rules() -> None:
+    assert [stem[:6] for stem, _ in TUTORIAL_RULES] == ["npu126", "npu127"]
 
 
 def test_sites_by_release_reads_the_measured_table() -> None:

@@ -19,7 +19,7 @@ from migrator.codemod.rule import File, Finding, Insert, Recipe, Site, changed, 
 class ForwardOot(Recipe):
     """Gives the `CustomOp` class `name` a `forward_oot`, put after its `forward_cuda`."""
 
-    takes: tuple[str, ...]
+    takes: tuple[str, ...] = ("self", "x")
     """The parameters that `forward_cuda` must have for `body` to be right. Further ones whose
     default is None are carried along, and any other value of them is refused."""
     body: str
