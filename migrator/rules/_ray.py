@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from migrator.codemod.rule import Absence, Site
+import libcst as cst
+
+from migrator.codemod.matchers import Place, dotted, places
+from migrator.codemod.rule import Absence, File, Site
 from migrator.files.tree import Tree
 
 ENV = "vllm/ray/ray_env.py"
@@ -74,3 +78,16 @@ SITES = (
         (Absence(">=0.10.0", "it narrows the devices of its own platform", _narrows_itself),),
     ),
 )
+
+
+def sets_called(name: str, file: File) -> Iterator[Place[cst.Set]]:
+    """The set literals that `name` is bound to, in the module or in a class."""
+    for place in places(file.kept, cst.Set):
+        above = place.parent
+        target: cst.CSTNode | None = None
+        if isinstance(above, cst.AnnAssign):
+            target = above.target
+        elif isinstance(above, cst.Assign):
+            target = above.targets[0].target
+        if target is not None and dotted(target) == name:
+            yield place

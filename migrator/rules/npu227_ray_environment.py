@@ -8,18 +8,9 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.matchers import Place, dotted, first_statement, mentions, places
+from migrator.codemod.matchers import first_statement, mentions, places
 from migrator.codemod.recipes.rewrites import with_elements
-from migrator.codemod.rule import (
-    File,
-    Finding,
-    Insert,
-    Replace,
-    Rule,
-    Safety,
-    changed,
-    migrated,
-)
+from migrator.codemod.rule import File, Finding, Insert, Replace, Rule, Safety, changed, migrated
 from migrator.rules._ray import (
     ACTOR,
     ACTORS,
@@ -31,6 +22,7 @@ from migrator.rules._ray import (
     PREFIX_SET,
     SITES,
     SPECIFIC,
+    sets_called,
 )
 
 _VISIBLE = '"ASCEND_RT_VISIBLE_DEVICES"'
@@ -124,27 +116,29 @@ class RayEnvironment(Rule):
         elif file.path == CORE:
             yield from _actor(file)
         else:
-            for place in _sets(file, SPECIFIC):
-                node = place.node
-                if _VISIBLE in file.code(node):
-                    yield migrated(SPECIFIC, node)
-                    continue
-                reason = "which NPUs a worker sees is its own"
-                yield changed(SPECIFIC, node, reason, Replace(node, _with_devices))
+            reason = "which NPUs a worker sees is its own"
+            yield from _longer(file, SPECIFIC, reason, _VISIBLE, _VISIBLE)
+
+
+def _longer(file: File, name: str, reason: str, known: str, *elements: str) -> Iterator[Finding]:
+    """Report the sets called `name`, which get elements unless they have `known`."""
+    for place in sets_called(name, file):
+        node = place.node
+        if known in file.code(node):
+            yield migrated(name, node)
+        else:
+            edit = Replace(node, lambda old: with_elements(old, *elements))
+            yield changed(name, node, reason, edit)
 
 
 def _environment(file: File) -> Iterator[Finding]:
     function = file.function(COPIED)
     if function is None:
         return
-    by_prefix = list(_sets(file, PREFIX_SET))
-    for place in by_prefix:
-        node = place.node
-        if '"HCCL_"' in file.code(node):
-            yield migrated(PREFIX_SET, node)
-            continue
-        reason = "the settings of CANN and HCCL do not reach the workers"
-        yield changed(PREFIX_SET, node, reason, Replace(node, _with_prefixes))
+    reason = "the settings of CANN and HCCL do not reach the workers"
+    prefixes = [f'"{prefix}"' for prefix in COPIED_PREFIXES]
+    by_prefix = list(_longer(file, PREFIX_SET, reason, '"HCCL_"', *prefixes))
+    yield from by_prefix
     if _VISIBLE in file.code(function):
         yield migrated(COPIED, function)
         return
@@ -193,27 +187,6 @@ def _actor(file: File) -> Iterator[Finding]:
             continue
         reason = "Ray sets CUDA_VISIBLE_DEVICES for GPUs alone"
         yield changed(ACTOR, place.node, reason, Insert(place.node, HIDDEN))
-
-
-def _sets(file: File, name: str) -> Iterator[Place[cst.Set]]:
-    """The set literals that `name` is bound to, in the module or in a class."""
-    for place in places(file.kept, cst.Set):
-        above = place.parent
-        target: cst.CSTNode | None = None
-        if isinstance(above, cst.AnnAssign):
-            target = above.target
-        elif isinstance(above, cst.Assign):
-            target = above.targets[0].target
-        if target is not None and dotted(target) == name:
-            yield place
-
-
-def _with_devices(node: cst.CSTNode) -> cst.CSTNode:
-    return with_elements(node, _VISIBLE)
-
-
-def _with_prefixes(node: cst.CSTNode) -> cst.CSTNode:
-    return with_elements(node, *(f'"{prefix}"' for prefix in COPIED_PREFIXES))
 
 
 def _with_npu_options(node: cst.CSTNode) -> cst.CSTNode:

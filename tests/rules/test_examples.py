@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from migrator.rules import all_rules
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 
+import rule_lengths
 import try_rule
 
 EXAMPLES = [
@@ -75,3 +77,11 @@ def test_what_examples_say() -> None:
 def test_examples_that_cannot_be_read(text: str) -> None:
     with pytest.raises(ValueError, match=r"^line \d"):
         examples_of(text)
+
+
+def test_rules_stay_short() -> None:
+    """What takes more lines is a recipe, or lies beside the rules for several of them."""
+    lengths = rule_lengths.lengths_now()
+    assert len(lengths) == len(all_rules())
+    assert statistics.median(lengths.values()) < 80
+    assert [code for code, lines in lengths.items() if lines > 200] == []
