@@ -610,6 +610,17 @@ def first_statement(definition: cst.FunctionDef | cst.ClassDef) -> cst.CSTNode:
     return next((s for s in body if s is not skip), body[0])
 
 
+def annotated(class_: cst.ClassDef) -> dict[str | None, cst.SimpleStatementLine]:
+    """The attributes that a class's body declares with a type, and their statements."""
+    return {
+        dotted(part.target): statement
+        for statement in class_.body.body
+        if isinstance(statement, cst.SimpleStatementLine)
+        for part in statement.body
+        if isinstance(part, cst.AnnAssign)
+    }
+
+
 def mentions(node: cst.CSTNode, name: str) -> bool:
     """Does the code of `node` use the name?"""
     return any(isinstance(n, cst.Name) and n.value == name for n in walk(node))

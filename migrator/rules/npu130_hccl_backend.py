@@ -10,8 +10,8 @@ import libcst as cst
 
 from migrator.codemod.matchers import (
     Place,
+    annotated,
     annotation_text,
-    bound_by,
     cuda_only,
     dotted,
     first_statement,
@@ -19,7 +19,12 @@ from migrator.codemod.matchers import (
     places,
     walk,
 )
-from migrator.codemod.recipes.platforms import IMPORT, binds_platform, platform_device
+from migrator.codemod.recipes.platforms import (
+    IMPORT,
+    binds_platform,
+    platform_device,
+    with_platform_import,
+)
 from migrator.codemod.rule import (
     Edit,
     File,
@@ -94,13 +99,7 @@ def _platform_attribute(file: File) -> Iterator[Finding]:
     class_ = file.head("Platform")
     if class_ is None:
         return
-    declared = {
-        dotted(part.target): statement
-        for statement in class_.body.body
-        if isinstance(statement, cst.SimpleStatementLine)
-        for part in statement.body
-        if isinstance(part, cst.AnnAssign)
-    }
+    declared = annotated(class_)
     anchor = declared.get("device_control_env_var")
     own = declared.get("dist_backend")
     if own is not None:
@@ -158,34 +157,6 @@ def _default(file: File, name: str, function: cst.FunctionDef) -> Iterator[Findi
     )
 
 
-def _with_import(place: Place[cst.SimpleString], new: cst.BaseExpression) -> list[Edit]:
-    """Edits that put an expression in the place of a string, and import the platform before it.
-
-    Where the block imports it further down, that import and the statement change places.
-    """
-    statement = place.statement
-    body = next((a.body for a in reversed(place.ancestors) if isinstance(a, cst.IndentedBlock)), ())
-    twin = next(
-        (
-            other
-            for other in body
-            if isinstance(other, cst.SimpleStatementLine)
-            and any("current_platform" in bound_by(part) for part in other.body)
-        ),
-        None,
-    )
-    if twin is None or not isinstance(statement, cst.SimpleStatementLine):
-        return [Insert(statement, IMPORT), Replace(place.node, lambda _: new)]
-    lines = statement.leading_lines
-    moved = statement.deep_replace(place.node, new)
-    assert isinstance(moved, cst.SimpleStatementLine)
-    moved = moved.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-    return [
-        Replace(statement, lambda _: twin.with_changes(leading_lines=lines)),
-        Replace(twin, lambda _: moved),
-    ]
-
-
 def _string(
     file: File, place: Place[cst.SimpleString], elsewhere: str | None, imported: set[int]
 ) -> Iterator[Finding]:
@@ -219,7 +190,7 @@ def _string(
     scope = place.function
     if not binds_platform(file, place.functions) and id(scope) not in imported:
         imported.add(id(scope))
-        edits = _with_import(place, backend)
+        edits = with_platform_import(place, backend)
     edits += [Replace(text, platform_device) for text in devices]
     yield changed(
         site, node, "a process group of this platform needs this platform's backend", *edits

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import libcst as cst
 
-from migrator.codemod.matchers import bound_by, walk
-from migrator.codemod.rule import File
+from migrator.codemod.matchers import Place, bound_by, walk
+from migrator.codemod.rule import Edit, File, Insert, Replace
 
 IMPORT = "from vllm.platforms import current_platform\n"
 TEST = 'current_platform.device_type == "npu"'
@@ -60,3 +60,31 @@ def platform_device(node: cst.CSTNode) -> cst.CSTNode:
         cst.parse_expression("current_platform.device_type")
     )
     return node.with_changes(parts=[device_type, cst.FormattedStringText(":"), *node.parts[1:]])
+
+
+def with_platform_import(place: Place[cst.SimpleString], new: cst.BaseExpression) -> list[Edit]:
+    """Edits that put an expression in the place of a string, and import the platform before it.
+
+    Where the block imports it further down, that import and the statement change places.
+    """
+    statement = place.statement
+    body = next((a.body for a in reversed(place.ancestors) if isinstance(a, cst.IndentedBlock)), ())
+    twin = next(
+        (
+            other
+            for other in body
+            if isinstance(other, cst.SimpleStatementLine)
+            and any("current_platform" in bound_by(part) for part in other.body)
+        ),
+        None,
+    )
+    if twin is None or not isinstance(statement, cst.SimpleStatementLine):
+        return [Insert(statement, IMPORT), Replace(place.node, lambda _: new)]
+    lines = statement.leading_lines
+    moved = statement.deep_replace(place.node, new)
+    assert isinstance(moved, cst.SimpleStatementLine)
+    moved = moved.with_changes(leading_lines=[cst.EmptyLine(indent=False)])
+    return [
+        Replace(statement, lambda _: twin.with_changes(leading_lines=lines)),
+        Replace(twin, lambda _: moved),
+    ]
