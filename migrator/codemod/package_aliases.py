@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from migrator.codemod.flow import Flow, dotted, in_order, lines_of
+from migrator.codemod.flow import Flow
 from migrator.codemod.matchers import Place, places
 from migrator.codemod.matchers import dotted as node_name
 from migrator.codemod.rule import File
+from migrator.codemod.syntax import dotted, in_order, lines_of
 
 
 @dataclass(frozen=True, slots=True)

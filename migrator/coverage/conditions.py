@@ -12,7 +12,7 @@ import ast
 import re
 from collections.abc import Mapping
 
-from migrator.codemod.flow import dotted
+from migrator.codemod.syntax import dotted
 
 DEVICES = frozenset({"cuda", "cpu", "xpu", "tpu", "hpu", "rocm", "hip", "neuron", "mps", "npu"})
 _OTHER_PLATFORM = re.compile(

@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from migrator.codemod.flow import Flow, dotted
+from migrator.codemod.flow import Flow
+from migrator.codemod.syntax import dotted
 from migrator.coverage.conditions import asks_device, ends, evaluate, settled
 from migrator.files.tree import module_name
 

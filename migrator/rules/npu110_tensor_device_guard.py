@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from migrator.codemod.flow import dotted as syntax_name
 from migrator.codemod.matchers import Place, cuda_only, dotted, places
 from migrator.codemod.receivers import Evidence, receivers
 from migrator.codemod.rule import (
@@ -22,6 +21,7 @@ from migrator.codemod.rule import (
     migrated,
     skipped,
 )
+from migrator.codemod.syntax import dotted as syntax_name
 from migrator.files.tree import Tree
 from migrator.rules._device_types import free_quote, is_printed, rewrite
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from migrator.codemod import flow, receivers
+from migrator.codemod import bindings, expression_types, flow_walker, receivers
 from migrator.codemod.engine import migrate_file
 from migrator.codemod.receivers import Evidence
 from migrator.codemod.rule import Status
@@ -493,9 +493,9 @@ def test_many_guards_in_one_function(line: str, monkeypatch: pytest.MonkeyPatch)
         return steps
 
     for owner, name in (
-        (flow._Walker, "expression"),
-        (flow._Env, "set"),
-        (receivers._Judge, "_remember"),
+        (flow_walker._Walker, "expression"),
+        (bindings.Env, "set"),
+        (expression_types.Types, "_remember"),
         (receivers._Judge, "_use"),
     ):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
@@ -509,14 +509,16 @@ def test_many_guards_in_one_function(line: str, monkeypatch: pytest.MonkeyPatch)
 def test_statements_in_each_other(around: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each more around a guard may not double the work, as looking at a loop twice would."""
     seen = 0
-    statement = flow._Walker.statement
+    statement = flow_walker._Walker.statement
 
-    def counting(self: flow._Walker, node: ast.stmt, env: flow._Env) -> flow._Env | None:
+    def counting(
+        self: flow_walker._Walker, node: ast.stmt, env: bindings.Env
+    ) -> bindings.Env | None:
         nonlocal seen
         seen += 1
         return statement(self, node, env)
 
-    monkeypatch.setattr(flow._Walker, "statement", counting)
+    monkeypatch.setattr(flow_walker._Walker, "statement", counting)
     rules = [rule for rule in all_rules() if rule.code == "NPU110"]
 
     def work(depth: int) -> int:
