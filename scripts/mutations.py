@@ -74,6 +74,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU241": (("llama", "draft-eager"),),
     "NPU250": (("llama-w8a8", "eager"),),
     "NPU251": (("llama-modelslim", "eager"),),
+    "NPU242": (("llama", "ngram-eager"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU308": (("llama", "lora1-eager"),),

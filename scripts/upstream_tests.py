@@ -86,6 +86,7 @@ SUITES = (
     Suite("kernels/core/test_layernorm.py", 12),
     Suite(ATTENTION, 8),
     Suite(ATTENTION, 6, "without NNAL", {"VLLM_NPU_USE_NNAL": "0"}),
+    Suite("v1/sample/test_rejection_sampler.py", 12),
     Suite("v1/sample/test_sampler.py"),
     Suite("v1/worker/test_gpu_input_batch.py"),
     Suite("v1/worker/test_gpu_model_runner.py"),

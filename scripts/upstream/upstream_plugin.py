@@ -167,6 +167,14 @@ def fit_adapters(module: ModuleType) -> None:
     replace(module, "check_punica_wrapper", check_punica_wrapper)
 
 
+# -- drafts
+
+
+def fit_rejection(module: ModuleType) -> None:
+    """What a worker does when it is made: the platform's kernels in the place of Triton's."""
+    module.current_platform.register_triton_kernel_overrides()
+
+
 # -- routers
 
 
@@ -190,6 +198,7 @@ FITTINGS: dict[str, Callable[[ModuleType], None]] = {
     "kernels/moe/test_grouped_topk.py": fit_grouped_router,
     "lora/test_layers.py": fit_adapters,
     "v1/attention/test_attention_backends.py": fit_attention,
+    "v1/sample/test_rejection_sampler.py": fit_rejection,
     "v1/worker/test_gpu_model_runner.py": fit_runner,
 }
 

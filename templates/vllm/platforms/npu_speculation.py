@@ -96,7 +96,11 @@ def _graphs(vllm_config: "VllmConfig") -> str:
 def _combinations(vllm_config: "VllmConfig") -> Iterator[str]:
     """What else an engine does that was not run together with speculation."""
     parallel = vllm_config.parallel_config
-    for name in ("pipeline_parallel_size", "data_parallel_size"):
+    for name in (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "data_parallel_size",
+    ):
         if getattr(parallel, name) > 1:
             yield (
                 f"speculative decoding is not supported with {name}="
