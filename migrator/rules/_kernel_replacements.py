@@ -9,9 +9,9 @@ import libcst as cst
 
 from migrator.codemod.matchers import bound_by, parameter_names, walk
 from migrator.codemod.recipes import tests_for_npu
+from migrator.codemod.recipes.platforms import IMPORT, TEST
 from migrator.codemod.rule import Edit, File, Finding, Insert, changed, manual, migrated, skipped
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import IMPORT, TEST
 
 _WIDTH = 88
 """Characters of a line of vLLM's, and its end."""

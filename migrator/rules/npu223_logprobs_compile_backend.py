@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from migrator.codemod.matchers import dotted
+from migrator.codemod.recipes.platforms import IMPORT
 from migrator.codemod.rule import (
     Absence,
     File,
@@ -23,7 +24,6 @@ from migrator.codemod.rule import (
     migrated,
 )
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import IMPORT
 
 _LOGPROBS = "vllm/v1/sample/ops/logprobs.py"
 _SITE = "batched_count_greater_than"

@@ -8,29 +8,45 @@ from functools import partial
 
 import libcst as cst
 
-from migrator.codemod.matchers import dotted, walk
-from migrator.codemod.recipes import mentions, tests_for_npu
-from migrator.codemod.rule import (
-    Absence,
-    File,
-    Finding,
-    Replace,
-    Rule,
-    Safety,
-    Site,
-    changed,
-    manual,
-    migrated,
-)
+from migrator.codemod.matchers import dotted, mentions, walk
+from migrator.codemod.recipes.conditions import Condition, NpuToo
+from migrator.codemod.rule import Absence, Finding, Rule, Safety, manual
 from migrator.rules._routers import routes_only_by
 
 _SITE = "grouped_topk"
 _SWITCH = "VLLM_USE_FUSED_MOE_GROUPED_TOPK"
-_HOMES = (
-    "vllm/model_executor/layers/fused_moe/router/grouped_topk_router.py",
-    "vllm/model_executor/layers/fused_moe/fused_moe.py",
-)
-_NPU = 'gating_output.device.type == "npu"'
+
+
+def _conditions(function: cst.FunctionDef) -> Iterator[Condition | Finding]:
+    """The condition by which the operator is taken, where it asks for CUDA."""
+    tests = [s for s in function.body.body if isinstance(s, cst.If) and mentions(s.test, _SWITCH)]
+    asked = [node for node in walk(tests[0].test) if _asks_for_cuda(node)] if tests else []
+    if len(asked) == 1:
+        yield Condition(tests[0], tests[0].test, _alternatives(tests[0].test, asked[0]))
+    elif mentions(function, _SWITCH):
+        why = "its condition does not ask current_platform.is_cuda() once"
+        yield manual(_SITE, function, why)
+
+
+def _asks_for_cuda(node: cst.CSTNode) -> bool:
+    """Is it `current_platform.is_cuda()`?"""
+    return (
+        isinstance(node, cst.Call)
+        and not node.args
+        and dotted(node.func) == "current_platform.is_cuda"
+    )
+
+
+def _alternatives(test: cst.BaseExpression, asked: cst.CSTNode) -> cst.CSTNode:
+    """The question with the others that would do as well: `is_cuda() or is_xpu()`."""
+    for node in walk(test):
+        if (
+            isinstance(node, cst.BooleanOperation)
+            and isinstance(node.operator, cst.Or)
+            and any(part is asked for part in (node.left, node.right))
+        ):
+            return node
+    return asked
 
 
 class GroupedRouter(Rule):
@@ -55,14 +71,19 @@ class GroupedRouter(Rule):
     """
 
     code = "NPU234"
-    safety = Safety.GUARDED
-    paths = _HOMES
     triggers = (_SWITCH,)
-    sites = (
-        Site(
+    safety = Safety.GUARDED
+    recipes = (
+        NpuToo(
             _SITE,
-            _HOMES,
             (
+                "vllm/model_executor/layers/fused_moe/router/grouped_topk_router.py",
+                "vllm/model_executor/layers/fused_moe/fused_moe.py",
+            ),
+            conditions=_conditions,
+            test='gating_output.device.type == "npu"',
+            reason="the lines in PyTorch give weights that are not finite where a logit is not",
+            absent=(
                 Absence(
                     "<0.10.2",
                     "grouped routers are in PyTorch on every platform",
@@ -71,60 +92,3 @@ class GroupedRouter(Rule):
             ),
         ),
     )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the condition that asks for CUDA."""
-        function = file.function(_SITE)
-        if function is None or not mentions(function, _SWITCH):
-            return
-        for statement in function.body.body:
-            if not isinstance(statement, cst.If) or not mentions(statement.test, _SWITCH):
-                continue
-            if tests_for_npu(statement.test):
-                yield migrated(_SITE, statement)
-                return
-            asked = [node for node in walk(statement.test) if _asks_for_cuda(node)]
-            if len(asked) != 1:
-                break
-            yield changed(
-                _SITE,
-                statement,
-                "the lines in PyTorch give weights that are not finite where a logit is not",
-                Replace(_alternatives(statement.test, asked[0]), _or_npu),
-            )
-            return
-        yield manual(_SITE, function, "its condition does not ask current_platform.is_cuda() once")
-
-
-def _asks_for_cuda(node: cst.CSTNode) -> bool:
-    """Is it `current_platform.is_cuda()`?"""
-    return (
-        isinstance(node, cst.Call)
-        and not node.args
-        and dotted(node.func) == "current_platform.is_cuda"
-    )
-
-
-def _alternatives(test: cst.BaseExpression, asked: cst.CSTNode) -> cst.CSTNode:
-    """The question with the others that would do as well: `is_cuda() or is_xpu()`."""
-    found = asked
-    for node in walk(test):
-        if (
-            isinstance(node, cst.BooleanOperation)
-            and isinstance(node.operator, cst.Or)
-            and any(part is found for part in (node.left, node.right))
-        ):
-            return node
-    return found
-
-
-def _or_npu(node: cst.CSTNode) -> cst.CSTNode:
-    assert isinstance(node, cst.BaseExpression)
-    if not isinstance(node, cst.BooleanOperation):
-        return cst.parse_expression(f"({cst.Module([]).code_for_node(node)} or {_NPU})")
-    sides = [
-        cst.Module([]).code_for_node(side.with_changes(lpar=[], rpar=[]))
-        for side in (node.left, node.right)
-    ]
-    lines = "\n        or ".join([*sides, _NPU])
-    return cst.parse_expression(f"(\n        {lines}\n    )")

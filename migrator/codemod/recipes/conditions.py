@@ -42,6 +42,8 @@ class NpuToo(Recipe):
 
     conditions: Callable[[cst.FunctionDef], Iterator[Condition | Finding]]
     """The conditions, or what is reported in the place of one."""
+    test: str = TEST
+    """What asks for an NPU."""
 
     safety = Safety.EQUIVALENT
     promise = "Equivalent on every other platform."
@@ -55,7 +57,7 @@ class NpuToo(Recipe):
             elif tests_for_npu(found.test):
                 yield migrated(self.site.name, found.node)
             else:
-                edit = Replace(found.part, partial(or_npu, space=found.space))
+                edit = Replace(found.part, partial(or_npu, space=found.space, question=self.test))
                 yield changed(self.site.name, found.node, self.reason, edit)
 
 
@@ -65,16 +67,19 @@ def asked(condition: cst.CSTNode) -> set[str | None]:
 
 
 def or_npu(
-    node: cst.CSTNode, space: cst.BaseParenthesizableWhitespace | None = None
+    node: cst.CSTNode,
+    space: cst.BaseParenthesizableWhitespace | None = None,
+    question: str = TEST,
 ) -> cst.BooleanOperation:
     """The condition `node`, or an NPU, in parentheses and over lines as the code around it.
 
     Args:
         node: a condition. If it is an `or` in parentheses, the test becomes its last part.
         space: what stands before the operator beside a condition without parentheses.
+        question: what asks for an NPU.
     """
     assert isinstance(node, cst.BaseExpression)
-    test = cst.parse_expression(TEST)
+    test = cst.parse_expression(question)
     broken = cst.ParenthesizedWhitespace
     if isinstance(node, cst.BooleanOperation) and node.lpar:
         around = (node.operator.whitespace_before, node.lpar[0].whitespace_after)
