@@ -205,3 +205,15 @@ def test_what_is_not_known_is_left_alone() -> None:
     commented = cst.parse_statement("x = f(\n    a,  # why\n)")
     assert isinstance(commented, cst.SimpleStatementLine)
     assert line_breaks.simple(commented.body[0], 88) is None
+
+
+def test_templates_are_as_clean_before_they_are_fitted(tmp_path: Path) -> None:
+    shutil.copytree(TEMPLATES / "vllm", tmp_path / "vllm", ignore=_no_caches)
+    # A file with variants holds two of some definitions, and imports in more than one block.
+    variants = {"F811", "I001"}
+    found = complaints(tmp_path.resolve())
+    assert {key: count for key, count in found.items() if key[1] not in variants} == {}
+
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+_no_caches = shutil.ignore_patterns("__pycache__", ".ruff_cache")

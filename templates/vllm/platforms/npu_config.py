@@ -270,6 +270,7 @@ def refuse_unsupported(vllm_config: VllmConfig, others: Iterable[str] = ()) -> N
 
     Args:
         others: reasons that were found elsewhere.
+        vllm_config: the configuration, as vLLM filled it in.
 
     Raises:
         ValueError: all the reasons, in one line.

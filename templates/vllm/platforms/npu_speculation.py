@@ -53,7 +53,7 @@ OTHERS = frozenset({"speculative_token_tree"})
 """Options that vLLM fills in by itself from the known ones."""
 
 
-def speculation_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
+def speculation_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     """What of a configuration's speculation an NPU does not do, in words."""
     config = vllm_config.speculative_config
     if config is None:
@@ -84,7 +84,7 @@ def speculation_reasons(vllm_config: "VllmConfig") -> Iterator[str]:
     yield from _combinations(vllm_config)
 
 
-def _graphs(vllm_config: "VllmConfig") -> str:
+def _graphs(vllm_config: VllmConfig) -> str:
     """What is captured, as the platform will have it: `eager` is nothing."""
     if vllm_config.model_config.enforce_eager:
         return "eager"
@@ -93,7 +93,7 @@ def _graphs(vllm_config: "VllmConfig") -> str:
     return {"NONE": "eager", "FULL_DECODE_ONLY": "full"}.get(name, "piecewise")
 
 
-def _combinations(vllm_config: "VllmConfig") -> Iterator[str]:
+def _combinations(vllm_config: VllmConfig) -> Iterator[str]:
     """What else an engine does that was not run together with speculation."""
     parallel = vllm_config.parallel_config
     for name in (

@@ -21,13 +21,15 @@ class Launcher:
     """Calls a replacement as the kernel is launched: `kernel[grid](*arguments)`."""
 
     def __init__(self, kernel: Any, replacement: Replacement) -> None:
-        """
+        """Stand in for a kernel.
+
         Args:
             kernel: Triton's, or the plain function where there is no Triton.
             replacement: takes the kernel's arguments by their names.
 
         Raises:
             TypeError: the kernel has a parameter that the replacement does not know.
+
         """
         names = getattr(kernel, "arg_names", None)
         if names is None:
@@ -59,6 +61,8 @@ def rows_of_tokens(cu_num_tokens: torch.Tensor, num_tokens: int) -> torch.Tensor
 
     Args:
         cu_num_tokens: [num_reqs] int32: where each request's tokens end.
+        num_tokens: length of the result.
+
     """
     ends = cu_num_tokens[:-1]
     begins = torch.zeros(num_tokens + 1, dtype=torch.int32, device=ends.device)

@@ -31,6 +31,7 @@ def _spans(
     Returns:
         [num_reqs, 1] int32, how many drafts; [num_reqs, width] bool, whether there
         is one; [num_reqs, width] int32, which one of all (any, where there is none).
+
     """
     counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1))
     counts = counts.to(torch.int32).unsqueeze(1)
@@ -59,11 +60,13 @@ def _write(
 
     Args:
         output: [num_reqs, width + 1], written in place.
-        counts, valid: as of `_spans`.
         accepted: [num_reqs, width] bool.
         tokens: [num_reqs, width]: what is written where it is valid.
         bonus: [num_reqs] or [num_reqs, 1]: what follows if no draft is rejected.
         chosen: [num_reqs] bool: rows that are written, or None for all.
+        counts: [num_reqs], as of `_spans`.
+        valid: [num_reqs, width] bool, as of `_spans`.
+
     """
     width = valid.shape[1]
     rejected = (valid & ~accepted).to(torch.int32)
@@ -103,8 +106,11 @@ def rejection_greedy_sample(
         target_argmax_ptr: [num_tokens] int64.
         bonus_token_ids_ptr: [num_reqs, 1] int32 or int64.
         is_greedy_ptr: [num_reqs] bool: requests of this kind; None: all.
-        uniform_probs_ptr, synthetic_conditional_rates_ptr: [num_tokens] and
-            [max_spec_len]: with SYNTHETIC_MODE a draft is accepted at random.
+        SYNTHETIC_MODE: drafts are accepted at random, at given rates.
+        max_spec_len: the most drafts that a request may have.
+        synthetic_conditional_rates_ptr: [max_spec_len], counts with SYNTHETIC_MODE.
+        uniform_probs_ptr: [num_tokens], counts with SYNTHETIC_MODE.
+
     """
     drafts = draft_token_ids_ptr
     counts, valid, index = _spans(
@@ -150,14 +156,22 @@ def rejection_random_sample(
     """Accept each draft with the probability min(1, target / draft).
 
     Args:
-        output_token_ids_ptr, cu_num_draft_tokens_ptr, draft_token_ids_ptr,
-        bonus_token_ids_ptr: as of `rejection_greedy_sample`.
         draft_probs_ptr: [num_tokens, vocab_size] float32; None where the drafts
             were not drawn (NO_DRAFT_PROBS): each had the probability 1.
         target_probs_ptr: [num_tokens, vocab_size] float32.
         recovered_token_ids_ptr: [num_tokens]: what takes a rejected one's place.
         uniform_probs_ptr: [num_tokens] float64 from 0 to 1.
         is_greedy_ptr: [num_reqs] bool: requests that are left as they are.
+        NO_DRAFT_PROBS: the drafts were not drawn.
+        SYNTHETIC_MODE: drafts are accepted at random, at given rates.
+        bonus_token_ids_ptr: as of `rejection_greedy_sample`.
+        cu_num_draft_tokens_ptr: as of `rejection_greedy_sample`.
+        draft_token_ids_ptr: as of `rejection_greedy_sample`.
+        max_spec_len: the most drafts that a request may have.
+        output_token_ids_ptr: as of `rejection_greedy_sample`.
+        synthetic_conditional_rates_ptr: [max_spec_len], counts with SYNTHETIC_MODE.
+        vocab_size: size of the vocabulary.
+
     """
     drafts = draft_token_ids_ptr
     counts, valid, index = _spans(
@@ -209,6 +223,10 @@ def expand(
         output_ptr: [num_tokens], written in place.
         input_ptr: [num_reqs]; `replace_from` becomes `replace_to`.
         cu_num_tokens_ptr: [num_reqs] int32: where each request's tokens end.
+        MAX_NUM_TOKENS: not needed.
+        replace_from: the value that is replaced.
+        replace_to: what takes its place.
+
     """
     values = torch.where(input_ptr == replace_from, replace_to, input_ptr)
     rows = rows_of_tokens(cu_num_tokens_ptr, output_ptr.shape[0])
@@ -241,7 +259,14 @@ def sample_recovered_tokens(
         draft_probs_ptr: [num_tokens, vocab_size] float32, or None with
             NO_DRAFT_PROBS: then the draft itself is left out.
         target_probs_ptr: [num_tokens, vocab_size] float32.
-        inv_q_ptr, q_ptr: [num_reqs, vocab_size]: 1 / q, or q itself.
+        BLOCK_SIZE: not needed.
+        NO_DRAFT_PROBS: the drafts were not drawn.
+        PADDED_VOCAB_SIZE: not needed.
+        USE_FP64_GUMBEL: not needed.
+        inv_q_ptr: [num_reqs, vocab_size]: 1 / q.
+        q_ptr: [num_reqs, vocab_size]: q itself.
+        vocab_size: size of the vocabulary.
+
     """
     num_tokens = output_token_ids_ptr.shape[0]
     requests = rows_of_tokens(cu_num_draft_tokens_ptr, num_tokens)

@@ -38,6 +38,13 @@ def eagle_step_slot_mapping_metadata(
             `positions_ptr`. A position beyond the model's length becomes 0.
         out_slot_mapping_ptr: [>= batch_size] int64, written; `PAD_ID` for a token
             that is beyond the model's length and after the batch.
+        PAD_ID: slot of what is not written.
+        batch_size: number of requests.
+        block_size: tokens of a block.
+        block_table_stride: not needed.
+        max_model_len: the most tokens of a request.
+        n_blocks_per_req: columns of the block table.
+
     """
     # In int32: division of int64 is left to the device's CPU.
     after = positions_ptr[:batch_size].to(torch.int32) + 1
@@ -71,6 +78,8 @@ def eagle_prepare_inputs_padded(
         query_start_loc_gpu_ptr: [>= num_reqs + 1] int32.
         token_indices_to_sample_ptr: [>= num_reqs] int32, written.
         num_rejected_tokens_gpu_ptr: [>= num_reqs] int32, written.
+        num_reqs: number of requests.
+
     """
     ends = cu_num_draft_tokens_ptr[:num_reqs]
     drafts = torch.diff(ends, prepend=ends.new_zeros(1))
@@ -103,6 +112,12 @@ def eagle_prepare_next_token_padded(
         backup_next_token_ids_ptr: [>= num_reqs]: for requests with no valid token.
         next_token_ids_ptr: [num_reqs], written.
         valid_sampled_tokens_count_ptr: [num_reqs], written.
+        BLOCK_SIZE_TOKENS: not needed.
+        num_reqs: number of requests.
+        num_sampled_tokens_per_req: columns of the sampled tokens.
+        stride_sampled_token_ids: not needed.
+        vocab_size: size of the vocabulary.
+
     """
     tokens = sampled_token_ids_ptr[:num_reqs, :num_sampled_tokens_per_req]
     valid = (tokens != -1) & (tokens < vocab_size)
@@ -144,15 +159,23 @@ def copy_and_expand_eagle_inputs(
         target_token_ids_ptr: [total_input_tokens] int32.
         target_positions_ptr: [total_input_tokens] int64.
         next_token_ids_ptr: [num_reqs] int32: the sampled token of each.
-        out_input_ids_ptr, out_positions_ptr: [>= num_out], written.
-        out_is_rejected_token_mask_ptr, out_is_masked_token_mask_ptr: [>= num_out]
-            bool, written: padding, and tokens of parallel drafting.
         out_new_token_indices_ptr: [num_reqs * num_padding_slots_per_request] int32,
             written: where the sampled token and those of parallel drafting are.
         out_hidden_state_mapping_ptr: [total_input_tokens] int32, written where
             `shift_input_ids`: where each token's hidden state goes.
         query_start_loc_ptr: [num_reqs + 1] int32.
         query_end_loc_ptr: [num_reqs] int32: each request's last valid token.
+        BLOCK_SIZE_TOKENS: not needed.
+        num_padding_slots_per_request: rows that each request has more.
+        out_input_ids_ptr: [>= num_out], written.
+        out_is_masked_token_mask_ptr: [>= num_out] bool, written: parallel drafting.
+        out_is_rejected_token_mask_ptr: [>= num_out] bool, written: padding.
+        out_positions_ptr: [>= num_out], written.
+        padding_token_id: token in the place of rejected ones.
+        parallel_drafting_token_id: token of parallel drafting.
+        shift_input_ids: the first token of each request goes.
+        total_input_tokens: rows before.
+
     """
     device = query_end_loc_ptr.device
     num_reqs = query_end_loc_ptr.shape[0]

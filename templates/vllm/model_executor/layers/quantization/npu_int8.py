@@ -26,6 +26,7 @@ def int8_weight(weight: torch.Tensor) -> torch.Tensor:
 
     Returns:
         [inputs, outputs], contiguous; in FRACTAL_NZ if VLLM_NPU_WEIGHT_NZ is set.
+
     """
     weight = weight.t().contiguous()
     if envs.VLLM_NPU_WEIGHT_NZ:
@@ -42,6 +43,7 @@ def output_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     Args:
         scale: [outputs] float32: of the weights, times the scale of the input.
         dtype: of the result.
+
     """
     if dtype is torch.float16:
         return torch_npu.npu_trans_quant_param(scale)
@@ -64,6 +66,7 @@ def dynamic_linear(
 
     Returns:
         [..., outputs] of the dtype of x.
+
     """
     quantized, token_scale = torch_npu.npu_dynamic_quant(x.reshape(-1, x.shape[-1]))
     out = torch_npu.npu_quant_matmul(
@@ -99,6 +102,7 @@ def static_linear(
 
     Returns:
         [..., outputs] of the dtype of x.
+
     """
     quantized = torch_npu.npu_quantize(
         x.reshape(-1, x.shape[-1]),

@@ -66,6 +66,7 @@ class AscendConfig(QuantizationConfig):
 
     Args:
         description: how each tensor is quantized, by the names of the checkpoint.
+
     """
 
     def __init__(self, description: dict[str, Any]) -> None:
@@ -115,6 +116,7 @@ class AscendConfig(QuantizationConfig):
         Raises:
             ValueError: The file does not say it, or the parts of a layer that is
                 computed at once differ.
+
         """
         parent, dot, name = prefix.rpartition(".")
         parts = self.packed_modules_mapping.get(name, [name])
@@ -126,6 +128,7 @@ class AscendConfig(QuantizationConfig):
         Raises:
             ValueError: The file does not say it, or they differ, or are of what no
                 experts are.
+
         """
         start = f"{prefix.removesuffix('.routed_experts')}."
         names = [
@@ -159,6 +162,7 @@ class AscendLinearMethod(LinearMethodBase):
 
     Args:
         kind: STATIC or DYNAMIC.
+
     """
 
     def __init__(self, kind: str) -> None:
@@ -325,6 +329,7 @@ def _only_one(values: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ValueError: They differ.
+
     """
     if (values != values[:1]).any():
         raise ValueError(

@@ -815,6 +815,7 @@ def write_cache(
         key_cache: [num_blocks, block_size, num_kv_heads, size]
         value_cache: as `key_cache`, of the size of values.
         slot_mapping: [num_tokens], block * block_size + offset.
+
     """
     # Those of the builder are int32: nothing is copied.
     slots = slot_mapping.to(torch.int32)
@@ -949,7 +950,7 @@ class AscendAttentionImpl(AttentionImpl):
         """Write the batch's keys and values to the cache, then attend.
 
         Args:
-            layer: not needed.
+            layer: the attention layer.
             query: [num_tokens, num_heads, head_size]
             key: [num_tokens, num_kv_heads, head_size]; None or of no interest if
                 the layer reads the cache of another one.

@@ -26,7 +26,7 @@ import torch
 import torch_npu
 
 from vllm.compilation.npu_graph import NPUGraph
-from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 from vllm.platforms.npu_config import LATENT_SIZES, MAX_LATENT_HEADS
 from vllm.utils.torch_utils import weak_ref_tensor
@@ -44,6 +44,11 @@ from vllm.v1.attention.backends.ascend_attn import (
     write_cache,
 )
 
+# npu-migrate: when mla_layers_part_the_batch
+# npu-migrate: otherwise
+from vllm.config import get_current_vllm_config
+
+# npu-migrate: end
 # npu-migrate: when graphs_hold_single_token_decodes
 from vllm.v1.attention.backend import AttentionCGSupport
 
@@ -65,6 +70,7 @@ def latent_refusal(dtype: torch.dtype, num_heads: int, sizes: dict[str, int]):
         dtype: of queries and cache.
         num_heads: query heads of this rank.
         sizes: by the names of `LATENT_SIZES`.
+
     """
     for name, size in LATENT_SIZES.items():
         if sizes[name] != size:
@@ -283,8 +289,11 @@ def _context_chunk(
     """Make a chunk of pieces.
 
     Args:
-        starts, ends: of the requests' rows in the prefill.
         block_table: [requests, max_blocks] int32, on the device.
+        ends: rows behind the last ones of the requests in the prefill.
+        pieces: what each request has in the chunk.
+        starts: first rows of the requests in the prefill.
+
     """
     device = block_table.device
     rows: list[torch.Tensor] = []
@@ -321,7 +330,9 @@ def merge_states(
         out: [tokens, heads, size]
         lse: [tokens, heads, 1], the log of the sum of exponentials. The operator
             gives +inf where a query saw no key, whose output is no value then.
-        more, more_lse: the same of the other set.
+        more: as `out`, of the other set.
+        more_lse: as `lse`, of the other set.
+
     """
     lse = torch.where(lse == torch.inf, -torch.inf, lse)
     more_lse = torch.where(more_lse == torch.inf, -torch.inf, more_lse)
@@ -452,6 +463,12 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
             k_c_normed: [num_tokens, kv_lora_rank]
             k_pe: [num_tokens, 1, qk_rope_head_dim]
             output: [num_tokens, num_heads * v_head_dim], written in place.
+            attn_metadata: of the batch.
+            kv_cache: the cache of latents, written in place.
+            layer: the attention layer.
+            output_block_scale: as `output_scale`.
+            output_scale: of a quantized output, which is refused.
+
         """
         assert output is not None, "the caller provides the output buffer"
         if output_scale is not None or output_block_scale is not None:
@@ -510,6 +527,11 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
         Args:
             kv_c_normed: [num_tokens, kv_lora_rank]
             k_pe: [num_tokens, 1, qk_rope_head_dim]
+            k_scale: not needed: nothing is quantized.
+            kv_cache: the cache of latents, written in place.
+            kv_cache_dtype: not needed: nothing is quantized.
+            slot_mapping: not needed.
+
         """
         attn_metadata = self._metadata_of_step()
         if attn_metadata is None:
@@ -563,6 +585,11 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
             kv_c_normed: [num_tokens, kv_lora_rank], as k_pe of the same tokens.
             k_pe: [num_tokens, 1, qk_rope_head_dim]
             output: [num_tokens, num_heads * v_head_dim], written in place.
+            attn_metadata: of the batch.
+            k_scale: not needed: nothing is quantized.
+            kv_c_and_k_pe_cache: the cache of latents.
+            output_scale: of a quantized output, which is refused.
+
         """
         assert output_scale is None, "NPU attention does not quantize its output"
         q_nope, q_pe = q.split([self.qk_nope_head_dim, self.qk_rope_head_dim], dim=-1)
@@ -616,6 +643,9 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
         Args:
             latents: [keys, kv_lora_rank]
             k_pe: [keys, 1, qk_rope_head_dim]
+            cum_query_lens: where each request's query rows end.
+            cum_seq_lens: where each request's keys end.
+
         """
         kv = self.kv_b_proj(latents)[0].view(
             -1, self.num_heads, self.qk_nope_head_dim + self.v_head_dim
@@ -645,9 +675,13 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
         Args:
             q: [num_decodes, num_heads, kv_lora_rank] and
                 [num_decodes, num_heads, qk_rope_head_dim].
+            attn_metadata: of the batch.
+            kv_c_and_k_pe_cache: the cache of latents.
+            layer: the attention layer.
 
         Returns:
             [num_decodes, num_heads, kv_lora_rank], and no log-sum-exp.
+
         """
         num_decodes = attn_metadata.num_decodes
         latent, rope = kv_c_and_k_pe_cache
