@@ -518,10 +518,10 @@ class _Editor(cst.CSTTransformer):
                     raise EditError("two rules replace the same node")
                 self._replace[id(edit.node)] = edit
             else:
-                new = statements(edit.code, module)
+                code = edit.code
                 if style is not None:
-                    depth = self._depth(edit.node)
-                    new = [fitted(statement, depth, style) for statement in new]
+                    code = fitted(code, self._depth(edit.node), style)
+                new = statements(code, module)
                 new = [_with_blank_lines(new[0], edit.blank_lines), *new[1:]]
                 self._insert.setdefault(id(edit.node), []).append((edit, new))
         self.pending = set(self._replace) | set(self._insert)

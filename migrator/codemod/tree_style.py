@@ -19,6 +19,7 @@ import libcst as cst
 
 from migrator.codemod import line_breaks
 from migrator.codemod.documents import STEP
+from migrator.codemod.rule import statements
 from migrator.files.tree import Tree
 
 RUFF_WIDTH = 88
@@ -53,17 +54,20 @@ def is_regular(module: cst.Module) -> bool:
     return module.default_indent == " " * STEP
 
 
-def fitted(statement: cst.BaseStatement, depth: int, style: Style) -> cst.BaseStatement:
+@lru_cache(maxsize=1024)
+def fitted(code: str, depth: int, style: Style) -> str:
     """Statements that are put in, and all below them, over lines as a tree's formatter would.
 
+    Rules put the same statements into many files; to lay them out takes longer than to parse them.
+
     Args:
-        statement: the statement.
-        depth: in how many blocks it will stand.
+        code: the statements' source, at indentation zero.
+        depth: in how many blocks they will stand.
         style: of the tree.
     """
-    fitted = statement.visit(_Fitter(depth, style))
-    assert isinstance(fitted, cst.BaseStatement)
-    return fitted
+    fitted = [node.visit(_Fitter(depth, style)) for node in statements(code, cst.Module([]))]
+    lines = (cst.SimpleStatementLine, cst.BaseCompoundStatement)
+    return cst.Module([node for node in fitted if isinstance(node, lines)]).code
 
 
 class _Fitter(cst.CSTTransformer):
