@@ -35,7 +35,7 @@ OLD_BRANCH, NEW_BRANCH = "feat/ascend-npu-adapt-v0.11.0", "feat/ascend-npu-adapt
 
 
 @pytest.fixture
-def run(run_cli: RunCli) -> RunCli:
+def run(run_cli: RunCli, kept_results: None) -> RunCli:
     """The command line, with git kept to itself."""
 
     def command(*arguments: str | Path, **more: Any) -> Outcome:
