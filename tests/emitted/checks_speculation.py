@@ -156,3 +156,17 @@ def check_launch_goes_by_the_kernels_own_order() -> None:
         9, output, torch.tensor([1.0, 2.0, 0.0]), ends, 0, MAX_NUM_TOKENS=8, num_warps=1
     )
     assert output.tolist() == [1.0, 9.0, 9.0]
+
+
+def check_drafts_may_be_a_column() -> None:
+    drafts = torch.tensor([1, 0, 2], dtype=torch.int32)
+    ends = torch.tensor([2, 3], dtype=torch.int32)
+    target = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.2, 0.3, 0.5]])
+    found = []
+    for shape in ((3,), (3, 1)):
+        output = torch.full(shape, -1, dtype=torch.int32)
+        SAMPLER.sample_recovered_tokens(
+            output, ends, drafts.view(shape), None, target, torch.ones(2, 3), 3, NO_DRAFT_PROBS=True
+        )
+        found.append(output.flatten().tolist())
+    assert found == [[0, 2, 1]] * 2

@@ -253,9 +253,9 @@ def sample_recovered_tokens(
     sample of the distribution.
 
     Args:
-        output_token_ids_ptr: [num_tokens], written in place.
+        output_token_ids_ptr: [num_tokens] or [num_tokens, 1], written in place.
         cu_num_draft_tokens_ptr: [num_reqs] int32: where each request's drafts end.
-        draft_token_ids_ptr: [num_tokens] int32; -1 pads.
+        draft_token_ids_ptr: as the output, int32; -1 pads.
         draft_probs_ptr: [num_tokens, vocab_size] float32, or None with
             NO_DRAFT_PROBS: then the draft itself is left out.
         target_probs_ptr: [num_tokens, vocab_size] float32.
@@ -268,13 +268,14 @@ def sample_recovered_tokens(
         vocab_size: size of the vocabulary.
 
     """
-    num_tokens = output_token_ids_ptr.shape[0]
+    output = output_token_ids_ptr.view(-1)
+    num_tokens = output.shape[0]
     requests = rows_of_tokens(cu_num_draft_tokens_ptr, num_tokens)
     for start in range(0, num_tokens, ROWS):
         rows = slice(start, start + ROWS)
         target = target_probs_ptr[rows]
         if NO_DRAFT_PROBS:
-            drafts = draft_token_ids_ptr[rows].long().unsqueeze(1)
+            drafts = draft_token_ids_ptr[rows].long().view(-1, 1)
             at_draft = drafts.clamp(min=0)
             # Padding leaves nothing out.
             kept = torch.where(drafts < 0, target.gather(1, at_draft), 0.0)
@@ -287,7 +288,7 @@ def sample_recovered_tokens(
         else:
             assert q_ptr is not None
             scores = scores / q_ptr.index_select(0, requests[rows])
-        output_token_ids_ptr[rows] = scores.argmax(-1).to(output_token_ids_ptr.dtype)
+        output[rows] = scores.argmax(-1).to(output.dtype)
 
 
 REPLACEMENTS: dict[str, Replacement] = {
