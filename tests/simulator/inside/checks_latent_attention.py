@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import types
 from collections.abc import Sequence
@@ -287,6 +288,21 @@ def check_layers_that_no_operator_takes_are_refused_when_they_are_made() -> None
         with machine(cann=cann):
             found = refusal_of(partial(layer, heads, weight, **other))
         assert message in found, (heads, other, found)
+
+
+def check_methods_take_what_those_of_the_release_take() -> None:
+    base = M.AscendMLAImpl.__mro__[1]
+    names = ("forward", "forward_mha", "forward_mqa", "do_kv_cache_update")
+    wanted = {
+        name: list(inspect.signature(f).parameters) for name in names if (f := vars(base).get(name))
+    }
+    assert wanted
+    for name, parameters in wanted.items():
+        ours = list(inspect.signature(getattr(M.AscendMLAImpl, name)).parameters)
+        assert len(ours) >= len(parameters), (name, parameters)
+        if name != "forward":
+            # Some releases hand them over by name.
+            assert ours[: len(parameters)] == parameters, name
 
 
 def check_the_backend_answers_for_latent_attention_alone() -> None:

@@ -518,6 +518,7 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
         slot_mapping: torch.Tensor,
         kv_cache_dtype: str,
         k_scale: torch.Tensor,
+        skip_scale: bool = False,
     ) -> None:
         """Write the batch's latents to the cache.
 
