@@ -26,7 +26,7 @@ def reasons(
     """What is said of a DeepSeek, of whose configuration these parts are other."""
     config = {**TABLE.LATENT_SIZES, **(text or {})}
     given = {path: taken[0] for path, taken in TABLE.LATENT_TAKEN.items()} | dict(change or {})
-    parts: dict[str, Any] = {"model_config": {}, "parallel_config": {}}
+    parts: dict[str, Any] = {"model_config": {"enforce_eager": True}, "parallel_config": {}}
     for path, value in given.items():
         first, _, name = path.partition(".")
         if name:
@@ -78,6 +78,23 @@ def test_a_model_that_was_not_compared_is_refused_by_name() -> None:
 def test_an_indexer_is_refused_with_plain_attention_too(latent: bool) -> None:
     (reason,) = reasons({"model_config.use_mla": latent}, text={"index_topk": 2048})
     assert reason.startswith("sparse attention, whose tokens an indexer chooses")
+
+
+@pytest.mark.parametrize(
+    ("eager", "mode", "taken"),
+    [
+        (True, "PIECEWISE", True),
+        (False, "FULL_DECODE_ONLY", True),
+        (False, "PIECEWISE", False),
+        (False, "FULL_AND_PIECEWISE", False),
+    ],
+)
+def test_graphs_hold_decode_steps_or_there_are_none(eager: bool, mode: str, taken: bool) -> None:
+    graphs = SimpleNamespace(cudagraph_mode=SimpleNamespace(name=mode))
+    found = reasons({"model_config.enforce_eager": eager, "compilation_config": graphs})
+    assert [reason[:57] for reason in found] == [
+        "latent attention was not compared with graphs in pieces. "
+    ] * (not taken)
 
 
 @pytest.mark.parametrize("path", list(TABLE.LATENT_TAKEN))

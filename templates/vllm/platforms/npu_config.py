@@ -42,11 +42,9 @@ MAX_LATENT_HEADS = 128
 
 LATENT_TAKEN: dict[str, tuple[Any, ...]] = {
     "lora_config": (None,),
-    "model_config.enforce_eager": (True,),
     "model_config.quantization": (None,),
     "parallel_config.data_parallel_size": (1,),
     "parallel_config.pipeline_parallel_size": (1,),
-    "parallel_config.tensor_parallel_size": (1,),
     "speculative_config": (None,),
 }
 """Options of which latent attention was compared with these values alone."""
@@ -366,6 +364,13 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         yield (
             f"latent attention takes {MAX_LATENT_HEADS} heads on a rank, not {heads}. "
             f"{hint}, or a larger --tensor-parallel-size"
+        )
+    mode = _lookup(vllm_config, "compilation_config.cudagraph_mode")
+    full = getattr(mode, "name", None) == "FULL_DECODE_ONLY"
+    if not model_config.enforce_eager and not full:
+        yield (
+            "latent attention was not compared with graphs in pieces. Set "
+            "--enforce-eager or cudagraph_mode FULL_DECODE_ONLY"
         )
     for path, taken in LATENT_TAKEN.items():
         value = _lookup(vllm_config, path)

@@ -531,6 +531,7 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
             k_scale: not needed: nothing is quantized.
             kv_cache: the cache of latents, written in place.
             kv_cache_dtype: not needed: nothing is quantized.
+            skip_scale: not needed: nothing is quantized.
             slot_mapping: not needed.
 
         """
