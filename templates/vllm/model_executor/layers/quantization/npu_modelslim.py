@@ -280,7 +280,7 @@ class AscendExpertsMethod(UnquantizedFusedMoEMethod):
             torch.int8,
             **extra_weight_attrs,
         )
-        if hasattr(layer, "w13_bias"):
+        if getattr(layer, "w13_bias", None) is not None:
             raise ValueError("NPU: int8 experts with a bias are not supported.")
         # What the product of the results' dtype takes.
         half = params_dtype is torch.bfloat16
