@@ -196,7 +196,7 @@ TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "model_config.quantization_config": (
         (None, {}),
-        "no quantization has kernels for NPUs here",
+        "no weights are quantized while they are loaded",
     ),
     "model_config.return_sampling_mask": ((False,), "its sampler is in Triton"),
     "model_config.use_fp64_gumbel": ((False,), "an NPU has no float64"),
