@@ -44,6 +44,7 @@ FAMILIES = {
     "NPU23": "Mixture of experts",
     "NPU24": "Speculative decoding",
     "NPU25": "Quantisation",
+    "NPU26": "Model runner V2",
     "NPU30": "Files that are added",
     "NPU31": "Added files of quantisation",
     "NPU40": "Installation and configuration",

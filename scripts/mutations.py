@@ -51,6 +51,9 @@ GENERAL: tuple[Pair, ...] = (("llama", "eager"), ("llama", "tp2"), ("llama", "gr
 """Runs that any rule may fail, cheap ones first."""
 _MOE: tuple[Pair, ...] = (("mixtral", "eager"), ("qwen3-moe", "eager"))
 FIRST: dict[str, tuple[Pair, ...]] = {
+    "NPU260": (("llama", "v2"),),
+    "NPU261": (("llama", "v2"),),
+    "NPU262": (("llama", "v2-full-graph"),),
     "NPU121": (("gpt2", "eager"),),
     "NPU122": (("gemma", "eager"),),
     "NPU124": (("gemma", "eager"),),

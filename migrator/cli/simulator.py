@@ -65,6 +65,11 @@ def install(env: Path | None) -> None:
 @click.option("--memory", metavar="BYTES", help="Memory of each NPU, such as 8GiB [default: 4GiB].")
 @click.option("--soc", metavar="NAME", help="Chip, such as Ascend910B4 [default: Ascend910B1].")
 @click.option("--without-nnal", is_flag=True, help="A machine on which NNAL is not installed.")
+@click.option(
+    "--with-triton",
+    is_flag=True,
+    help="A machine on which Triton has an NPU: the environment's Triton, interpreted.",
+)
 @click.argument("program", nargs=-1, type=click.UNPROCESSED)
 @common.command
 def run(
@@ -73,6 +78,7 @@ def run(
     memory: str | None,
     soc: str | None,
     without_nnal: bool,
+    with_triton: bool,
     program: tuple[str, ...],
 ) -> None:
     """Run PROGRAM and its child processes on simulated NPUs: run -- python script.py ARGS.
@@ -83,7 +89,7 @@ def run(
 
     try:
         size = runner.parse_memory(memory) if memory else None
-        machine = runner.Machine(devices, size, soc, nnal=not without_nnal)
+        machine = runner.Machine(devices, size, soc, nnal=not without_nnal, triton=with_triton)
     except ValueError as error:
         raise common.UserError(str(error)) from error
     if not program:

@@ -153,6 +153,13 @@ def stages_share_sampled_tokens(tree: Tree) -> bool:
     return _defined(tree, home, "GPUModelRunner._pp_broadcast_prev_sampled_token_ids")
 
 
+def has_model_runner_v2(tree: Tree) -> bool:
+    """A property of the configuration chooses the model runner V2, whose buffers can be copies."""
+    return _defined(tree, ("vllm/config/vllm.py",), "VllmConfig.use_v2_model_runner") and _defined(
+        tree, ("vllm/v1/worker/gpu/buffer_utils.py",), "NonUvaBuffer"
+    )
+
+
 def runner_marks_padding(tree: Tree) -> bool:
     """The model runner tells routers which tokens are padding (`_prepare_padding_mask`)."""
     home = ("vllm/v1/worker/gpu_model_runner.py",)
@@ -249,6 +256,7 @@ PROBES: dict[str, Probe] = {
         config_recomputes_capture_sizes,
         all2all_has_allgather_reducescatter,
         stages_share_sampled_tokens,
+        has_model_runner_v2,
         runner_marks_padding,
         runner_keeps_prompt_logprobs,
         runner_asks_by_cache_dtype,

@@ -73,7 +73,6 @@ _AREAS = (
     (r"vllm/third_party/|vllm/vllm_flash_attn/", "a CUDA package that vLLM brings along"),
     (r"vllm/device_allocator/", "sleep mode; the NPU platform has none"),
     (r"vllm/_(?:aiter|xpu|ipex)_ops\.py|vllm/kernels/\w*(?:aiter|xpu)\w*\.py", "another platform"),
-    (r"vllm/v1/worker/gpu/model_runner\.py", "the V2 model runner; NPU218 keeps to the V1 runner"),
     (r"vllm/kernels/(?:vllm_c|aiter_ops|oink_ops|xpu_ops|triton)\b", "another provider's kernels"),
 )
 """(Regular expression over paths, why an NPU never comes there.)"""

@@ -25,6 +25,9 @@ DEVICE_MODULE = "device_module"
 DEVICE_GRAPH = "device_graph"
 """Need, beside `DEVICE_MODULE`, of a change whose code calls `device_graph()`."""
 
+REPLAY_CONTEXT = "replay_context"
+"""Need, beside `DEVICE_MODULE`, of a change whose code calls `replay_context()`."""
+
 
 class DeviceModuleImport(Rule):
     """Import `device_module` where a rewritten `torch.cuda` call needs it.
@@ -58,6 +61,8 @@ class DeviceModuleImport(Rule):
         names = [DEVICE_MODULE]
         if DEVICE_GRAPH in file.needs:
             names.insert(0, DEVICE_GRAPH)
+        if REPLAY_CONTEXT in file.needs:
+            names.append(REPLAY_CONTEXT)
         own, first, relative, last = None, None, None, None
         for statement in file.kept.body:
             if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):

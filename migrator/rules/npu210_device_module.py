@@ -22,6 +22,7 @@ from migrator.codemod.rule import (
     migrated,
 )
 from migrator.files.tree import Tree
+from migrator.rules._runner_v2 import CAPTURE_SITE
 from migrator.rules.npu200_device_module_import import DEVICE_GRAPH, DEVICE_MODULE
 
 NAMES = frozenset(
@@ -51,6 +52,7 @@ NAMES = frozenset(
 """Names of `torch.cuda` that `torch.npu` has with the same meaning and parameters."""
 
 _RUNNER = "vllm/v1/worker/gpu_model_runner.py"
+_RUNNER_V2 = "vllm/v1/worker/gpu/**/*.py"
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _STATE = "vllm/distributed/parallel_state.py"
 _GRAPH = "vllm/compilation/cuda_graph.py"
@@ -76,11 +78,11 @@ class DeviceModule(Rule):
     Rewrites `torch.cuda.Event(...)`, `torch.cuda.Stream(...)`, `torch.cuda.synchronize()` and the
     other names that `torch.npu` has as well to `device_module().…`, and `torch.cuda.CUDAGraph()` to
     `device_graph()`. Only in the files that the NPU worker and model runner inherit from or call:
-    GPU worker, GPU model runner, process groups, graph capture, memory measurement. Annotations
-    stay. `torch.cuda` is what the imports say: `import torch.cuda as tc`, `from torch import cuda`,
-    `from torch.cuda import Stream` and `import torch as th` are seen through, and a parameter or
-    variable of such a name is not. What is taken by a string, or may be something else, is left
-    for a person.
+    GPU worker, GPU model runners V1 and V2, process groups, graph capture, memory measurement.
+    Annotations stay. `torch.cuda` is what the imports say: `import torch.cuda as tc`, `from torch
+    import cuda`, `from torch.cuda import Stream` and `import torch as th` are seen through, and a
+    parameter or variable of such a name is not. What is taken by a string, or may be something
+    else, is left for a person.
 
     ## Why
     These calls are unconditional there, and on an NPU they would open a CUDA device. Replacing the
@@ -101,13 +103,14 @@ class DeviceModule(Rule):
 
     code = "NPU210"
     safety = Safety.EQUIVALENT
-    paths = (_RUNNER, _WORKER, _STATE, _GRAPH, _MEMORY, _UTILS)
+    paths = (_RUNNER, _WORKER, _STATE, _GRAPH, _MEMORY, _UTILS, _RUNNER_V2)
     triggers = (r"\bcuda\b", r"device_module\(\)")
     reads = (r"\btorch\b(?!\.)",)  # what may bind the name
     sites = (
         Site("GPUModelRunner", (_RUNNER,)),
         Site("GroupCoordinator.graph_capture", (_STATE,)),
         Site("graph_capture", (_STATE,)),
+        CAPTURE_SITE,
         Site(
             "CUDAGraphWrapper.__call__",
             (_GRAPH,),

@@ -28,13 +28,16 @@ class Machine:
     """The simulated machine: `devices` of `memory` bytes each, all of chip `soc`.
 
     None leaves what the environment says (ASCEND_SIM_DEVICES and so on) or the default: one
-    device of 4 GiB, Ascend910B1. Without `nnal` its library, libatb.so, is not to be found.
+    device of 4 GiB, Ascend910B1. Without `nnal` its library, libatb.so, is not to be found. With
+    `triton` the environment's Triton sees an NPU and its interpreter runs the kernels, as if
+    triton-ascend were installed.
     """
 
     devices: int | None = None
     memory: int | None = None
     soc: str | None = None
     nnal: bool = True
+    triton: bool = False
 
 
 def parse_memory(text: str) -> int:
@@ -82,6 +85,8 @@ def variables(
     prepend("PYTHONPATH", str(RUNTIME))
     prepend("PATH", str(build.environment.python.parent))
     env["ASCEND_SIM"] = str(build.directory)
+    if machine.triton:
+        env["ASCEND_SIM_TRITON"] = "1"
     env.setdefault("ASCEND_SIM_MACHINE", f"run{os.getpid()}-{secrets.token_hex(4)}")
     # More threads than cores make small CPU kernels a hundred times slower.
     env.setdefault("OMP_NUM_THREADS", "1")

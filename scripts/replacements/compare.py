@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-not-found]
+import triton
 
 Arguments = dict[str, Any]
 Batch = tuple[tuple[int, ...], Arguments]

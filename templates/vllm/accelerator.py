@@ -6,9 +6,16 @@ A leaf module: it imports nothing of vLLM at import time, so that `vllm.utils`
 and `vllm.platforms` can both use it.
 """
 
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
 
 def device_module() -> ModuleType:
@@ -32,3 +39,21 @@ def device_graph():
     from vllm.compilation.npu_graph import NPUGraph
 
     return NPUGraph()
+
+
+def replay_context(
+    attn_metadata: dict[str, Any] | None, vllm_config: VllmConfig
+) -> AbstractContextManager[None]:
+    """Where a captured step of this device is replayed.
+
+    Attention of an NPU has its context lengths from the host: a graph takes the
+    new ones from the forward context. Graphs of other devices need none.
+
+    Args:
+        attn_metadata: of the batch, layer name to what its backend has built.
+    """
+    if device_module() is torch.cuda:
+        return nullcontext()
+    from vllm.forward_context import set_forward_context
+
+    return set_forward_context(attn_metadata, vllm_config)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -164,3 +165,82 @@ def test_images_whose_tokens_see_each_other(
     # A release that tells which tokens they are serves them.
     model.is_mm_prefix_lm = True
     assert npu_config.image_reason(model) is None
+
+
+class WithRunnerV2(Config):
+    """The same of an engine that has model runner V2."""
+
+    use_v2_model_runner = True
+
+
+def model(**more: Any) -> SimpleNamespace:
+    """A plain decoder, as far as V2 is asked about it."""
+    return SimpleNamespace(is_multimodal_model=False, use_mla=False, **more)
+
+
+@pytest.fixture(params=[True])
+def triton(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vLLM that has Triton or, by its parameter, not."""
+    utils = ModuleType("vllm.triton_utils")
+    vars(utils)["HAS_TRITON"] = request.param
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.triton_utils", utils)
+
+
+def of_v2(npu_config: ModuleType, **parts: Any) -> list[str]:
+    config = WithRunnerV2(**parts)
+    table = npu_config.TAKEN_WITH_V2
+    return [*npu_config._runner_v2_reasons(config), *npu_config._untaken(config, table, " by V2")]
+
+
+def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None:
+    parallel = SimpleNamespace(data_parallel_size=1, distributed_executor_backend="mp")
+    plain = model(runner_type="generate", logprobs_mode="raw_logprobs", logits_processors=None)
+    assert of_v2(npu_config, model_config=plain, parallel_config=parallel) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"model_config": model(runner_type="pooling")}, "runner_type='pooling'"),
+        ({"model_config": model(logprobs_mode="raw_logits")}, "logprobs_mode='raw_logits'"),
+        ({"model_config": model(enable_prompt_embeds=True)}, "enable_prompt_embeds=True"),
+        ({"model_config": model(logits_processors=["mine"])}, "logits_processors=['mine']"),
+        (
+            {"parallel_config": SimpleNamespace(distributed_executor_backend="ray")},
+            "distributed_executor_backend='ray'",
+        ),
+        ({"parallel_config": SimpleNamespace(data_parallel_size=2)}, "data_parallel_size=2"),
+        (
+            {"parallel_config": SimpleNamespace(enable_expert_parallel=True)},
+            "enable_expert_parallel=True",
+        ),
+        ({"speculative_config": object()}, "speculative_config"),
+        ({"model_config": SimpleNamespace(is_multimodal_model=True, use_mla=False)}, "images"),
+        (
+            {"model_config": SimpleNamespace(is_multimodal_model=False, use_mla=True)},
+            "latent attention",
+        ),
+    ],
+)
+def test_what_was_not_tried_with_runner_v2_is_refused_by_name(
+    npu_config: ModuleType, triton: None, parts: dict[str, Any], name: str
+) -> None:
+    (reason,) = of_v2(npu_config, **parts)
+    assert reason.startswith(name)
+    assert "VLLM_USE_V2_MODEL_RUNNER=0" in reason
+
+
+@pytest.mark.parametrize("triton", [False], indirect=True)
+def test_runner_v2_needs_a_triton_that_has_an_npu(npu_config: ModuleType, triton: None) -> None:
+    (reason,) = of_v2(npu_config)
+    assert reason.startswith("model runner V2 is made of Triton kernels")
+
+
+def test_the_reasons_of_runner_v2_are_asked_of_it_alone(
+    npu_config: ModuleType, triton: None
+) -> None:
+    parts: dict[str, Any] = {"speculative_config": object()}
+    with_v1 = list(npu_config._reasons(Config(**parts)))
+    with_v2 = list(npu_config._reasons(WithRunnerV2(**parts)))
+    assert [r for r in with_v2 if r not in with_v1] == of_v2(npu_config, **parts)

@@ -27,6 +27,7 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     ("NPU101", "batched_rotary_embedding", ">=0.11.0"): ("forward_cuda",),
     ("NPU110", "apply_repetition_penalties", "<0.10.1"): ("is_cuda",),
     ("NPU210", "CUDAGraphWrapper.__call__", "<0.10.1"): ("CUDAGraph", "CUDAPiecewiseBackend"),
+    ("NPU210", "CudaGraphManager.capture", "<0.18"): ("GPUModelRunner", "CudaGraphManager"),
     ("NPU218", "VllmConfig.use_v2_model_runner", "<0.22"): (
         "VLLM_USE_V2_MODEL_RUNNER",
         "GPUModelRunner",
@@ -68,6 +69,9 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         "token_offests",
         "prepare_eagle_input_kernel",
     ),
+    ("NPU260", "NonUvaBuffer.__init__", "<0.30"): ("GPUModelRunner", "UvaBuffer"),
+    ("NPU261", "allocate_kv_cache", "<0.29"): ("get_kv_cache_shape",),
+    ("NPU262", "GPUModelRunner.execute_model", "<0.17"): ("GPUModelRunner", "cudagraph_manager"),
 }
 """Names that a tree has in the place of a site; with another name for each it has no witness."""
 

@@ -432,14 +432,14 @@ def structure_missed(r: FakeRunner) -> None:
         (bad_exit, "exit code 1"),
         (wrong_kernel, "_custom_ops.rms_norm on NPU tensors: 0.5"),
         (unknown_name, "npu is not among the configuration's devices: cuda, cpu"),
-        (gpu_runner, "the model runner is ['GPUModelRunner'], not the NPU's"),
+        (gpu_runner, "the model runner is ['GPUModelRunner'], not NPUModelRunner"),
         (refused_name, "DeviceConfig(device='npu') gives ValidationError: 1 error"),
         (silent_report, "vllm collect-env reports no NPU"),
         (wrong_backend, "process groups have the backend gloo by default, not hccl"),
         (wrong_guard, "_custom_ops.apply_repetition_penalties under transfer_to_npu: Attribute"),
         (wrong_penalties, "_custom_ops.apply_repetition_penalties under transfer_to_npu: 0.25"),
         (deaf_stream, "vLLM's current_stream() does not follow torch.npu.stream()"),
-        (other_runner, "the model runner V2, made of Triton kernels, is taken"),
+        (other_runner, "the model runner V2 is taken unasked"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -1324,6 +1324,9 @@ def refuse(
     machines = []
     asked, _ = refusing.possible(emitted)
 
+    def machine_of(case: refusal_cases.Case) -> tuple[str, bool, bool]:
+        return case.soc, case.nnal, case.triton
+
     def runner(
         command: Sequence[str], variables: dict[str, str], folder: Path, log: Path, timeout: float
     ) -> process.Finished:
@@ -1331,9 +1334,9 @@ def refuse(
         job = json.loads(Path(command[-1]).read_text(encoding="utf-8"))
         soc = command[command.index("--soc") + 1] if "--soc" in command else ""
         nnal = "--without-nnal" not in command
-        machines.append((soc, nnal))
+        machines.append((soc, nnal, "--with-triton" in command))
         names = [case["name"] for case in job["cases"]]
-        assert names == [case.name for case in asked if (case.soc, case.nnal) == (soc, nnal)]
+        assert names == [case.name for case in asked if machine_of(case) == machines[-1]]
         said = {name: errors[name] for name in ("front end", *names) if name in errors}
         Path(job["out"]).write_text(json.dumps(said), encoding="utf-8")
         log.write_text("the end\n")
@@ -1347,7 +1350,7 @@ def refuse(
         work=tmp_path / "work",
     )
     (run,) = simulate.refusals(options, runner=runner).runs
-    assert machines == [("", True), ("", False), ("Ascend310P3", True)]
+    assert machines == [("", True, False), ("", False, False), ("Ascend310P3", True, False)]
     return run, seen
 
 
@@ -1409,3 +1412,22 @@ def test_what_a_release_cannot_have_is_not_asked(emitted: Path) -> None:
 def test_cases_have_names_of_their_own() -> None:
     names = [case.name for case in refusal_cases.CASES]
     assert len(names) == len(set(names))
+
+
+# -- model runner V2
+
+
+def test_runner_v2_is_asked_for_where_triton_has_an_npu(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.record["runners"] = ["GPUModelRunner V2"]
+    (outcome,) = run(runner, "v2").runs
+    assert not [text for text in outcome.problems if "model runner" in text]
+    assert runner.variables[-1]["VLLM_USE_V2_MODEL_RUNNER"] == "1"
+    assert "--with-triton" in runner.commands[-1]
+
+
+def test_another_runner_than_v2_is_said(run: Simulate) -> None:
+    runner = FakeRunner()
+    runner.record["runners"] = ["NPUModelRunner"]
+    (outcome,) = run(runner, "v2").runs
+    assert "the model runner is ['NPUModelRunner'], not GPUModelRunner V2" in outcome.problems

@@ -81,6 +81,7 @@ class Launcher:
         program: Sequence[str],
         *,
         nnal: bool = True,
+        triton: bool = False,
         soc: str = "",
     ) -> list[str]:
         """The command line of a Python program on a machine with such devices."""
@@ -89,6 +90,8 @@ class Launcher:
             machine += ["--soc", soc]
         if not nnal:
             machine.append("--without-nnal")
+        if triton:
+            machine.append("--with-triton")
         return [*self.command, *machine, "--", str(self.python), *program]
 
 

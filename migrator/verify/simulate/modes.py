@@ -51,12 +51,21 @@ class Mode:
     adapters: int = 0
     draft: str = ""
     """What makes drafts for speculative decoding, a key of DRAFTS; nothing if it is empty."""
+    triton: bool = False
+    """Whether Triton has an NPU on the machine, by its interpreter."""
+
+    @property
+    def runner_v2(self) -> bool:
+        """Whether the run asks for model runner V2."""
+        return self.variables.get(RUNNER_VARIABLE) == "1"
 
     @property
     def dtype(self) -> str:
         """The dtype of the run; tokens of float32 are compared exactly, others by their logits."""
         return str(self.engine.get("dtype", ENGINE["dtype"]))
 
+
+RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 SET_FOR_WORKERS = {"HCCL_CONNECT_TIMEOUT": "601", "ASCEND_GLOBAL_LOG_LEVEL": "3"}
 """What a run over Ray sets for vLLM and not for the cluster: workers get it from vLLM or not."""
@@ -233,7 +242,26 @@ def _with_drafts() -> Iterator[Mode]:
             )
 
 
-MODES: dict[str, Mode] = {mode.name: mode for mode in (*_ALL, *_with_adapters(), *_with_drafts())}
+def _with_runner_v2() -> Iterator[Mode]:
+    """The modes with model runner V2, whose kernels are Triton's."""
+    known = {mode.name: mode for mode in _ALL}
+    full = known["full-graph"]
+    tp2 = known["tp2"]
+    known["tp2-full-graph"] = replace(tp2, engine={**tp2.engine, **full.engine}, graphs=True)
+    for name in ("eager", "graph", "full-graph", "mp", "tp2", "tp2-full-graph", "pp2"):
+        mode = known[name]
+        yield replace(
+            mode,
+            name="v2" if name == "eager" else f"v2-{name}",
+            summary=f"{mode.summary}; model runner V2, vLLM's Triton kernels interpreted",
+            variables={**mode.variables, RUNNER_VARIABLE: "1"},
+            triton=True,
+        )
+
+
+MODES: dict[str, Mode] = {
+    mode.name: mode for mode in (*_ALL, *_with_adapters(), *_with_drafts(), *_with_runner_v2())
+}
 DEFAULT_MODES = ("eager", "graph", "mp", "tp2")
 
 

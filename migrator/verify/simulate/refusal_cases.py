@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from migrator.verify.simulate.modes import RUNNER_VARIABLE
+
 ENGINE: dict[str, Any] = {
     "dtype": "bfloat16",
     "load_format": "dummy",
@@ -41,10 +43,10 @@ class Case:
     """A model or an option that an NPU does not serve. `says` has to be in the error.
 
     `variables` are set in the environment, `files` lie beside the model's configuration, and the
-    devices of the machine are of the chip `soc`, a usual one if that is empty; `nnal` says whether
-    NNAL is installed on it. A release that does not have `needs`, a text in the file `where` or, if
-    that is empty, anywhere in vLLM's configuration, cannot be asked; one that has `unless` in its
-    configuration serves it.
+    devices of the machine are of the chip `soc`, a usual one if that is empty; `nnal` and `triton`
+    say whether NNAL is installed on it and whether Triton has an NPU. A release that does not have
+    `needs`, a text in the file `where` or, if that is empty, anywhere in vLLM's configuration,
+    cannot be asked; one that has `unless` in its configuration serves it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Case:
     files: dict[str, str] = field(default_factory=dict)
     soc: str = ""
     nnal: bool = True
+    triton: bool = False
     needs: str = ""
     where: str = ""
     unless: str = ""
@@ -199,6 +202,20 @@ _DEEPSEEK: dict[str, Any] = {
     "first_k_dense_replace": 1,
     "max_position_embeddings": 256,
 }
+
+
+def _with_runner_v2(says: str, engine: dict[str, Any]) -> Case:
+    """What V1 takes and V2 does not, where a release has V2 on NPUs."""
+    return Case(
+        f"runner V2: {says.partition('=')[0]}",
+        says,
+        engine=engine,
+        variables={RUNNER_VARIABLE: "1"},
+        triton=True,
+        needs="TAKEN_WITH_V2",
+        where="vllm/platforms/npu_config.py",
+    )
+
 
 CASES = (
     Case("float32", "takes float16 and bfloat16, not float32", engine={"dtype": "float32"}),
@@ -522,7 +539,19 @@ CASES = (
     _variable("VLLM_USE_RAY_COMPILED_DAG_CHANNEL_TYPE", "nccl"),
     _variable("VLLM_USE_RAY_COMPILED_DAG_OVERLAP_COMM", "1"),
     _variable("VLLM_USE_BREAKABLE_CUDAGRAPH", "1"),
-    _variable("VLLM_USE_V2_MODEL_RUNNER", "1"),
+    # Without Triton, whatever the release.
+    Case(
+        "variable: VLLM_USE_V2_MODEL_RUNNER",
+        "VLLM_USE_V2_MODEL_RUNNER",
+        variables={RUNNER_VARIABLE: "1"},
+        needs=f'"{RUNNER_VARIABLE}"',
+        where=_ENVS,
+    ),
+    _with_runner_v2("lora_config", {"enable_lora": True}),
+    _with_runner_v2("runner_type='pooling'", {"runner": "pooling", "convert": "embed"}),
+    _with_runner_v2("enable_expert_parallel=True", {"enable_expert_parallel": True}),
+    _with_runner_v2("enable_prompt_embeds=True", {"enable_prompt_embeds": True}),
+    _with_runner_v2("logprobs_mode='raw_logits'", {"logprobs_mode": "raw_logits"}),
     _variable("VLLM_GPU_SYNC_CHECK", "error"),
     _variable("VLLM_KV_CACHE_LAYOUT", "HND"),
 )

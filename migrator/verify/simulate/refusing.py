@@ -49,8 +49,10 @@ def refusals(
         tail: list[str] = []
         seconds = 0.0
         # A process has one kind of machine.
-        for soc, nnal in dict.fromkeys((case.soc, case.nnal) for case in asked):
+        for kind in dict.fromkeys(_machine(case) for case in asked):
+            soc, nnal, triton = kind
             machine = (soc or "usual") + ("" if nnal else " without NNAL")
+            machine += " with Triton" if triton else ""
             progress(f"refusals: {machine} machine")
             place = folder / machine.replace(" ", "-")
             place.mkdir(parents=True)
@@ -58,7 +60,7 @@ def refusals(
             cases = [
                 {k: v for k, v in asdict(case).items() if k in _TOLD}
                 for case in asked
-                if (case.soc, case.nnal) == (soc, nnal)
+                if _machine(case) == kind
             ]
             job.write_text(
                 json.dumps({"out": str(out), "engine": ENGINE, "model": MODEL, "cases": cases})
@@ -67,7 +69,9 @@ def refusals(
             for name in environment.FLOAT32:
                 settings.pop(name)
             program = [str(environment.PROGRAMS / "refuse.py"), str(job)]
-            command = options.launcher.simulated(1, DEVICE_MEMORY, program, soc=soc, nnal=nnal)
+            command = options.launcher.simulated(
+                1, DEVICE_MEMORY, program, soc=soc, nnal=nnal, triton=triton
+            )
             finished = runner(command, settings, place, log, options.timeout)
             seconds += finished.seconds
             if broken := list(ended(finished)):
@@ -84,6 +88,11 @@ def refusals(
             log=tail,
         )
         return report(tree, options, versions, [run])
+
+
+def _machine(case: Case) -> tuple[str, bool, bool]:
+    """What a case's machine has: its chip, NNAL, an NPU for Triton."""
+    return case.soc, case.nnal, case.triton
 
 
 def possible(tree: Path) -> tuple[list[Case], dict[str, str]]:

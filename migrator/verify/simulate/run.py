@@ -295,7 +295,9 @@ def run(
     program = [str(environment.PROGRAMS / "engine.py"), str(job)]
     if mode.ray:
         program = environment.over_ray(program)
-    command = options.launcher.simulated(mode.devices, DEVICE_MEMORY, program, nnal=mode.nnal)
+    command = options.launcher.simulated(
+        mode.devices, DEVICE_MEMORY, program, nnal=mode.nnal, triton=mode.triton
+    )
     finished = runner(command, settings, folder, log, options.timeout)
     seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     # What is called after the requests are probes of ours, and shows nothing about the model.

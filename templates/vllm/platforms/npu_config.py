@@ -239,6 +239,12 @@ TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
 An option that a release does not have is passed over.
 """
 
+# npu-migrate: when has_model_runner_v2
+_MODEL_RUNNERS = ("0", "1")
+# npu-migrate: otherwise
+_MODEL_RUNNERS = ("0",)
+# npu-migrate: end
+
 TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
     "VLLM_BATCH_INVARIANT": (
         ("0",),
@@ -258,9 +264,32 @@ TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "VLLM_USE_RAY_COMPILED_DAG_OVERLAP_COMM": (("0",), "Ray overlaps on CUDA streams"),
     "VLLM_USE_V1": (("1",), "vLLM's V0 engine has no NPU worker"),
-    "VLLM_USE_V2_MODEL_RUNNER": (("0",), "model runner V2 is made of Triton kernels"),
+    "VLLM_USE_V2_MODEL_RUNNER": (
+        _MODEL_RUNNERS,
+        "of this release only model runner V1 was tried on NPUs",
+    ),
 }
 """The same for environment variables; unset or empty is always taken."""
+
+# npu-migrate: when has_model_runner_v2
+_V1_TAKES_IT = "VLLM_USE_V2_MODEL_RUNNER=0 chooses V1, which takes it"
+
+TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
+    "model_config.enable_prompt_embeds": ((False,), _V1_TAKES_IT),
+    "model_config.logits_processors": ((None, []), _V1_TAKES_IT),
+    "model_config.logprobs_mode": (("raw_logprobs",), _V1_TAKES_IT),
+    "model_config.quantization": ((None,), _V1_TAKES_IT),
+    "model_config.runner_type": (("generate",), _V1_TAKES_IT),
+    "parallel_config.data_parallel_size": ((1,), _V1_TAKES_IT),
+    "parallel_config.distributed_executor_backend": ((None, "uni", "mp"), _V1_TAKES_IT),
+    "parallel_config.enable_expert_parallel": ((False,), _V1_TAKES_IT),
+}
+"""Options whose other values are refused with V2, in the same way."""
+
+UNTRIED_PARTS = ("lora_config", "reasoning_config", "speculative_config")
+"""Parts of `VllmConfig` that have to be None."""
+
+# npu-migrate: end
 
 
 def refuse_unsupported(vllm_config: VllmConfig, others: Iterable[str] = ()) -> None:
@@ -298,10 +327,12 @@ def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
         )
     yield from _connector_reasons(vllm_config)
     yield from _offload_reasons(vllm_config)
-    for path, (taken, why) in TAKEN.items():
-        value = _lookup(vllm_config, path)
-        if value is not _ABSENT and value not in taken:
-            yield f"{path.rpartition('.')[2]}={value!r} is not supported, {why}"
+    yield from _untaken(vllm_config, TAKEN)
+    # npu-migrate: when has_model_runner_v2
+    if getattr(vllm_config, "use_v2_model_runner", False):
+        yield from _runner_v2_reasons(vllm_config)
+        yield from _untaken(vllm_config, TAKEN_WITH_V2, " with model runner V2")
+    # npu-migrate: end
     for name, (taken, why) in TAKEN_VARIABLES.items():
         value = os.environ.get(name, "")
         if value and value not in taken:
@@ -309,6 +340,42 @@ def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
     yield from _unknown_configs(vllm_config)
 
 
+def _untaken(
+    vllm_config: VllmConfig,
+    options: dict[str, tuple[tuple[Any, ...], str]],
+    where: str = "",
+) -> Iterator[str]:
+    """What of a table of options is set to another value than those taken."""
+    for path, (taken, why) in options.items():
+        value = _lookup(vllm_config, path)
+        if value is not _ABSENT and value not in taken:
+            name = path.rpartition(".")[2]
+            yield f"{name}={value!r} is not supported{where}, {why}"
+
+
+# npu-migrate: when has_model_runner_v2
+def _runner_v2_reasons(vllm_config: VllmConfig) -> Iterator[str]:
+    """Why model runner V2 does not serve a configuration that an NPU takes with V1."""
+    from vllm.triton_utils import HAS_TRITON
+
+    if not HAS_TRITON:
+        yield (
+            "model runner V2 is made of Triton kernels, and Triton has no NPU here: "
+            "install triton-ascend, or leave VLLM_USE_V2_MODEL_RUNNER out"
+        )
+    for name in UNTRIED_PARTS:
+        if getattr(vllm_config, name, None) is not None:
+            yield f"{name} was not tried with model runner V2, {_V1_TAKES_IT}"
+    model_config = vllm_config.model_config
+    if model_config is None:
+        return
+    if model_config.is_multimodal_model:
+        yield f"images were not tried with model runner V2, {_V1_TAKES_IT}"
+    if model_config.use_mla:
+        yield f"latent attention was not tried with model runner V2, {_V1_TAKES_IT}"
+
+
+# npu-migrate: end
 def _model_reasons(model_config: ModelConfig, load_config: Any) -> Iterator[str]:
     if (
         model_config.is_hybrid

@@ -101,6 +101,10 @@ def install() -> None:
 
         atexit.register(_tear_down, os.getpid(), os.environ["ASCEND_SIM_MACHINE"])
     sys.meta_path.insert(0, _Finder())
+    if os.environ.get("ASCEND_SIM_TRITON"):
+        from ascend_sim.triton_backend import finder
+
+        finder.install()
 
 
 def _tear_down(owner: int, machine: str) -> None:

@@ -218,16 +218,18 @@ GRAPH_MEMORY = "cudagraph_memory_estimate"
 
 def runners() -> list[str]:
     """Names of the classes of the model runners in this process."""
-    from vllm.v1.worker.gpu_model_runner import (  # type: ignore[import-not-found]
-        GPUModelRunner,
-    )
-
+    kinds = {}
+    for home, suffix in (("gpu_model_runner", ""), ("gpu.model_runner", " V2")):
+        module = sys.modules.get(f"vllm.v1.worker.{home}")
+        if module is not None:
+            kinds[module.GPUModelRunner] = suffix
     # vLLM freezes what stands after start-up, which hides it from the collector's list.
     gc.unfreeze()
     return sorted(
-        type(found).__name__
+        type(found).__name__ + suffix
         for found in gc.get_objects()
-        if issubclass(type(found), GPUModelRunner)
+        for kind, suffix in kinds.items()
+        if issubclass(type(found), kind)
     )
 
 
@@ -360,19 +362,26 @@ def follows_streams() -> bool:
 
 
 def takes_v2_runner(config: Any) -> bool:
-    """Whether vLLM would take its model runner V2, made of Triton kernels, if it were asked to.
+    """Whether vLLM would take its model runner V2 unasked, if it believed in Triton.
 
-    Its default depends on Triton, which need not be installed here.
+    That depends on the machine: by Triton's own count of drivers, or an empty variable of CUDA's.
     """
     from vllm import envs
 
     # Later releases read their switches once.
     getattr(envs, "disable_envs_cache", lambda: None)()
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+    asked = os.environ.pop("VLLM_USE_V2_MODEL_RUNNER", None)
+    home: Any = sys.modules[type(config).__module__]
+    believed = getattr(home, "HAS_TRITON", None)
     try:
+        if believed is not None:
+            home.HAS_TRITON = True
         return bool(getattr(config, "use_v2_model_runner", False))
     finally:
-        del os.environ["VLLM_USE_V2_MODEL_RUNNER"]
+        if believed is not None:
+            home.HAS_TRITON = believed
+        if asked is not None:
+            os.environ["VLLM_USE_V2_MODEL_RUNNER"] = asked
 
 
 def default_backend(folder: Path) -> str:

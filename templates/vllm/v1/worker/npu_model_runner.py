@@ -242,3 +242,56 @@ def _allocate(
         if specs[name].latent_size is not None:
             views[name] = LatentCache(*views[name])
     return views
+
+
+# npu-migrate: when has_kv_cache_layouts
+def allocate_npu_kv_cache(
+    kv_cache_config: KVCacheConfig,
+    device: torch.device,
+    kernel_block_sizes: list[int] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Allocate the KV cache, one tensor a layer.
+
+    Each is `[num_blocks, 2, block_size, num_kv_heads, head_size]`, so that whoever
+    copies, moves or clears blocks finds them along the first dimension. In memory
+    the second comes first: the keys of all blocks, and their values, are one
+    contiguous tensor each, which is what NPU operators read and write.
+
+    Args:
+        kv_cache_config: number of blocks and which layers share memory.
+        kernel_block_sizes: tokens of a kernel's block, for each KV cache group; a
+            block of the cache manager is one or more of them.
+
+    Returns:
+        Layer name to its tensor; `num_blocks` counts kernels' blocks.
+
+    Raises:
+        NotImplementedError: a layer keeps something else than keys and values of
+            one size, or layers differ in what tokens they keep.
+    """
+    if len(kv_cache_config.kv_cache_groups) > 1:
+        raise NotImplementedError(
+            "NPU: model runner V2 was not tried with layers that keep different "
+            "tokens, such as those of a sliding window beside others. Leave "
+            "VLLM_USE_V2_MODEL_RUNNER out."
+        )
+    specs = dict(_layer_specs(kv_cache_config, kernel_block_sizes))
+    kv_caches: dict[str, torch.Tensor] = {}
+    for layer_names, num_bytes in _shared_regions(kv_cache_config):
+        raw = torch.zeros(num_bytes, dtype=torch.int8, device=device)
+        for name in layer_names:
+            spec, block_size = specs[name]
+            if getattr(spec, "head_size_v", spec.head_size) != spec.head_size:
+                raise NotImplementedError(
+                    f"NPU: layer {name} has keys and values of different sizes."
+                )
+            blocks_per_page = spec.block_size // block_size
+            num_blocks = num_bytes // spec.page_size_bytes * blocks_per_page
+            shape = (2, num_blocks, block_size, spec.num_kv_heads, spec.head_size)
+            size = math.prod(shape) * spec.dtype.itemsize
+            both = raw[:size].view(spec.dtype).view(shape)
+            kv_caches[name] = both.transpose(0, 1)
+    return kv_caches
+
+
+# npu-migrate: end

@@ -18,6 +18,7 @@ from vllm.distributed.parallel_state import (
     destroy_model_parallel,
 )
 from vllm.platforms import current_platform
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 from vllm.v1.worker.npu_model_runner import NPUModelRunner
 
@@ -43,7 +44,12 @@ class NPUWorker(Worker):
         # then finds its groups gone when it comes to destroy them itself.
         atexit.register(_destroy_process_groups)
 
-    def _make_model_runner(self) -> NPUModelRunner:
+    def _make_model_runner(self) -> GPUModelRunner:
+        # npu-migrate: when has_model_runner_v2
+        if self.use_v2_model_runner:
+            # Nothing of it is an NPU's own.
+            return super()._make_model_runner()
+        # npu-migrate: end
         return NPUModelRunner(self.vllm_config, self.device)
 
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager:

@@ -87,6 +87,11 @@ def will_write(stream: int, tensors: Iterable[torch.Tensor]) -> None:
         _runtime().ascend_sim_capture_will_write(stream, tensor.data_ptr(), _extent(tensor))
 
 
+def will_write_bytes(stream: int, address: int, size: int) -> None:
+    """The same of memory that no tensor of the caller describes."""
+    _runtime().ascend_sim_capture_will_write(stream, address, size)
+
+
 def record(stream: int, again: Callable[[], None], created: Iterable[torch.Tensor]) -> None:
     """Record ``again`` for every replay; ``created`` are device tensors that the call made."""
     global _next  # noqa: PLW0603 - keys must never be used twice while a graph lives

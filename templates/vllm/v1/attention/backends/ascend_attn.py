@@ -616,6 +616,25 @@ def _prefix_mask(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     return torch.triu(mask, diagonal=1).to(device)
 
 
+def split_kv_cache(
+    kv_cache: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's key and value buffer.
+
+    Each is `[num_blocks, 128, num_kv_heads, head_size]`.
+
+    Args:
+        kv_cache: these two, or one tensor of both, which the model runner V2 binds.
+    """
+    if isinstance(kv_cache, torch.Tensor):
+        # npu-migrate: when has_kv_cache_layouts
+        return kv_cache.unbind(1)
+        # npu-migrate: otherwise
+        return kv_cache.unbind(0)
+        # npu-migrate: end
+    return kv_cache
+
+
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     # npu-migrate: when graphs_hold_single_token_decodes
     # Decode steps of one token a request can be captured as a whole; with drafts,
@@ -941,7 +960,7 @@ class AscendAttentionImpl(AttentionImpl):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        kv_cache: tuple[torch.Tensor, torch.Tensor],
+        kv_cache: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         attn_metadata: AscendMetadata,
         output: torch.Tensor | None = None,
         output_scale: torch.Tensor | None = None,
@@ -955,8 +974,7 @@ class AscendAttentionImpl(AttentionImpl):
             key: [num_tokens, num_kv_heads, head_size]; None or of no interest if
                 the layer reads the cache of another one.
             value: as `key`.
-            kv_cache: key and value buffer, each
-                [num_blocks, 128, num_kv_heads, head_size].
+            kv_cache: as of `split_kv_cache`.
             attn_metadata: of the batch; None while memory is profiled.
             output: [num_tokens, num_heads, head_size], written in place.
             output_scale: of a quantized output, which is refused.
@@ -973,7 +991,7 @@ class AscendAttentionImpl(AttentionImpl):
         if num_tokens == 0:
             return output.fill_(0)
         query, out = query[:num_tokens].contiguous(), output[:num_tokens]
-        key_cache, value_cache = kv_cache
+        key_cache, value_cache = split_kv_cache(kv_cache)
         shares_cache = self.kv_sharing_target_layer_name is not None
         if not shares_cache:
             key = key[:num_tokens].contiguous()
