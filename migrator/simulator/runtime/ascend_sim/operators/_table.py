@@ -143,6 +143,42 @@ _PAGED_ALSO = (
     "multiple of 16, size at most 576 (block size at most 128 above 256); entries of block_table "
     "in range"
 )
+_LAYOUTS = ("BSH", "BSND", "BNSD", "BNSD_BSND", "TND", "NTD_TND")
+_LATENT_LAYOUTS = ("BSH_NBSD", "BSND_NBSD", "BNSD_NBSD", "TND_NTD")
+_FUSED: dict[str, Constraint] = {
+    "inner_precise": OneOf((0, 1, 2, 3)),
+    "input_layout": OneOf((*_LAYOUTS, *_LATENT_LAYOUTS), f"one of {_LAYOUTS}"),
+    "query": Tensor(HALVES, contiguous=True, relaxed=True),
+    "key": Tensor(like="query", contiguous=True),
+    "value": Tensor(like="query", contiguous=True),
+    "query_rope": Tensor(like="query", contiguous=True),
+    "key_rope": Tensor(like="query", contiguous=True),
+    "atten_mask": Tensor(("bool", "int8", "uint8"), contiguous=True),
+    "sparse_mode": OneOf((0, 1, 2, 3, 4)),
+}
+_LATENT = (
+    "query_rope and key_rope together, of the dtype of query, size 64, otherwise the shapes of "
+    "query and key. Heads of 512: key and value one paged latent head, block_size 16 or 128, 1 to "
+    "128 query heads (a power of two; 32 or more in packed layouts), 1 to 16 query tokens a "
+    "sequence, sparse_mode 0 without a mask for one token and 3 for more, no log-sum-exp; layouts "
+    "BSH, BSND, BNSD, TND and these with _NBSD, _NTD. Heads of 128: layouts TND, NTD_TND, value of "
+    "128, as many key as query heads, not paged, sparse_mode 0 without a mask or 3 with no more "
+    "query than key tokens"
+)
+_FUSED_ALSO = (
+    "head size at most 512, a multiple of 16 for more than one query token, 64, 128 or 192 when "
+    "packed; at most 64 query heads per kv head; block_size a multiple of 16 up to 1024 (packed) "
+    "or 512 (one query token), of 128 up to 512 otherwise; caches (blocks, block_size, heads * "
+    "size), or (blocks, heads, block_size, size) in layouts BNSD and TND; block_table int32 "
+    "[batch, blocks], entries in range; packed lengths cumulative, the last equal to the tokens, "
+    "those of a paged cache per sequence; atten_mask 2048 x 2048 and 1 above the diagonal in "
+    f"sparse modes 2, 3, 4; latent attention: {_LATENT}"
+)
+_FUSED_OUT = (
+    "as npu_fused_infer_attention_score; out two device tensors: the result, of the dtype of "
+    "query and its own shape, and the log-sum-exp, float32, of its own shape if softmax_lse_flag"
+)
+_FUSED_SECOND: dict[str, Constraint] = {**_FUSED, "learnable_sink": Tensor(("bfloat16",))}
 _CACHE_WRITE = {
     "key": Tensor((*HALVES, "int8"), (3,), relaxed=True),
     "key_cache": Tensor(like="key", ranks=(4,), contiguous=True),
@@ -233,6 +269,27 @@ TABLE: dict[str, Takes] = {
         },
         f"{_PAGED_ALSO}; seq_len adds up to tokens, each at most its context length; mask [128, "
         "128], 1 above the diagonal and 0 elsewhere",
+    ),
+    "npu::npu_fused_infer_attention_score": Takes(
+        "torch_npu.npu_fused_infer_attention_score", _FUSED, _FUSED_ALSO
+    ),
+    "npu::npu_fused_infer_attention_score.out": Takes(
+        "torch_npu.npu_fused_infer_attention_score.out", _FUSED, _FUSED_OUT
+    ),
+    "npu::_npu_fused_infer_attention_score_get_max_workspace": Takes(
+        "torch_npu._npu_fused_infer_attention_score_get_max_workspace", also="none of its own"
+    ),
+    "npu::npu_fused_infer_attention_score_v2": Takes(
+        "torch_npu.npu_fused_infer_attention_score_v2",
+        _FUSED_SECOND,
+        "as npu_fused_infer_attention_score; learnable_sink [heads], packed layouts only, without "
+        "return_softmax_lse",
+    ),
+    "npu::npu_fused_infer_attention_score_v2.out": Takes(
+        "torch_npu.npu_fused_infer_attention_score_v2.out", _FUSED_SECOND, _FUSED_OUT
+    ),
+    "npu::_npu_fused_infer_attention_score_v2_get_max_workspace": Takes(
+        "torch_npu._npu_fused_infer_attention_score_v2_get_max_workspace", also="none of its own"
     ),
     "npu::npu_fusion_attention": Takes(
         "torch_npu.npu_fusion_attention, the forward direction",

@@ -26,16 +26,6 @@ PACKED_DECODE_HEADS = (32, 64, 128)
 MOST_DECODED = 16
 """Query tokens of a sequence in a decode step."""
 
-CHECKS = (
-    "query_rope and key_rope together, of the dtype of query, size 64, otherwise the shapes of "
-    "query and key. Heads of 512: key and value one paged latent head, block_size 16 or 128, 1 to "
-    "128 query heads (a power of two; 32 or more in packed layouts), 1 to 16 query tokens a "
-    "sequence, sparse_mode 0 without a mask for one token and 3 for more, no log-sum-exp; layouts "
-    "BSH, BSND, BNSD, TND and these with _NBSD, _NTD. Heads of 128: layouts TND, NTD_TND, value of "
-    "128, as many key as query heads, not paged, sparse_mode 0 without a mask or 3 with no more "
-    "query than key tokens"
-)
-
 
 def check_latent(
     layout: str,

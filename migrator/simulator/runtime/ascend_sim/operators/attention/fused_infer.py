@@ -10,20 +10,8 @@ import torch
 
 from .. import _checks as check
 from .._registry import operator
-from . import _latent as latent
 from ._request import Request, fused_infer
 
-_FIA_CHECKS = (
-    "query, key, value contiguous, float16 or bfloat16, one dtype; layouts BSH, BSND, BNSD, "
-    "BNSD_BSND, TND, NTD_TND; head size at most 512, a multiple of 16 for more than one query "
-    "token, 64, 128 or 192 when packed; at most 64 query heads per kv head; block_size a multiple "
-    "of 16 up to 1024 (packed) or 512 (one query token), of 128 up to 512 otherwise; caches "
-    "(blocks, block_size, heads * size), or (blocks, heads, block_size, size) in layouts BNSD and "
-    "TND; block_table int32 [batch, blocks], entries in range; packed lengths cumulative, the "
-    "last equal to the tokens, those of a paged cache per sequence; atten_mask bool, int8 or "
-    "uint8, contiguous, 2048 x 2048 and 1 above the diagonal in sparse modes 2, 3, 4; latent "
-    f"attention: {latent.CHECKS}"
-)
 _QUANTISED = dict.fromkeys(
     (
         "dequant_scale1",
@@ -75,8 +63,6 @@ _FIA_ARGUMENTS = (
 @operator(
     "npu::npu_fused_infer_attention_score",
     {"2.8.0": f"npu_fused_infer_attention_score({_FIA_ARGUMENTS}) -> (Tensor, Tensor)"},
-    checks=_FIA_CHECKS,
-    source="torch_npu.npu_fused_infer_attention_score",
     refused=_FIA_REFUSED,
 )
 def npu_fused_infer_attention_score(
@@ -100,12 +86,6 @@ def npu_fused_infer_attention_score(
     length and rows that see no key: 0 and +inf.
     """
     return fused_infer(Request(query, key, value, **arguments))
-
-
-_FIA_OUT_CHECKS = (
-    "as npu_fused_infer_attention_score; out two device tensors: the result, of the dtype of "
-    "query and its own shape, and the log-sum-exp, float32, of its own shape if softmax_lse_flag"
-)
 
 
 def _write_out(
@@ -135,8 +115,6 @@ def _write_out(
         "2.8.0": f"npu_fused_infer_attention_score.out({_FIA_ARGUMENTS}, Tensor? workspace=None,"
         " Tensor[] out) -> (Tensor, Tensor)",
     },
-    checks=_FIA_OUT_CHECKS,
-    source="torch_npu.npu_fused_infer_attention_score.out",
     refused=_FIA_REFUSED,
     writes=("out",),
 )
@@ -162,8 +140,6 @@ def npu_fused_infer_attention_score_out(
     {
         "2.8.0": f"_npu_fused_infer_attention_score_get_max_workspace({_FIA_ARGUMENTS}) -> Tensor",
     },
-    checks="none of its own",
-    source="torch_npu._npu_fused_infer_attention_score_get_max_workspace",
     meta="the size of a workspace is the device's own",
 )
 def _npu_fused_infer_attention_score_get_max_workspace(
@@ -244,10 +220,6 @@ _V2_REFUSED = {
     ),
     "pse_shift": "a position bias",
 }
-_V2_CHECKS = (
-    "as npu_fused_infer_attention_score; learnable_sink bfloat16 [heads], packed layouts only, "
-    "without return_softmax_lse"
-)
 
 
 @operator(
@@ -256,8 +228,6 @@ _V2_CHECKS = (
         "2.8.0": f"npu_fused_infer_attention_score_v2({_v2_arguments(False)}) -> (Tensor, Tensor)",
         "2.9.0": f"npu_fused_infer_attention_score_v2({_v2_arguments(True)}) -> (Tensor, Tensor)",
     },
-    checks=_V2_CHECKS,
-    source="torch_npu.npu_fused_infer_attention_score_v2",
     refused=_V2_REFUSED,
 )
 def npu_fused_infer_attention_score_v2(
@@ -281,8 +251,6 @@ _WORKSPACE = ", Tensor? workspace=None, Tensor[] out"
         "2.9.0": f"npu_fused_infer_attention_score_v2.out({_v2_arguments(True, _WORKSPACE)})"
         " -> (Tensor, Tensor)",
     },
-    checks=_FIA_OUT_CHECKS,
-    source="torch_npu.npu_fused_infer_attention_score_v2.out",
     refused=_V2_REFUSED,
     writes=("out",),
 )
@@ -311,8 +279,6 @@ def npu_fused_infer_attention_score_v2_out(
         "2.9.0": "_npu_fused_infer_attention_score_v2_get_max_workspace("
         f"{_v2_arguments(True)}) -> Tensor",
     },
-    checks="none of its own",
-    source="torch_npu._npu_fused_infer_attention_score_v2_get_max_workspace",
     meta="the size of a workspace is the device's own",
 )
 def _npu_fused_infer_attention_score_v2_get_max_workspace(
