@@ -26,7 +26,7 @@ RULES = "Rules"
 MEASURED = "Proof"
 """The section that gets whatever else a script has written to the docs folder."""
 
-WIDE = frozenset({"releases.md", "simulated-runs.md", "npu-operators.md"})
+WIDE = frozenset({"releases.md", "simulated-runs.md", "npu-operators.md", "cuda-path.md"})
 """Pages whose tables need the room of the contents beside them."""
 
 
