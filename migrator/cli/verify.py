@@ -86,14 +86,17 @@ from migrator.verify.run import Options, verify
     "--models",
     metavar="NAMES",
     help="Models to run, comma separated: llama, qwen2, qwen3, mistral, mixtral, qwen3-moe, moe "
-    "(these two), qwen2-moe, glm4-moe, llama4, gemma, gemma3, minimax-m2, gpt2, all.  "
+    "(these two), qwen2-moe, glm4-moe, llama4, gemma, gemma3, minimax-m2, deepseek-v2, "
+    "deepseek-v3, gpt2, llama-w8a8, llama-w8a8-static, llama-w8a8-zero, llama-modelslim, "
+    "qwen3-moe-modelslim, int8 (these five), all.  "
     "[default: llama,qwen2,qwen3,moe; of --serve: llama]",
 )
 @click.option(
     "--modes",
     metavar="NAMES",
     help="Ways to run them, comma separated: eager, graph, mp, tp2, pp2, ray-tp2, "
-    "ray-pp2, tp2-graph, full-graph, bfloat16, nz, no-nnal, no-nnal-installed. With LoRA "
+    "ray-pp2, tp2-graph, full-graph, bfloat16, nz, no-nnal, no-nnal-installed, v2, v2-graph, "
+    "v2-full-graph, v2-mp, v2-tp2, v2-tp2-full-graph, v2-pp2. With LoRA "
     "adapters in one slot or two: lora1- or lora2- and eager, graph, full-graph, tp2, tp2-graph "
     "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram- or draft- and eager, graph, "
     "full-graph, tp2 or no-nnal.  "

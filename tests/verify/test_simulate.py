@@ -21,7 +21,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import click
@@ -245,6 +245,11 @@ def test_sizes_reach_every_path(model: models.Model) -> None:
         assert settings["head_dim"] in {64, 128, 192}
         if model.name == "qwen2":
             assert settings["hidden_size"] == heads * settings["head_dim"]
+    elif "kv_lora_rank" in settings:
+        # The only sizes that the device's attention takes with a rotated part apart.
+        names = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        assert [settings[name] for name in names] == [512, 128, 64, 128]
+        assert settings["num_attention_heads"] % 2 == 0
     else:
         assert settings["n_embd"] // settings["n_head"] in {64, 128, 192}
     longest = max(prompt.own + prompt.shared for prompt in (*models.FRESH, *models.AGAIN))
@@ -1190,8 +1195,27 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
                 "actual_seq_lengths": [1, 141],
                 "actual_seq_lengths_kv": [6, 142],
                 "input_layout": "TND",
+                "block_table": object(),
             },
             ([1, 140], [6, 142]),
+        ),
+        (
+            "npu_fused_infer_attention_score",
+            {
+                "actual_seq_lengths": [1, 141],
+                "actual_seq_lengths_kv": [6, 148],
+                "input_layout": "TND",
+            },
+            ([1, 140], [6, 142]),
+        ),
+        (
+            "npu_fused_infer_attention_score",
+            {
+                "query": SimpleNamespace(shape=(2, 4, 1, 512)),
+                "actual_seq_lengths_kv": [6, 142],
+                "input_layout": "BNSD",
+            },
+            ([1, 1], [6, 142]),
         ),
         (
             "npu_fused_infer_attention_score_v2",
