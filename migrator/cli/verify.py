@@ -99,7 +99,8 @@ from migrator.verify.run import Options, verify
     "v2-full-graph, v2-mp, v2-tp2, v2-tp2-full-graph, v2-pp2. With LoRA "
     "adapters in one slot or two: lora1- or lora2- and eager, graph, full-graph, tp2, tp2-graph "
     "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram- or draft- and eager, graph, "
-    "full-graph, tp2 or no-nnal.  "
+    "full-graph, tp2 or no-nnal. With model runner V2: v2 or v2- and graph, full-graph, mp, tp2, "
+    "tp2-full-graph or pp2.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(

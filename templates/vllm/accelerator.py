@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
 
 
 def device_module() -> ModuleType:
@@ -42,7 +39,7 @@ def device_graph():
 
 
 def replay_context(
-    attn_metadata: dict[str, Any] | None, vllm_config: VllmConfig
+    attn_metadata: dict[str, Any] | None, vllm_config: Any
 ) -> AbstractContextManager[None]:
     """Where a captured step of this device is replayed.
 
@@ -51,9 +48,10 @@ def replay_context(
 
     Args:
         attn_metadata: of the batch, layer name to what its backend has built.
+        vllm_config: the engine's `VllmConfig`.
     """
     if device_module() is torch.cuda:
         return nullcontext()
-    from vllm.forward_context import set_forward_context
+    import vllm.forward_context
 
-    return set_forward_context(attn_metadata, vllm_config)
+    return vllm.forward_context.set_forward_context(attn_metadata, vllm_config)

@@ -190,7 +190,8 @@ def triton(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def of_v2(npu_config: ModuleType, **parts: Any) -> list[str]:
     config = WithRunnerV2(**parts)
     table = npu_config.TAKEN_WITH_V2
-    return [*npu_config._runner_v2_reasons(config), *npu_config._untaken(config, table, " by V2")]
+    where = " with model runner V2"
+    return [*npu_config._runner_v2_reasons(config), *npu_config._untaken(config, table, where)]
 
 
 def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None:
@@ -240,7 +241,9 @@ def test_runner_v2_needs_a_triton_that_has_an_npu(npu_config: ModuleType, triton
 def test_the_reasons_of_runner_v2_are_asked_of_it_alone(
     npu_config: ModuleType, triton: None
 ) -> None:
-    parts: dict[str, Any] = {"speculative_config": object()}
+    parts: dict[str, Any] = {
+        "parallel_config": SimpleNamespace(enable_expert_parallel=True, data_parallel_size=1)
+    }
     with_v1 = list(npu_config._reasons(Config(**parts)))
     with_v2 = list(npu_config._reasons(WithRunnerV2(**parts)))
     assert [r for r in with_v2 if r not in with_v1] == of_v2(npu_config, **parts)

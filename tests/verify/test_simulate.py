@@ -1272,7 +1272,14 @@ def test_the_command_checks_its_options(run_cli: RunCli, emitted: Path) -> None:
     ("option", "known"),
     [
         ("models", {*models.MODELS, *models.ALIASES}),
-        ("modes", {name for name, mode in MODES.items() if not mode.adapters and not mode.draft}),
+        (
+            "modes",
+            {
+                name
+                for name, mode in MODES.items()
+                if not (mode.adapters or mode.draft or mode.runner_v2)
+            },
+        ),
     ],
 )
 def test_help_names_every_model_and_mode(option: str, known: set[str]) -> None:
