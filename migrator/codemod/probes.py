@@ -231,6 +231,17 @@ def int8_kernels_have_a_table(tree: Tree) -> bool:
     return "_POSSIBLE_INT8_KERNELS" in tree.names(_LINEAR_KERNELS)
 
 
+def int8_kernels_have_a_class(tree: Tree) -> bool:
+    """Kernels of int8 linear layers have a base class of their own, where all kernels were."""
+    return _defined(tree, (_SCALED_MM,), "Int8ScaledMMLinearKernel")
+
+
+def scaled_products_are_int8(tree: Tree) -> bool:
+    """Every kernel of a scaled product is for int8: there is one table, and one base class."""
+    home = _SCALED_MM.replace("ScaledMMLinearKernel", "__init__")
+    return "_POSSIBLE_KERNELS" in tree.names(home)
+
+
 def int8_kernels_have_a_capability(tree: Tree) -> bool:
     """Kernels of int8 linear layers have to say which CUDA device they need."""
     return _defined(tree, (_SCALED_MM,), "ScaledMMLinearKernel.get_min_capability")
@@ -266,6 +277,8 @@ PROBES: dict[str, Probe] = {
         punica_takes_long_context,
         punica_has_full_linear,
         int8_kernels_have_a_table,
+        int8_kernels_have_a_class,
+        scaled_products_are_int8,
         int8_kernels_have_a_capability,
     )
 }

@@ -27,7 +27,8 @@ _NEW = "vllm/model_executor/kernels/linear/__init__.py"
 _OLD = "vllm/model_executor/layers/quantization/kernels/scaled_mm/__init__.py"
 _NEW_TABLE = "_POSSIBLE_INT8_KERNELS"
 _OLD_TABLE = "_POSSIBLE_KERNELS"
-_TABLES = {_NEW: _NEW_TABLE, _OLD: _OLD_TABLE}
+_TABLES = {_NEW: (_NEW_TABLE,), _OLD: (_NEW_TABLE, _OLD_TABLE)}
+"""Other tables of the first name are of kernels for other types."""
 _KEY = "PlatformEnum.OOT"
 _KERNEL = "NPUInt8ScaledMMLinearKernel"
 _MODULE = "vllm.model_executor.layers.quantization.npu_scaled_mm"
@@ -36,7 +37,7 @@ _IMPORT = f"from {_MODULE} import (\n    {_KERNEL},\n)\n"
 
 def _table_is_new(tree: Tree) -> bool:
     """Do int8 kernels have a table of their own, beside those of other types?"""
-    return _NEW_TABLE in tree.names(_NEW)
+    return any(_NEW_TABLE in tree.names(path) for path in (_NEW, _OLD))
 
 
 def _table_is_old(tree: Tree) -> bool:
@@ -76,47 +77,51 @@ class Int8LinearKernel(Rule):
     sites = (
         Site(
             _NEW_TABLE,
-            (_NEW,),
+            (_NEW, _OLD),
             (
                 Absence(
-                    "<0.17", "the table of scaled products is that of int8 kernels", _table_is_old
+                    "<0.16", "the table of scaled products is that of int8 kernels", _table_is_old
                 ),
             ),
         ),
         Site(
             _OLD_TABLE,
             (_OLD,),
-            (Absence(">=0.17", "int8 kernels have a table of their own", _table_is_new),),
+            (Absence(">=0.16", "int8 kernels have a table of their own", _table_is_new),),
         ),
     )
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the table that has no kernel for an NPU."""
-        name = _TABLES[file.path]
-        statement = file.assignment(name)
-        if statement is None:
+        for name in _TABLES[file.path]:
+            statement = file.assignment(name)
+            if statement is not None:
+                yield from _offer(file, name, statement)
+
+
+def _offer(file: File, name: str, statement: cst.SimpleStatementLine) -> Iterator[Finding]:
+    """Report a table that has no kernel for an NPU."""
+    value = getattr(statement.body[0], "value", None)
+    if not isinstance(value, cst.Dict) or len(value.elements) < 2:
+        if isinstance(value, cst.Dict) and _entry(value) is not None:
+            yield manual(name, statement, "the table has other kernels for this platform")
             return
-        value = getattr(statement.body[0], "value", None)
-        if not isinstance(value, cst.Dict) or len(value.elements) < 2:
-            if isinstance(value, cst.Dict) and _entry(value) is not None:
-                yield manual(name, statement, "the table has other kernels for this platform")
-                return
-            yield manual(name, statement, "the table is no dictionary with entries")
-            return
-        entry = _entry(value)
-        if entry is not None:
-            if _KERNEL in file.code(entry):
-                yield migrated(name, statement)
-            else:
-                yield manual(name, statement, "the table has other kernels for this platform")
-            return
-        yield changed(
-            name,
-            statement,
-            "int8 linear layers have no kernel for an out-of-tree platform",
-            Replace(value, _with_entry),
-            Insert(*_import_place(file)),
-        )
+        yield manual(name, statement, "the table is no dictionary with entries")
+        return
+    entry = _entry(value)
+    if entry is not None:
+        if _KERNEL in file.code(entry):
+            yield migrated(name, statement)
+        else:
+            yield manual(name, statement, "the table has other kernels for this platform")
+        return
+    yield changed(
+        name,
+        statement,
+        "int8 linear layers have no kernel for an out-of-tree platform",
+        Replace(value, _with_entry),
+        Insert(*_import_place(file)),
+    )
 
 
 def _entry(table: cst.Dict) -> cst.BaseExpression | None:

@@ -16,7 +16,14 @@ from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
     Int8ScaledMMLinearKernel,
 )
 
-# npu-migrate: otherwise
+# npu-migrate: end
+# npu-migrate: when int8_kernels_have_a_class
+from vllm.model_executor.layers.quantization.kernels.scaled_mm import (
+    Int8ScaledMMLinearKernel,
+)
+
+# npu-migrate: end
+# npu-migrate: when scaled_products_are_int8
 from vllm.model_executor.layers.quantization.kernels.scaled_mm import (
     ScaledMMLinearKernel as Int8ScaledMMLinearKernel,
 )
