@@ -257,7 +257,7 @@ def test_builders_of_every_shape(shape: tuple[str, ...], parameters: str, graphs
     assert [parameter.arg for parameter in made.args.args] == taken[parameters]
     assert ast.unparse(made.body[-1]).startswith("self._prepare(")
     assert ("AttentionCGSupport" in text) == graphs
-    assert ("support is AttentionCGSupport.NEVER" in ast.unparse(made)) == graphs
+    assert ("self.cudagraph_support = self.get_cudagraph_support(" in ast.unparse(made)) == graphs
 
 
 RUNNER = """\
