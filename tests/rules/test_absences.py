@@ -69,6 +69,8 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         "token_offests",
         "prepare_eagle_input_kernel",
     ),
+    ("NPU250", "_POSSIBLE_INT8_KERNELS", "<0.16"): ("_POSSIBLE_KERNELS",),
+    ("NPU250", "_POSSIBLE_KERNELS", ">=0.16"): ("_POSSIBLE_INT8_KERNELS",),
     ("NPU260", "NonUvaBuffer.__init__", "<0.30"): ("GPUModelRunner", "UvaBuffer"),
     ("NPU261", "allocate_kv_cache", "<0.29"): ("get_kv_cache_shape",),
     ("NPU262", "GPUModelRunner.execute_model", "<0.17"): ("GPUModelRunner", "cudagraph_manager"),
