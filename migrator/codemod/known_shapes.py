@@ -104,6 +104,9 @@ def unchecked(
     nodes = named_nodes(module) if wanted else {}
     found = []
     for rule, site in wanted:
+        if path not in site.paths:
+            # Another definition of that name, in another of the files that the rule looks at.
+            continue
         place = anchor_among(nodes, path, site.name)
         # Of a rule that is not in the file yet nothing is known, and nothing said.
         shapes = known_shapes().get(key(rule, site))

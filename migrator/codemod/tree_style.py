@@ -113,6 +113,8 @@ def _wrapped(lines: Sequence[cst.EmptyLine], width: int) -> list[cst.EmptyLine]:
     return wrapped
 
 
+CONTINUED = "\\\n"
+"""A line that goes on by a backslash: its author's layout, which no formatter of ours reads."""
 _HEADED = (cst.If, cst.While, cst.For, cst.With, cst.FunctionDef)
 
 
@@ -139,8 +141,9 @@ def written(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if
         style: of the tree.
         keyword: `if`, or `elif` for an `if` that is one.
     """
-    text = _text(statement, style.width - STEP * depth, keyword)
-    if text is None or text == _source(statement, keyword):
+    source = _source(statement, keyword)
+    text = None if CONTINUED in source else _text(statement, style.width - STEP * depth, keyword)
+    if text is None or text == source:
         return statement
     if isinstance(statement, cst.SimpleStatementLine):
         parsed = cst.parse_statement(text)

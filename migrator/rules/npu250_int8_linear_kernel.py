@@ -13,7 +13,6 @@ from migrator.codemod.rule import (
     File,
     Finding,
     Insert,
-    Replace,
     Rule,
     Safety,
     Site,
@@ -32,7 +31,16 @@ _TABLES = {_NEW: (_NEW_TABLE,), _OLD: (_NEW_TABLE, _OLD_TABLE)}
 _KEY = "PlatformEnum.OOT"
 _KERNEL = "NPUInt8ScaledMMLinearKernel"
 _MODULE = "vllm.model_executor.layers.quantization.npu_scaled_mm"
-_IMPORT = f"from {_MODULE} import (\n    {_KERNEL},\n)\n"
+_PLATFORM = "from vllm.platforms import current_platform\n\n"
+
+OFFER = f"""\
+if current_platform.device_type == "npu":
+    from {_MODULE} import (
+        {_KERNEL},
+    )
+
+    {{table}}[{_KEY}] = [{_KERNEL}]
+"""
 
 
 def _table_is_new(tree: Tree) -> bool:
@@ -49,8 +57,8 @@ class Int8LinearKernel(Rule):
     """Offer the NPU's kernel where vLLM chooses one for an int8 linear layer.
 
     ## What it does
-    Gives the table of int8 kernels an entry for out-of-tree platforms, which an NPU's is, and
-    imports the kernel: `NPUInt8ScaledMMLinearKernel` of `npu_scaled_mm.py`, which the tool adds.
+    On an NPU, gives the table of int8 kernels an entry for out-of-tree platforms, which an NPU's
+    is: `NPUInt8ScaledMMLinearKernel` of `npu_scaled_mm.py`, which the tool adds.
 
     ## Why
     The table has kernels for CUDA, ROCm, CPUs and others. For a platform that is not in it, a
@@ -59,21 +67,23 @@ class Int8LinearKernel(Rule):
 
     ## Example
     ```python
-    _POSSIBLE_INT8_KERNELS = {
-        PlatformEnum.CPU: [CPUInt8ScaledMMLinearKernel],
-        PlatformEnum.OOT: [NPUInt8ScaledMMLinearKernel],
-    }
+    if current_platform.device_type == "npu":
+        from vllm.model_executor.layers.quantization.npu_scaled_mm import (
+            NPUInt8ScaledMMLinearKernel,
+        )
+
+        _POSSIBLE_INT8_KERNELS[PlatformEnum.OOT] = [NPUInt8ScaledMMLinearKernel]
     ```
 
     ## Safety
-    Guarded: the kernel says that it is not supported where the platform's device is no NPU.
+    Guarded: the table is as it was where the platform's device is no NPU.
     """
 
     code = "NPU250"
     safety = Safety.GUARDED
     paths = (_NEW, _OLD)
     triggers = (rf"^({_NEW_TABLE}|{_OLD_TABLE})\b",)
-    reads = (r"^(?:from|import) ",)
+    reads = (r"^(?:from|import) ", r"^if current_platform\b")
     sites = (
         Site(
             _NEW_TABLE,
@@ -101,63 +111,21 @@ class Int8LinearKernel(Rule):
 
 def _offer(file: File, name: str, statement: cst.SimpleStatementLine) -> Iterator[Finding]:
     """Report a table that has no kernel for an NPU."""
+    if any(_KERNEL in file.code(other) for other in file.kept.body if isinstance(other, cst.If)):
+        yield migrated(name, statement)
+        return
     value = getattr(statement.body[0], "value", None)
-    if not isinstance(value, cst.Dict) or len(value.elements) < 2:
-        if isinstance(value, cst.Dict) and _entry(value) is not None:
-            yield manual(name, statement, "the table has other kernels for this platform")
-            return
-        yield manual(name, statement, "the table is no dictionary with entries")
+    if not isinstance(value, cst.Dict):
+        yield manual(name, statement, "the table is no dictionary")
         return
-    entry = _entry(value)
-    if entry is not None:
-        if _KERNEL in file.code(entry):
-            yield migrated(name, statement)
-        else:
-            yield manual(name, statement, "the table has other kernels for this platform")
+    if any(isinstance(e, cst.DictElement) and dotted(e.key) == _KEY for e in value.elements):
+        yield manual(name, statement, "the table has other kernels for this platform")
         return
+    known = file.imports.module_level.get("current_platform") == "vllm.platforms.current_platform"
+    code = OFFER.format(table=name)
     yield changed(
         name,
         statement,
         "int8 linear layers have no kernel for an out-of-tree platform",
-        Replace(value, _with_entry),
-        Insert(*_import_place(file)),
+        Insert(statement, code if known else _PLATFORM + code, where="after", blank_lines=1),
     )
-
-
-def _entry(table: cst.Dict) -> cst.BaseExpression | None:
-    """What the table has for the platform."""
-    for element in table.elements:
-        if isinstance(element, cst.DictElement) and dotted(element.key) == _KEY:
-            return element.value
-    return None
-
-
-def _with_entry(node: cst.CSTNode) -> cst.CSTNode:
-    """The table with one more entry at its end, written as the others are."""
-    assert isinstance(node, cst.Dict)
-    *rest, last = node.elements
-    entry = cst.DictElement(
-        cst.parse_expression(_KEY), cst.parse_expression(f"[{_KERNEL}]"), comma=last.comma
-    )
-    return node.with_changes(
-        elements=[*rest, last.with_changes(comma=node.elements[0].comma), entry]
-    )
-
-
-def _import_place(file: File) -> tuple[cst.CSTNode, str, str]:
-    """Where the import of the kernel goes: in the order of the imports of vLLM."""
-    last: cst.CSTNode | None = None
-    for statement in file.kept.body:
-        if not isinstance(statement, cst.SimpleStatementLine):
-            continue
-        node = statement.body[0]
-        if not isinstance(node, cst.ImportFrom) or node.module is None or node.relative:
-            continue
-        module = dotted(node.module) or ""
-        if not module.startswith("vllm."):
-            continue
-        if module > _MODULE:
-            return statement, _IMPORT, "before"
-        last = statement
-    assert last is not None, "the table's own kernels are imported"
-    return last, _IMPORT, "after"

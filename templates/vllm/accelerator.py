@@ -49,6 +49,7 @@ def replay_context(
     Args:
         attn_metadata: of the batch, layer name to what its backend has built.
         vllm_config: the engine's `VllmConfig`.
+
     """
     if device_module() is torch.cuda:
         return nullcontext()

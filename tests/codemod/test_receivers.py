@@ -352,7 +352,18 @@ def test_a_guard_in_what_is_no_python_is_named() -> None:
 def test_every_search_over_many_files_is_as_wide_as_the_rule() -> None:
     """A rule that names its files outright sees them whatever they hold; the others are few."""
     wide = [r.code for r in all_rules() if r.triggers and any("*" in path for path in r.paths)]
-    assert wide == ["NPU110", "NPU130"], "test its triggers as theirs are tested here"
+    assert wide == ["NPU110", "NPU130", "NPU210"], "test its triggers as theirs are tested here"
+
+
+@pytest.mark.parametrize(
+    "text", ["torch.cuda.Event()", "torch . cuda.Event()", "torch.\\\n    cuda.Event()"]
+)
+def test_a_device_module_is_found_before_the_parse(text: str) -> None:
+    data = f"import torch\n\n\ndef f():\n    return {text}\n".encode()
+    path = "vllm/v1/worker/gpu/new.py"
+    (rule,) = (r for r in all_rules() if r.code == "NPU210")
+    plan = make_plan(Tree({path: data}), [rule])
+    assert [r.path for r in plan.records] == [path]
 
 
 @pytest.mark.parametrize("text", ['"nccl"', "'cpu:gloo,cuda:nccl'", '"cuda:nccl,cpu:gloo"'])

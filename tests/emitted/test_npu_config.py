@@ -212,6 +212,11 @@ def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None
             "distributed_executor_backend='ray'",
         ),
         ({"parallel_config": SimpleNamespace(data_parallel_size=2)}, "data_parallel_size=2"),
+        ({"parallel_config": SimpleNamespace(tensor_parallel_size=2)}, "tensor_parallel_size=2"),
+        (
+            {"parallel_config": SimpleNamespace(pipeline_parallel_size=2)},
+            "pipeline_parallel_size=2",
+        ),
         (
             {"parallel_config": SimpleNamespace(enable_expert_parallel=True)},
             "enable_expert_parallel=True",

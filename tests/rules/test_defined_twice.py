@@ -105,6 +105,12 @@ def test_no_branch_goes_into_a_dead_definition(
     assert result.failure is None
     statuses = {r.status for r in result.records if r.rule == rule.code}
     after = copies(source if result.after is None else result.after.decode(), name)
+    if len(after) > len(original):
+        # What wraps a definition under its own name stands behind the one that runs.
+        assert form == "later"
+        assert Status.CHANGED in statuses
+        assert after[: len(original)] == original
+        return
     changed = [old != new for old, new in zip(original, after, strict=True)]
     if Status.MANUAL in statuses:
         assert not any(changed)

@@ -192,6 +192,16 @@ def test_a_layout_of_ones_own_stays(before: str) -> None:
     assert result.after.decode() == before.replace("name", new)
 
 
+@pytest.mark.parametrize("head", ["if x and \\\n    name", "while name or \\\n    x"])
+def test_a_line_that_goes_on_by_a_backslash_is_left_so(head: str) -> None:
+    before = f"{head}:\n    pass\n"
+    result = migrate_file("vllm/x.py", before.encode(), [LongName()], Tree({}))
+    assert result.failure is None
+    assert result.after is not None
+    new = "a_name.that_is.rather_long(with_an_argument)"
+    assert result.after.decode() == before.replace("name", new)
+
+
 @pytest.mark.parametrize("text", [b"", b"[tool.ruff]\nline-length = 'x'\n", b"\xff", b"tool = 1"])
 def test_a_configuration_that_says_nothing_leaves_what_ruff_has_by_itself(text: bytes) -> None:
     style = tree_style.Style.of(Tree({"pyproject.toml": text}))

@@ -245,10 +245,7 @@ def _with_drafts() -> Iterator[Mode]:
 def _with_runner_v2() -> Iterator[Mode]:
     """The modes with model runner V2, whose kernels are Triton's."""
     known = {mode.name: mode for mode in _ALL}
-    full = known["full-graph"]
-    tp2 = known["tp2"]
-    known["tp2-full-graph"] = replace(tp2, engine={**tp2.engine, **full.engine}, graphs=True)
-    for name in ("eager", "graph", "full-graph", "mp", "tp2", "tp2-full-graph", "pp2"):
+    for name in ("eager", "graph", "full-graph", "mp"):
         mode = known[name]
         yield replace(
             mode,

@@ -166,9 +166,6 @@ class NPUPlatform(Platform):
             ValueError: it does not do what the selector asks for.
 
         """
-        from vllm.v1.attention.backends.ascend_attn import AscendAttentionBackend
-        from vllm.v1.attention.backends.mla.ascend_mla import AscendMLABackend
-
         # Releases ask by position, by name, or with one tuple of everything.
         interface = inspect.signature(super().get_attn_backend_cls)
         bound = interface.bind(selected_backend, *selector_args, **selector_kwargs)
@@ -178,7 +175,15 @@ class NPUPlatform(Platform):
         config = asked.pop("attn_selector_config", None)
         if config is not None:
             asked.update(config._asdict())
-        backend = AscendMLABackend if asked.get("use_mla") else AscendAttentionBackend
+        if asked.get("use_mla"):
+            from vllm.v1.attention.backends.mla.ascend_mla import (
+                AscendMLABackend as backend,
+            )
+        else:
+            from vllm.v1.attention.backends.ascend_attn import (
+                AscendAttentionBackend as backend,
+            )
+
         reasons = backend.validate_configuration(**asked)
         if reasons:
             raise ValueError(f"NPU attention does not support {', '.join(reasons)}.")

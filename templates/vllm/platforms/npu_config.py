@@ -283,6 +283,8 @@ TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
     "parallel_config.data_parallel_size": ((1,), _V1_TAKES_IT),
     "parallel_config.distributed_executor_backend": ((None, "uni", "mp"), _V1_TAKES_IT),
     "parallel_config.enable_expert_parallel": ((False,), _V1_TAKES_IT),
+    "parallel_config.pipeline_parallel_size": ((1,), _V1_TAKES_IT),
+    "parallel_config.tensor_parallel_size": ((1,), _V1_TAKES_IT),
 }
 """Options whose other values are refused with V2, in the same way."""
 

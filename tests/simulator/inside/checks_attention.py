@@ -473,7 +473,6 @@ def check_the_selector_gets_an_answer() -> None:
         ({"kv_cache_dtype": "fp8"}, "a KV cache of fp8"),
         ({"block_size": 64}, "blocks of 64 tokens"),
         ({"use_v1": False}, "the V0 engine"),
-        ({"use_mla": True}, "multi-head latent attention"),
         ({"has_sink": True}, "attention sinks"),
         ({"use_sparse": True}, "sparse attention"),
         ({"use_per_head_quant_scales": True}, "quantization scales of each head"),
@@ -502,7 +501,8 @@ def check_slots_are_converted_once_where_graphs_read_them() -> None:
         with machine(nnal):
             builder = object.__new__(A.AscendMetadataBuilder)
             builder.vllm_config = Config()
-            builder._prepare(NPU, 8)
+            sizes = Config(max_num_batched_tokens=8)
+            builder._prepare(NPU, Config(scheduler_config=sizes, compilation_config=Config()))
             for slots in ([130, 131, 300, 301, 302], [140, 310]):
                 ends = [0, len(slots) - 1, len(slots), len(slots)]
                 lengths = torch.tensor([12, 50, 0], dtype=torch.int32)

@@ -259,6 +259,7 @@ def allocate_npu_kv_cache(
 
     Args:
         kv_cache_config: number of blocks and which layers share memory.
+        device: the NPU that holds the cache.
         kernel_block_sizes: tokens of a kernel's block, for each KV cache group; a
             block of the cache manager is one or more of them.
 
@@ -268,6 +269,7 @@ def allocate_npu_kv_cache(
     Raises:
         NotImplementedError: a layer keeps something else than keys and values of
             one size, or layers differ in what tokens they keep.
+
     """
     if len(kv_cache_config.kv_cache_groups) > 1:
         raise NotImplementedError(

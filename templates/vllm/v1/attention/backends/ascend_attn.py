@@ -625,6 +625,7 @@ def split_kv_cache(
 
     Args:
         kv_cache: these two, or one tensor of both, which the model runner V2 binds.
+
     """
     if isinstance(kv_cache, torch.Tensor):
         # npu-migrate: when has_kv_cache_layouts
