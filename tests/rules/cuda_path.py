@@ -16,6 +16,7 @@ from difflib import SequenceMatcher
 _ADDED_MODULES = (
     "vllm.accelerator",
     "vllm.distributed.device_communicators.npu_communicator",
+    "vllm.model_executor.layers.quantization.npu_modelslim",
     "vllm.platforms.npu_nnal",
     "vllm.v1.worker.npu_kernels",
 )
@@ -29,7 +30,7 @@ _ADDED_VARIABLES = {
 }
 """Environment variables of CANN and torch_npu, or how they begin: where the device is CUDA nobody
 sets one, so a set of names to look for is the same with them and without."""
-_ADDED_STRINGS = {"npu", "ASCEND", "CANN", "HCCL"}
+_ADDED_STRINGS = {"npu", "ASCEND", "CANN", "HCCL", "ascend"}
 _PLATFORM_ON_CUDA = {"dist_backend": "nccl", "device_type": "cuda"}
 
 
@@ -209,10 +210,20 @@ class _OnCuda(ast.NodeTransformer):
         return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
-        if node.module in _ADDED_MODULES:
+        if node.module in _ADDED_MODULES or (node.level and node.module == "npu_modelslim"):
             return None
+        if "NonUvaBuffer" in self.scope and self.kept is not None:
+            node.names = [n for n in node.names if n.name != "is_pin_memory_available"]
         node.names = [n for n in node.names if n.name not in ("current_platform", "GPUModelRunner")]
         return node if node.names else None
+
+    def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        called = node.items[0].context_expr
+        if isinstance(called, ast.Call) and _is_name(called.func, "replay_context"):
+            # Of `accelerator.py`, which gives CUDA a context that does nothing.
+            return node.body
+        return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         name = ".".join([*self.scope, ast.unparse(node.target)])
@@ -331,6 +342,10 @@ class _OnCuda(ast.NodeTransformer):
             return inlined
         if isinstance(node.func, ast.Attribute) and node.func.attr == "is_cuda":
             return node
+        if "NonUvaBuffer" in self.scope and self.kept is not None:
+            # On CUDA it is made only where memory cannot be pinned (`is_uva_available`).
+            asked = "is_pin_memory_available()"
+            node.keywords = [k for k in node.keywords if ast.unparse(k.value) != asked]
         self.generic_visit(node)
         return node
 
@@ -355,7 +370,7 @@ class _OnCuda(ast.NodeTransformer):
         pairs = [
             (k, v)
             for k, v in zip(node.keys, node.values, strict=True)
-            if not (isinstance(v, ast.Name) and v.id == "npu_platform_plugin")
+            if not (isinstance(v, ast.Name) and v.id in ("npu_platform_plugin", "AscendConfig"))
         ]
         node.keys, node.values = [k for k, _ in pairs], [v for _, v in pairs]
         return node

@@ -1274,11 +1274,7 @@ def test_the_command_checks_its_options(run_cli: RunCli, emitted: Path) -> None:
         ("models", {*models.MODELS, *models.ALIASES}),
         (
             "modes",
-            {
-                name
-                for name, mode in MODES.items()
-                if not (mode.adapters or mode.draft or mode.runner_v2)
-            },
+            {name for name, mode in MODES.items() if not (mode.adapters or mode.draft)},
         ),
     ],
 )
