@@ -97,7 +97,7 @@ def test_a_cached_wheel_needs_no_index(tmp_path: Path) -> None:
 def test_contents_and_their_cache(wheel: Path, tmp_path: Path) -> None:
     contents = read_contents(wheel, tmp_path)
     assert contents.version == "9.1.0"
-    assert {k: len(v) for k, v in contents.operators.items()} == {"npu": 6, "atb": 2}
+    assert {k: len(v) for k, v in contents.operators.items()} == {"npu": 7, "atb": 2}
     assert contents.exposed_atb == ["npu_ring"]
     assert contents.lazy == {"erase": "torch_npu.npu.memory.erase_memory"}
     assert contents.dtypes == ["float16", "int4"]
