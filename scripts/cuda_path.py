@@ -171,6 +171,11 @@ def make_trees(release: str, wheel: Path, out: Path) -> int:
     return 0
 
 
+def stem(name: str, label: str) -> str:
+    """What the files of a case in a tree are called, but for their endings."""
+    return f"{name.replace(', ', '_').replace(' ', '-')}.{label}"
+
+
 # ---- the runs -------------------------------------------------------------------------------
 
 
@@ -185,7 +190,7 @@ def run(trees: Path, out: Path, names: list[str], workers: int, limit: float) ->
 
     def one(job: tuple[str, str]) -> bool:
         name, label = job
-        stem = f"{name.replace(', ', '_').replace(' ', '-')}.{label}"
+        files = stem(name, label)
         case = json.loads(json.dumps(CASES[name]))
         arguments = case["arguments"]
         arguments["model"] = str(models / case["model"])
@@ -193,9 +198,9 @@ def run(trees: Path, out: Path, names: list[str], workers: int, limit: float) ->
             arguments["speculative_config"].update(
                 model=arguments["model"], num_speculative_tokens=drafts
             )
-        (out / f"{stem}.case").write_text(json.dumps(case))
+        (out / f"{files}.case").write_text(json.dumps(case))
         packages = [str(trees / label[0]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        caches = out / "caches" / stem
+        caches = out / "caches" / files
         environment = {
             **os.environ,
             **FIXED,
@@ -205,11 +210,11 @@ def run(trees: Path, out: Path, names: list[str], workers: int, limit: float) ->
             "TRITON_CACHE_DIR": str(caches / "triton"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "torchinductor"),
         }
-        target = out / f"{stem}.json.gz"
-        with (out / f"{stem}.log").open("wb") as log:
+        target = out / f"{files}.json.gz"
+        with (out / f"{files}.log").open("wb") as log:
             try:
                 code = subprocess.run(
-                    [sys.executable, HERE / "gpu" / "engine.py", f"{out}/{stem}.case", target],
+                    [sys.executable, HERE / "gpu" / "engine.py", f"{out}/{files}.case", target],
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
@@ -234,7 +239,7 @@ def run(trees: Path, out: Path, names: list[str], workers: int, limit: float) ->
 
 def outcome(out: Path, name: str, label: str) -> dict[str, Any] | None:
     """What a case gave in a tree; None where it was not run."""
-    path = out / f"{name.replace(', ', '_').replace(' ', '-')}.{label}.json.gz"
+    path = out / f"{stem(name, label)}.json.gz"
     return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else None
 
 

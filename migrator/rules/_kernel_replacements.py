@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 import libcst as cst
 
 from migrator.codemod.matchers import bound_by, parameter_names, walk
-from migrator.codemod.recipes import tests_for_npu
-from migrator.codemod.recipes.platforms import IMPORT, TEST
+from migrator.codemod.recipes.platforms import IMPORT, TEST, tests_for_npu
 from migrator.codemod.rule import Edit, File, Finding, Insert, changed, manual, migrated, skipped
 from migrator.files.tree import Tree
 

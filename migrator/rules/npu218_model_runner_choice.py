@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from migrator.codemod.recipes.branches import PlatformBranch
 from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import platform_branch
 from migrator.rules._runner_v2 import knows_one_runner
 
 _CONFIG = "vllm/config/vllm.py"
@@ -73,9 +73,9 @@ class ModelRunnerChoice(Rule):
         )
         if file.tree.exists(_V2_RUNNER) and not file.tree.exists(_V1_RUNNER):
             body = "# There is no other runner.\nreturn True\n"
-        yield from platform_branch(
-            file,
+        yield from PlatformBranch(
             _SITE,
+            (file.path,),
             body=body,
             reason="its default is the V2 runner wherever Triton seems to be",
-        )
+        ).check(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from migrator.codemod.recipes import mentions
+from migrator.codemod.matchers import mentions
 from migrator.codemod.rule import File, Finding, Insert, Rule, Safety, Site, changed, migrated
 
 _IMPORTING = "vllm/triton_utils/importing.py"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from migrator.codemod.matchers import Place, dotted, places
+from migrator.codemod.recipes.branches import PlatformBranch
 from migrator.codemod.rule import (
     Absence,
     File,
@@ -21,7 +22,6 @@ from migrator.codemod.rule import (
     migrated,
 )
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import platform_branch
 from migrator.rules._runner_v2 import knows_one_runner
 
 _HOMES = ("vllm/utils/platform_utils.py", "vllm/utils/__init__.py")
@@ -83,12 +83,12 @@ class UnifiedAddressing(Rule):
 
     def check(self, file: File) -> Iterator[Finding]:
         """Report the question and the buffer."""
-        yield from platform_branch(
-            file,
+        yield from PlatformBranch(
             _ASKED,
+            (file.path,),
             body="# Memory can be pinned, and is not read by address.\nreturn False\n",
             reason="an NPU does not read pinned memory by address",
-        )
+        ).check(file)
         function = file.function(_COPIED)
         if function is not None:
             yield from _pin(file, function)

@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from migrator.codemod.rule import Absence, File, Finding, Rule, Safety, Site
+from migrator.codemod.recipes.branches import PlatformBranch
+from migrator.codemod.rule import Absence, Rule
 from migrator.files.tree import Tree
-from migrator.rules._platform_branch import platform_branch
 
-_UTILS = "vllm/v1/worker/utils.py"
-_SITE = "allocate_kv_cache"
 _BODY = """\
 from vllm.v1.worker.npu_model_runner import allocate_npu_kv_cache
 
@@ -48,22 +44,14 @@ class KVCacheAllocation(Rule):
     """
 
     code = "NPU261"
-    safety = Safety.GUARDED
-    paths = (_UTILS,)
-    triggers = (r"def allocate_kv_cache\b",)
-    sites = (
-        Site(
-            _SITE,
-            (_UTILS,),
-            (Absence("<0.29", "backends say the shape of their cache", _backends_say_the_shape),),
-        ),
-    )
-
-    def check(self, file: File) -> Iterator[Finding]:
-        """Report the function."""
-        yield from platform_branch(
-            file,
-            _SITE,
+    recipes = (
+        PlatformBranch(
+            "allocate_kv_cache",
+            ("vllm/v1/worker/utils.py",),
             body=_BODY,
             reason="no layout of vLLM keeps all keys in one contiguous tensor",
-        )
+            absent=(
+                Absence("<0.29", "backends say the shape of their cache", _backends_say_the_shape),
+            ),
+        ),
+    )

@@ -5,11 +5,3 @@ A branch for NPU tensors or for the NPU platform (`branches`), a `forward_oot` b
 `forward_cuda` (`forward_oot`), a condition that counts an NPU as CUDA (`conditions`), and
 expressions that become others, such as a call that becomes the device's (`rewrites`).
 """
-
-from __future__ import annotations
-
-from migrator.codemod.matchers import mentions
-from migrator.codemod.recipes.branches import has_npu_branch, refuse_unless_none
-from migrator.codemod.recipes.platforms import tests_for_npu
-
-__all__ = ["has_npu_branch", "mentions", "refuse_unless_none", "tests_for_npu"]

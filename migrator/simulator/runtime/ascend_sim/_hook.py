@@ -39,19 +39,41 @@ def _allocator_options_aside() -> Iterator[None]:
         library.ascend_sim_bring_allocator_options_back()
 
 
-class _Loader(Loader):
-    """Loads torch_npu by its own loader, then boots the simulator."""
+class WaitingLoader(Loader):
+    """Loads a module by its own loader, with something done around that."""
 
     def __init__(self, inner: Loader) -> None:
         self._inner = inner
+
+    @classmethod
+    def spec(
+        cls, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        """The spec of a module that this loads; None where there is none."""
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        spec.loader = cls(spec.loader)
+        return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:
-            # Who asks for the source or resources of torch_npu finds its real loader.
+            # Who asks for the source or resources of the module finds its real loader.
             module.__spec__.loader = module.__loader__ = self._inner
+        self.load(module)
+
+    def load(self, module: ModuleType) -> None:
+        """Run the module, and what there is to do around it."""
+        raise NotImplementedError
+
+
+class _Loader(WaitingLoader):
+    """Loads torch_npu, then boots the simulator."""
+
+    def load(self, module: ModuleType) -> None:
         _Finder.remove()
         with _allocator_options_aside():
             self._inner.exec_module(module)
@@ -73,13 +95,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "torch_npu":
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        spec.loader = _Loader(spec.loader)
-        return spec
+        return _Loader.spec(fullname, path, target) if fullname == "torch_npu" else None
 
 
 def install() -> None:

@@ -6,28 +6,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.abc import Loader
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
+from .._hook import WaitingLoader
+
 _NAME = "ascend-sim-triton"
 
 
-class _Loader(Loader):
-    """Loads Triton's interpreter by its own loader, then puts the simulated device below it."""
+class _Loader(WaitingLoader):
+    """Loads Triton's interpreter, then puts the simulated device below it."""
 
-    def __init__(self, inner: Loader) -> None:
-        self._inner = inner
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._inner.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = module.__loader__ = self._inner
+    def load(self, module: ModuleType) -> None:
         self._inner.exec_module(module)
         from ascend_sim.triton_backend import launching
 
@@ -59,13 +52,8 @@ class _Finder(DistributionFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "triton.runtime.interpreter":
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        spec.loader = _Loader(spec.loader)
-        return spec
+        waited = fullname == "triton.runtime.interpreter"
+        return _Loader.spec(fullname, path, target) if waited else None
 
 
 def install() -> None:
