@@ -128,7 +128,8 @@ class Scope:
         outside: set[str] = set()
         for part in own_nodes(self.body):
             if isinstance(part, ast.Global | ast.Nonlocal):
-                outside.update(part.names)
+                # In a module `global` changes nothing: its names are its own.
+                outside.update(part.names if self.outer is not None else ())
             else:
                 names.update(names_bound(part))
         if isinstance(self.node, Function):

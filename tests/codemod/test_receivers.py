@@ -341,6 +341,16 @@ def test_the_search_before_the_parse_finds_too_much_rather_than_too_little(text:
     assert [r.path for r in plan.records] == ["vllm/x.py"]
 
 
+@pytest.mark.parametrize("before", ["global torch\n", "x = [y for y in z]\nglobal torch\n"])
+def test_global_in_a_module_changes_nothing(before: str) -> None:
+    data = f"{before}import torch\n\n\ndef f(x: torch.Tensor):\n    return x.is_cuda\n".encode()
+    (rule,) = (r for r in all_rules() if r.code == "NPU110")
+    plan = make_plan(Tree({"vllm/x.py": data}), [rule])
+    assert [r.status.value for r in plan.records] == ["changed"]
+    unbound = Tree({"vllm/x.py": data.replace(b"import torch\n", b"y = [torch for _ in x]\n")})
+    assert make_plan(unbound, [rule]).failures == ()
+
+
 def test_a_guard_in_what_is_no_python_is_named() -> None:
     (rule,) = (r for r in all_rules() if r.code == "NPU110")
     data = b"import torch\ndef f(t: torch.Tensor):\n    return t.is_cuda\n\n(((\n"
