@@ -17,6 +17,11 @@ namespace {
 
 constexpr uint64_t kSplitBytes = 32 << 10;        // above it the ranks share a reduction
 
+// How many of `total` elements round `i` of `each` moves.
+uint64_t part_of(uint64_t total, uint64_t each, uint64_t i) {
+  return total <= i * each ? 0 : std::min(each, total - i * each);
+}
+
 }  // namespace
 
 HcclResult Comm::arrive(const Call &call) {
@@ -68,6 +73,21 @@ HcclResult Comm::share_counts(const Call &call, const std::vector<uint64_t> &row
       call, 1,
       [&](uint64_t) { std::copy(row.begin(), row.end(), counts_row(rank_)); },
       [](uint64_t) { return HCCL_SUCCESS; });
+}
+
+HcclResult Comm::agree(const Call &call, uint64_t own, const std::vector<uint64_t> &of_ranks,
+                       const Conflict &conflict, uint64_t *longest) {
+  std::vector<uint64_t> row{own};
+  row.insert(row.end(), of_ranks.begin(), of_ranks.end());
+  if (const HcclResult r = share_counts(call, row); r != HCCL_SUCCESS) return r;
+  for (uint32_t r = 0; r < n_ranks_; r++) {
+    const uint64_t said = shared_count(r, 0);
+    *longest = std::max(*longest, said);
+    for (uint32_t s = 0; s < n_ranks_; s++)
+      if (const uint64_t other = shared_count(s, 1 + r); other != said)
+        return fail(HCCL_E_PARA, conflict(r, said, s, other));
+  }
+  return HCCL_SUCCESS;
 }
 
 HcclResult Comm::all_reduce(const void *send, void *recv, uint64_t count, uint32_t type,
@@ -168,35 +188,25 @@ HcclResult Comm::all_gather_v(const void *send, uint64_t count, void *recv,
   const Call call{Op::kAllGatherV, type, UINT32_MAX, kNoRank, 0};
   std::lock_guard<std::mutex> lock(collective_mutex_);
   if (const HcclResult r = usable(call); r != HCCL_SUCCESS) return r;
-  std::vector<uint64_t> row{count};
-  row.insert(row.end(), counts.begin(), counts.end());
-  if (const HcclResult r = share_counts(call, row); r != HCCL_SUCCESS) return r;
   uint64_t longest = 0;
-  for (uint32_t r = 0; r < n_ranks_; r++) {
-    const uint64_t given = shared_count(r, 0);
-    longest = std::max(longest, given);
-    for (uint32_t s = 0; s < n_ranks_; s++)
-      if (shared_count(s, 1 + r) != given)
-        return fail(HCCL_E_PARA,
-                    format("HCCL: in HcclAllGatherV on communicator '%s' rank %u gives %llu "
-                           "elements, but rank %u expects %llu from it", name_.c_str(), r,
-                           (unsigned long long)given, s,
-                           (unsigned long long)shared_count(s, 1 + r)));
-  }
-  const uint64_t size = type_bytes(type), each = kStageBytes / size;
-  const auto part = [&](uint64_t total, uint64_t i) {
-    return total <= i * each ? 0 : std::min(each, total - i * each);
+  const auto conflict = [&](uint32_t r, unsigned long long given, uint32_t s,
+                            unsigned long long other) {
+    return format("HCCL: in HcclAllGatherV on communicator '%s' rank %u gives %llu "
+                  "elements, but rank %u expects %llu from it", name_.c_str(), r, given, s, other);
   };
+  if (const HcclResult r = agree(call, count, counts, conflict, &longest); r != HCCL_SUCCESS)
+    return r;
+  const uint64_t size = type_bytes(type), each = kStageBytes / size;
   return rounds(
       call, rounds_for(longest, each),
       [&](uint64_t i) {
         memcpy(stage(rank_), static_cast<const char *>(send) + i * each * size,
-               part(count, i) * size);
+               part_of(count, each, i) * size);
       },
       [&](uint64_t i) {
         for (uint32_t r = 0; r < n_ranks_; r++)
           memcpy(static_cast<char *>(recv) + (displacements[r] + i * each) * size, stage(r),
-                 part(counts[r], i) * size);
+                 part_of(counts[r], each, i) * size);
         return HCCL_SUCCESS;
       });
 }
@@ -230,25 +240,15 @@ HcclResult Comm::reduce_scatter_v(const void *send, const std::vector<uint64_t> 
   const Call call{Op::kReduceScatterV, type, op, kNoRank, 0};
   std::lock_guard<std::mutex> lock(collective_mutex_);
   if (const HcclResult r = usable(call); r != HCCL_SUCCESS) return r;
-  std::vector<uint64_t> row{count};
-  row.insert(row.end(), counts.begin(), counts.end());
-  if (const HcclResult r = share_counts(call, row); r != HCCL_SUCCESS) return r;
   uint64_t longest = 0;
-  for (uint32_t r = 0; r < n_ranks_; r++) {
-    const uint64_t wanted = shared_count(r, 0);
-    longest = std::max(longest, wanted);
-    for (uint32_t s = 0; s < n_ranks_; s++)
-      if (shared_count(s, 1 + r) != wanted)
-        return fail(HCCL_E_PARA,
-                    format("HCCL: in HcclReduceScatterV on communicator '%s' rank %u "
-                           "expects %llu elements, but rank %u gives it %llu", name_.c_str(), r,
-                           (unsigned long long)wanted, s,
-                           (unsigned long long)shared_count(s, 1 + r)));
-  }
-  const uint64_t size = type_bytes(type), each = kStageBytes / n_ranks_ / 64 * 64 / size;
-  const auto part = [&](uint64_t total, uint64_t i) {
-    return total <= i * each ? 0 : std::min(each, total - i * each);
+  const auto conflict = [&](uint32_t r, unsigned long long wanted, uint32_t s,
+                            unsigned long long other) {
+    return format("HCCL: in HcclReduceScatterV on communicator '%s' rank %u "
+                  "expects %llu elements, but rank %u gives it %llu", name_.c_str(), r, wanted, s, other);
   };
+  if (const HcclResult r = agree(call, count, counts, conflict, &longest); r != HCCL_SUCCESS)
+    return r;
+  const uint64_t size = type_bytes(type), each = kStageBytes / n_ranks_ / 64 * 64 / size;
   std::vector<const void *> parts(n_ranks_);
   return rounds(
       call, rounds_for(longest, each),
@@ -256,12 +256,12 @@ HcclResult Comm::reduce_scatter_v(const void *send, const std::vector<uint64_t> 
         for (uint32_t r = 0; r < n_ranks_; r++)
           memcpy(stage(rank_) + r * each * size,
                  static_cast<const char *>(send) + (displacements[r] + i * each) * size,
-                 part(counts[r], i) * size);
+                 part_of(counts[r], each, i) * size);
       },
       [&](uint64_t i) {
         for (uint32_t r = 0; r < n_ranks_; r++) parts[r] = stage(r) + rank_ * each * size;
         hccl_sim::reduce(static_cast<char *>(recv) + i * each * size, parts.data(), n_ranks_,
-                         part(count, i), type, op);
+                         part_of(count, each, i), type, op);
         return HCCL_SUCCESS;
       });
 }
@@ -334,21 +334,18 @@ HcclResult Comm::all_to_all_v(const void *send, const std::vector<uint64_t> &sen
                            (unsigned long long)given, d, (unsigned long long)expected));
     }
   const uint64_t size = type_bytes(type), each = kStageBytes / n_ranks_ / 64 * 64 / size;
-  const auto part = [&](uint64_t total, uint64_t i) {
-    return total <= i * each ? 0 : std::min(each, total - i * each);
-  };
   return rounds(
       call, rounds_for(longest, each),
       [&](uint64_t i) {
         for (uint32_t r = 0; r < n_ranks_; r++)
           memcpy(stage(rank_) + r * each * size,
                  static_cast<const char *>(send) + (send_displacements[r] + i * each) * size,
-                 part(send_counts[r], i) * size);
+                 part_of(send_counts[r], each, i) * size);
       },
       [&](uint64_t i) {
         for (uint32_t r = 0; r < n_ranks_; r++)
           memcpy(static_cast<char *>(recv) + (recv_displacements[r] + i * each) * size,
-                 stage(r) + rank_ * each * size, part(recv_counts[r], i) * size);
+                 stage(r) + rank_ * each * size, part_of(recv_counts[r], each, i) * size);
         return HCCL_SUCCESS;
       });
 }

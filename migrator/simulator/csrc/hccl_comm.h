@@ -196,6 +196,12 @@ class Comm {
   HcclResult rounds(const Call &call, uint64_t n_rounds, const Fill &fill, const Drain &drain);
   HcclResult share_counts(const Call &call, const std::vector<uint64_t> &row);
   uint64_t shared_count(uint32_t rank, uint32_t column) const;
+  // What is said where rank `r` says `said` of itself and rank `s` says `other` of it.
+  using Conflict = std::function<std::string(uint32_t r, unsigned long long said, uint32_t s,
+                                             unsigned long long other)>;
+  // Share each rank's own count and what it says of all; `longest` is the most of any.
+  HcclResult agree(const Call &call, uint64_t own, const std::vector<uint64_t> &of_ranks,
+                   const Conflict &conflict, uint64_t *longest);
 
   bool step_send(Transfer &transfer);
   bool step_recv(Transfer &transfer);
