@@ -113,9 +113,8 @@ def _lacking(ours: Function, theirs: Function) -> str:
             more = [n for n in more if n not in keywords] if len(wanted) > len(names) else []
         if more:
             return f"takes no {', '.join(more)}"
-        order = [n for n in names if n in wanted]
-        if order != wanted:
-            return f"takes {', '.join(order)} in this order, not {', '.join(wanted)}"
+        if names[: len(wanted)] != wanted:
+            return f"takes {', '.join(names)} in this order, not {', '.join(wanted)}"
     if own.kwarg is None:
         more = [a.arg for a in other.kwonlyargs if a.arg not in {*names, *keywords}]
         if more:
@@ -130,11 +129,14 @@ def _lacking(ours: Function, theirs: Function) -> str:
 
 
 def _renamed(ours: Function, theirs: Function) -> list[str]:
-    """Parameters of the method above that ours has by other names in the same places, if all."""
+    """Parameters of the method above that ours has by other names in the same places, if all.
+
+    What ours takes beside them comes after them, and need not be given.
+    """
     own = [a.arg for a in (*ours.args.posonlyargs, *ours.args.args)]
     other = [a.arg for a in (*theirs.args.posonlyargs, *theirs.args.args)]
     keywords = {a.arg for a in theirs.args.kwonlyargs} - {a.arg for a in ours.args.kwonlyargs}
-    if len(own) != len(other) or keywords or set(own[1:]) & {n for n in other if n not in own}:
+    if len(own) - len(ours.args.defaults) > len(other) or len(own) < len(other) or keywords:
         return []
     moved = [n for n in own if n in other and own.index(n) != other.index(n)]
     return [] if moved else [n for n in other if n not in own]

@@ -45,6 +45,8 @@ def problems(root: Path, base: str, ours: str, call: str = CALL) -> list[str]:
     [
         ("def run(self, one, two): ...", "def run(self, one): ...", "takes no two"),
         ("def run(self, one, two): ...", "def run(self, two, one): ...", "in this order, not"),
+        ("def run(self, one, two): ...", "def run(self, one, a=1, two=2): ...", "this order, not"),
+        ("def run(self, two): ...", "def run(self, other, two=2): ...", "in this order, not"),
         ("def run(self, one): ...", "def run(self, one, more): ...", "asks for more"),
         ("def run(self, *, key): ...", "def run(self): ...", "takes no key"),
         ("def run(self, one, two): ...", "def run(self, one, other): ...", "takes no two"),
@@ -66,6 +68,7 @@ def test_what_does_not_fit(tmp_path: Path, base: str, ours: str, said: str) -> N
         ("def run(self, one, *, key=1): ...", "def run(self, one, **kwargs): ..."),
         ("def run(self, one): ...", "def walk(self): ..."),
         ("def run(self, first): ...", "def run(self, one): ..."),
+        ("def run(self, first): ...", "def run(self, one, more=None): ..."),
         ("@property\n    def run(self): ...", "@property\n    def run(self): ..."),
         ("def __init__(self, one): ...", "def __init__(self): ..."),
     ],
