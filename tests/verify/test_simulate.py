@@ -41,6 +41,7 @@ from migrator.verify.simulate import (
 from migrator.verify.simulate.judge import Calls
 from migrator.verify.simulate.models import MODELS, ROLES
 from migrator.verify.simulate.modes import MODES
+from migrator.verify.simulate.run import Variant, variant_of
 from tests.conftest import RunCli
 
 NEW = models.NEW_TOKENS
@@ -1327,6 +1328,50 @@ def test_the_exit_code_says_what_came_out(
         *("simulator", "run", "--env", sys.executable),
         *("--devices", "2", "--memory", "1GiB", "--", sys.executable, "p.py"),
     ]
+
+
+DEEPSEEK = models.MODELS["deepseek-v3"]
+
+
+@pytest.mark.parametrize(
+    ("call", "dtype"),
+    [
+        ("self.gate.set_out_dtype(torch.float32 if fused else torch.bfloat16)", "bfloat16"),
+        ("self.gate.set_out_dtype(torch.float32)", ""),
+        ("self.gate.set_out_dtype(self.gate.weight.dtype)", ""),
+        ("keys = torch.zeros(2, dtype=torch.bfloat16)", ""),
+        ("not Python", ""),
+    ],
+)
+def test_a_release_may_round_what_routers_give(tmp_path: Path, call: str, dtype: str) -> None:
+    module = tmp_path / DEEPSEEK.routed_in
+    module.parent.mkdir(parents=True)
+    module.write_text(call)
+    for mode in ("eager", "tp2"):
+        assert variant_of(tmp_path, DEEPSEEK, MODES[mode]) == Variant(router=dtype)
+    assert variant_of(tmp_path, models.MODELS["llama"], MODES["eager"]) == Variant()
+    assert variant_of(tmp_path / "none", DEEPSEEK, MODES["eager"]) == Variant()
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "variant"),
+    [
+        ("llama-w8a8", "eager", Variant()),
+        ("llama-w8a8", "tp2", Variant(shards=2)),
+        # One scale for all of an input, wherever its parts are.
+        ("llama-w8a8-static", "tp2", Variant()),
+        ("llama-w8a8-static", "float16", Variant()),
+        ("qwen3-moe-modelslim", "tp2", Variant(shards=2)),
+        ("qwen3-moe-modelslim", "tp2-ep", Variant(shards=2, spread=True)),
+        ("llama-modelslim", "float16", Variant(packed=True)),
+        ("llama-modelslim", "bfloat16", Variant()),
+        ("qwen3-moe", "tp2-ep", Variant()),
+    ],
+)
+def test_what_a_mode_makes_of_a_checkpoint(
+    tmp_path: Path, model: str, mode: str, variant: Variant
+) -> None:
+    assert variant_of(tmp_path, models.MODELS[model], MODES[mode]) == variant
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))

@@ -64,6 +64,7 @@ _GPT2: dict[str, Any] = {
     "attn_pdrop": 0.0,
 }
 
+_DEEPSEEK = "vllm/model_executor/models/deepseek_v2.py"
 # A head is not the hidden size divided, and no size of it is free.
 _LATENT: dict[str, Any] = {
     **{name: value for name, value in _SHAPE.items() if name != "head_dim"},
@@ -167,7 +168,8 @@ class Model:
 
     `config` goes to the transformers class `config_class`, on top of the common shape where
     `common` is set; `roles` are the keys of ROLES that it needs; `adapters` are those of the modes
-    with LoRA.
+    with LoRA. `routed_in` is vLLM's module with the model's routers, if some releases round what
+    they give.
     """
 
     name: str
@@ -178,6 +180,7 @@ class Model:
     common: bool = True
     adapters: tuple[Adapter, ...] = ()
     quantization: Quantization | None = None
+    routed_in: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -312,6 +315,7 @@ _ALL = (
         },
         _OTHER_ROUTER,
         common=False,
+        routed_in=_DEEPSEEK,
     ),
     # Queries of a latent of their own; sigmoid scores, a bias that only chooses, experts in groups;
     # positions stretched by yarn, which scales the logits, too.
@@ -343,6 +347,7 @@ _ALL = (
         },
         _STRETCHED,
         common=False,
+        routed_in=_DEEPSEEK,
     ),
     Model(
         "gpt2",

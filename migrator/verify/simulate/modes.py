@@ -98,6 +98,19 @@ _ALL = (
         collectives=(("all_reduce",),),
     ),
     Mode(
+        "tp2-ep",
+        "tensor parallel over two devices, each with half of a mixture's experts",
+        {
+            **_EAGER,
+            "tensor_parallel_size": 2,
+            "distributed_executor_backend": "mp",
+            "enable_expert_parallel": True,
+        },
+        devices=2,
+        multiprocess=True,
+        collectives=(("all_reduce",),),
+    ),
+    Mode(
         "pp2",
         "pipeline parallel over two devices, the workers started anew in place of forks",
         {**_EAGER, "pipeline_parallel_size": 2, "distributed_executor_backend": "mp"},
@@ -149,6 +162,7 @@ _ALL = (
     ),
     # What the device's attention takes: here the simulator relaxes nothing.
     Mode("bfloat16", "eager, in bfloat16", {**_EAGER, "dtype": "bfloat16"}),
+    Mode("float16", "eager, in float16", {**_EAGER, "dtype": "float16"}),
     Mode(
         "nz",
         "eager, in bfloat16, weights of linear layers in FRACTAL_NZ",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shutil
@@ -86,13 +87,13 @@ def simulate(
         over_ray = any(mode.ray for mode in options.modes)
         versions = environment.check(options.launcher.python, tree, serve=False, ray=over_ray)
         for model in served(tree.root, options.models, progress):
-            folders: dict[int, Path] = {}
+            folders: dict[Variant, Path] = {}
             for mode in options.modes:
-                split = shards(model, mode)
-                if split not in folders:
+                variant = variant_of(tree.root, model, mode)
+                if variant not in folders:
                     progress(f"{model.name}: reference")
-                    folders[split] = reference(model, options, versions, runner, split)
-                folder = folders[split]
+                    folders[variant] = reference(model, options, versions, runner, variant)
+                folder = folders[variant]
                 progress(f"{model.name} {mode.name}")
                 runs.append(run(tree, model, mode, folder, work, options, runner))
                 if options.stop_at_failure and not runs[-1].passed:
@@ -167,19 +168,63 @@ def cache_folder(options: Options) -> Path:
     return options.cache or private_cache("models")
 
 
-def shards(model: Model, mode: Mode) -> int:
-    """Devices whose parts of a layer's input are quantized each by itself."""
-    if model.quantization is None or not model.quantization.dynamic:
-        return 1
-    return int(mode.engine.get("tensor_parallel_size", 1))
+@dataclass(frozen=True)
+class Variant:
+    """What a model's checkpoint and tokens have of the way in which it is run.
+
+    `shards`: devices whose parts of a layer's input are quantized each by itself; `spread`: experts
+    lie on one device each, and their inputs are in one part; `packed`: scales of products are as
+    ModelSlim has them for float16; `router`: dtype that the release rounds the logits of routers
+    to, whatever the model's is.
+    """
+
+    shards: int = 1
+    spread: bool = False
+    packed: bool = False
+    router: str = ""
+
+
+PLAIN = Variant()
+
+
+def variant_of(tree: Path, model: Model, mode: Mode) -> Variant:
+    """What the release in `tree` and the mode make of a model."""
+    router = rounded_router(tree / model.routed_in) if model.routed_in else ""
+    quantization = model.quantization
+    if quantization is None:
+        return Variant(router=router)
+    packed = quantization.method == "modelslim" and mode.dtype == "float16"
+    if not quantization.dynamic:
+        return Variant(packed=packed, router=router)
+    return Variant(
+        int(mode.engine.get("tensor_parallel_size", 1)),
+        bool(mode.engine.get("enable_expert_parallel")),
+        packed,
+        router,
+    )
+
+
+def rounded_router(module: Path) -> str:
+    """The dtype of half precision that a module of vLLM gives the logits of its routers, or ""."""
+    try:
+        tree = ast.parse(module.read_bytes())
+    except (OSError, SyntaxError):
+        return ""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "set_out_dtype"
+            and any("torch.bfloat16" in ast.unparse(argument) for argument in node.args)
+        ):
+            return "bfloat16"
+    return ""
 
 
 def reference(
-    model: Model, options: Options, versions: Versions, runner: Runner, split: int = 1
+    model: Model, options: Options, versions: Versions, runner: Runner, variant: Variant = PLAIN
 ) -> Path:
     """The folder of a model and its reference tokens, made now or earlier.
-
-    `split` is what `shards` says of a run.
 
     Raises:
         SimulateError: transformers cannot make them.
@@ -200,9 +245,16 @@ def reference(
         "adapters": [asdict(adapter) for adapter in model.adapters],
         "adapted": [asdict(prompt) for prompt in models.ADAPTED],
     }
+    if variant.router:
+        job["router"] = variant.router
     programs = [environment.PROGRAMS / "reference.py"]
     if model.quantization is not None:
-        job["quantization"] = {**asdict(model.quantization), "shards": split}
+        job["quantization"] = {
+            **asdict(model.quantization),
+            "shards": variant.shards,
+            "spread": variant.spread,
+            "packed": variant.packed,
+        }
         programs.insert(0, environment.PROGRAMS / "quantized.py")
     made_by = {name: versions.installed[name] for name in ("torch", "transformers", "tokenizers")}
     key = hashlib.sha256(
@@ -307,8 +359,9 @@ def run(
     exact = mode.dtype == "float32"
     score = None
     if not exact and seen.get("phases"):
+        variant = variant_of(tree.root, model, mode)
         score = score_answers(
-            model_folder, model, mode, wanted, seen["phases"], folder, options, runner
+            model_folder, variant, mode, wanted, seen["phases"], folder, options, runner
         )
     paths, equal, problems = judge.judge(model, mode, wanted, seen, calls, score)
     problems += collectives.unseen(mode, record, until)
@@ -334,7 +387,7 @@ def run(
 
 def score_answers(
     model_folder: Path,
-    model: Model,
+    variant: Variant,
     mode: Mode,
     wanted: dict[str, Any],
     phases: dict[str, Any],
@@ -348,7 +401,8 @@ def score_answers(
         "out": str(out),
         "model": str(model_folder),
         "dtype": mode.dtype,
-        "shards": shards(model, mode),
+        "shards": variant.shards,
+        "spread": variant.spread,
         "sequences": judge.sequences(wanted, phases),
     }
     job.write_text(json.dumps(content), encoding="utf-8")

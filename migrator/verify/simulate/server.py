@@ -17,9 +17,16 @@ from typing import Any
 from migrator.verify.simulate import environment, judge, process
 from migrator.verify.simulate.environment import EmittedTree
 from migrator.verify.simulate.models import BATCHED_TOKENS, MAX_MODEL_LENGTH, ROLES, Model
-from migrator.verify.simulate.modes import DEVICE_MEMORY, SET_FOR_WORKERS, Mode
+from migrator.verify.simulate.modes import DEVICE_MEMORY, MODES, SET_FOR_WORKERS, Mode
 from migrator.verify.simulate.report import Report, Run
-from migrator.verify.simulate.run import Options, ending, opened, reference, report
+from migrator.verify.simulate.run import (
+    Options,
+    ending,
+    opened,
+    reference,
+    report,
+    variant_of,
+)
 
 SERVED = "tiny"
 """Name under which the model is served."""
@@ -45,7 +52,8 @@ def serve(options: Options, progress: Callable[[str], None] = lambda _: None) ->
         versions = environment.check(python, tree, serve=True, ray=options.ray)
         for model in options.models:
             progress(f"{model.name}: reference")
-            folder = reference(model, options, versions, process.run)
+            variant = variant_of(tree.root, model, MODES["eager"])
+            folder = reference(model, options, versions, process.run, variant)
             progress(f"{model.name} serve")
             runs.append(_serve(tree, model, folder, work, options))
         return report(tree, options, versions, runs)

@@ -8,7 +8,8 @@ model are quantized and computed by integers, whose sums are exact: what an engi
 the order of float32 operations between them, which `noise` measures with the rest.
 
 A layer that is split along its inputs quantizes each device's part by itself where the scale of a
-token is found while it runs: `shards` is the number of devices.
+token is found while it runs: `shards` is the number of devices. Experts that are `spread` over the
+devices are whole.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ class Int8Linear(torch.nn.Module):
             "quant_bias",
             "deq_scale",
         ):
-            self.register_buffer(name, tensors.get(name))
+            tensor = tensors.get(name)
+            if name == "deq_scale" and tensor is not None and tensor.dtype == torch.int64:
+                tensor = tensor.to(torch.int32).view(torch.float32)
+            self.register_buffer(name, tensor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's outputs, of the dtype of x."""
@@ -183,8 +187,13 @@ def kind_of(name: str, how: dict[str, Any]) -> str:
     return DYNAMIC if how["dynamic"] else STATIC
 
 
-def modelslim(tensors: dict[str, torch.Tensor], name: str, bias: torch.Tensor | None) -> None:
-    """Add to the tensors of a layer what only ModelSlim's checkpoints have."""
+def modelslim(
+    tensors: dict[str, torch.Tensor], name: str, bias: torch.Tensor | None, *, packed: bool
+) -> None:
+    """Add to the tensors of a layer what only ModelSlim's checkpoints have.
+
+    `packed`: as for float16, where `deq_scale` has its bits in an int64.
+    """
     scale = tensors[f"{name}.weight_scale"]
     tensors[f"{name}.weight_offset"] = torch.zeros_like(scale)
     if f"{name}.input_scale" not in tensors:
@@ -194,7 +203,9 @@ def modelslim(tensors: dict[str, torch.Tensor], name: str, bias: torch.Tensor | 
     sums = tensors[f"{name}.weight"].sum(1, dtype=torch.int32)
     whole = torch.zeros_like(deq_scale) if bias is None else (bias / deq_scale).round()
     tensors[f"{name}.input_offset"] = offset
-    tensors[f"{name}.deq_scale"] = deq_scale
+    tensors[f"{name}.deq_scale"] = (
+        deq_scale.view(torch.int32).to(torch.int64) if packed else deq_scale
+    )
     tensors[f"{name}.quant_bias"] = whole.to(torch.int32) - sums * offset.to(torch.int32)
 
 
@@ -217,7 +228,8 @@ def quantize(model: Any, how: dict[str, Any], vocabulary: int) -> dict[str, torc
             low, high = ranges[name]
             tensors.update(static_scales(name, low, high, how["symmetric"]))
         if how["method"] == "modelslim":
-            modelslim(tensors, name, model.get_submodule(name).bias)
+            bias = model.get_submodule(name).bias
+            modelslim(tensors, name, bias, packed=how["packed"])
     return tensors
 
 
@@ -234,7 +246,7 @@ def static_scales(name: str, low: float, high: float, symmetric: bool) -> dict[s
     return found
 
 
-def dress(model: Any, tensors: dict[str, torch.Tensor], shards: int) -> None:
+def dress(model: Any, tensors: dict[str, torch.Tensor], shards: int, *, spread: bool) -> None:
     """Let the layers of a model compute as their quantized tensors say."""
     for name in list(linear_names(model)):
         if f"{name}.weight_scale" not in tensors:
@@ -248,7 +260,8 @@ def dress(model: Any, tensors: dict[str, torch.Tensor], shards: int) -> None:
         if bias is not None and "quant_bias" not in own:
             own["bias"] = bias.detach()
         parent, _, last = name.rpartition(".")
-        parts = shards if last in SPLIT_INPUTS else 1
+        whole = last not in SPLIT_INPUTS or (spread and ".experts." in name)
+        parts = 1 if whole else shards
         setattr(model.get_submodule(parent), last, Int8Linear(own, parts))
 
 
@@ -313,12 +326,12 @@ def make_model(job: dict[str, Any]) -> Any:
     tensors = quantize(model, how, job["config"]["vocab_size"])
     # What a layer has no use for once its bias is among its integers.
     model.biases = {name: p.detach() for name, p in model.named_parameters() if "bias" in name}
-    dress(model, tensors, how["shards"])
+    dress(model, tensors, how["shards"], spread=how["spread"])
     model.save_pretrained = functools.partial(save, model, tensors, how)
     return model
 
 
-def load(folder: Path, dtype: torch.dtype, shards: int) -> Any:
+def load(folder: Path, dtype: torch.dtype, shards: int, *, spread: bool) -> Any:
     """The model of a checkpoint that this program wrote."""
     config = transformers.AutoConfig.from_pretrained(folder)
     if hasattr(config, "quantization_config"):
@@ -329,7 +342,7 @@ def load(folder: Path, dtype: torch.dtype, shards: int) -> Any:
     floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
     model.load_state_dict(floats, strict=False)
     model.to(dtype).eval()
-    dress(model, tensors, shards)
+    dress(model, tensors, shards, spread=spread)
     return model
 
 

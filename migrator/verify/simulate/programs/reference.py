@@ -80,6 +80,35 @@ def make_tokenizer(size: int) -> transformers.PreTrainedTokenizerFast:
     )
 
 
+class Rounding(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+    """While it is on, products of linear layers are rounded to bfloat16."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """What the function gives."""
+        out = function(*args, **(kwargs or {}))
+        if function is torch.nn.functional.linear:
+            return out.to(torch.bfloat16).to(out.dtype)
+        return out
+
+
+class RoundedRouter:
+    """Mixed into the class of a router: it rounds its logits."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the router gives."""
+        with Rounding():
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+def round_routers(model: Any) -> None:
+    """Let the routers of a model round their logits, as some releases do."""
+    for name, module in model.named_modules():
+        if name.endswith(".gate"):
+            module.__class__ = type("Rounded", (RoundedRouter, type(module)), {})
+
+
 def make_model(job: dict[str, Any]) -> Any:
     """The model with weights that make its layers matter: biases and norms are not trivial."""
     torch.manual_seed(0)
@@ -107,6 +136,8 @@ def make_model(job: dict[str, Any]) -> Any:
             # Of a router: with it other experts are chosen, whose weights are without it.
             if name.endswith("correction_bias"):
                 buffer.normal_(0, 0.3)
+    if job.get("router"):
+        round_routers(model)
     return model
 
 

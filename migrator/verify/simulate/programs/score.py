@@ -23,13 +23,13 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 
-def load(folder: str, dtype: torch.dtype, shards: int) -> Any:
+def load(folder: str, dtype: torch.dtype, shards: int, *, spread: bool) -> Any:
     """The model in eager attention, which rounds as its checkpoint says if that is quantized."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     if "quantization_config" in config or (Path(folder) / "quant_model_description.json").is_file():
         import quantized  # type: ignore[import-not-found]  # beside this program
 
-        return quantized.load(Path(folder), dtype, shards)
+        return quantized.load(Path(folder), dtype, shards, spread=spread)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     )
@@ -39,8 +39,8 @@ def load(folder: str, dtype: torch.dtype, shards: int) -> Any:
 def main(job: dict[str, Any]) -> None:
     """Write shortfalls and noise to the file that the job names."""
     transformers.utils.logging.set_verbosity_error()
-    exact = load(job["model"], torch.float32, job["shards"])
-    half = load(job["model"], getattr(torch, job["dtype"]), job["shards"])
+    exact = load(job["model"], torch.float32, job["shards"], spread=job["spread"])
+    half = load(job["model"], getattr(torch, job["dtype"]), job["shards"], spread=job["spread"])
     misses, own, total = [], 0, 0
     with torch.no_grad():
         for prompt, tokens in job["sequences"]:
