@@ -24,25 +24,24 @@ def reasons(
     text: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """What is said of a DeepSeek, of whose configuration these parts are other."""
-    config = {**TABLE.LATENT_SIZES, **(text or {})}
     given = {path: taken[0] for path, taken in TABLE.LATENT_TAKEN.items()} | dict(change or {})
-    parts: dict[str, Any] = {"model_config": {"enforce_eager": True}, "parallel_config": {}}
-    for path, value in given.items():
-        first, _, name = path.partition(".")
-        if name:
-            parts[first][name] = value
-        else:
-            parts[first] = value
     model = SimpleNamespace(
-        hf_text_config=SimpleNamespace(**config),
-        use_mla=parts["model_config"].pop("use_mla", True),
+        hf_text_config=SimpleNamespace(**{**TABLE.LATENT_SIZES, **(text or {})}),
+        use_mla=True,
+        enforce_eager=True,
         architectures=[arch],
         get_num_attention_heads=lambda _: heads,
-        **parts["model_config"],
     )
-    whole = {**parts, "model_config": model}
-    whole["parallel_config"] = SimpleNamespace(**parts["parallel_config"])
-    found = TABLE._latent_reasons(SimpleNamespace(**whole))
+    whole = SimpleNamespace(model_config=model, parallel_config=SimpleNamespace())
+    for path, value in given.items():
+        at: Any = whole
+        *parents, last = path.split(".")
+        for name in parents:
+            if not hasattr(at, name):
+                setattr(at, name, SimpleNamespace())
+            at = getattr(at, name)
+        setattr(at, last, value)
+    found = TABLE._latent_reasons(whole)
     return [reason for reason in found if not reason.startswith(OTHER_VARIANT)]
 
 

@@ -167,6 +167,34 @@ def test_images_whose_tokens_see_each_other(
     assert npu_config.image_reason(model) is None
 
 
+def test_a_model_that_makes_drafts_is_as_those_that_were_compared(npu_config: ModuleType) -> None:
+    def drafts(**more: Any) -> list[str]:
+        plain = {
+            "is_hybrid": False,
+            "has_inner_state": False,
+            "is_attention_free": False,
+            "is_mm_prefix_lm": False,
+            "max_model_len": 4096,
+            "hf_text_config": SimpleNamespace(),
+            "use_mla": False,
+            "quantization": None,
+        }
+        draft = SimpleNamespace(**{**plain, **more})
+        speculative = SimpleNamespace(draft_model_config=draft)
+        config = SimpleNamespace(
+            speculative_config=speculative, model_config=None, load_config=None
+        )
+        return list(npu_config._draft_reasons(config))
+
+    assert drafts() == []
+    assert drafts(use_mla=True, quantization="compressed-tensors") == [
+        "the draft model: latent attention was not compared with drafts",
+        "the draft model: compressed-tensors was not compared with drafts",
+    ]
+    (reason,) = drafts(max_model_len=300_000)
+    assert reason.startswith("the draft model: a context of 300000 tokens")
+
+
 class WithRunnerV2(Config):
     """The same of an engine that has model runner V2."""
 

@@ -54,8 +54,10 @@ def module() -> ModuleType:
     return template_module("vllm/platforms/npu_quantization.py")
 
 
-def said(module: ModuleType, change: dict[str, Any], lora: Any = None) -> list[str]:
-    """What is said of the settings above with values at dotted paths put in."""
+def said(
+    module: ModuleType, change: dict[str, Any], options: dict[str, Any] | None = None
+) -> list[str]:
+    """What is said of the settings above with values at dotted paths put in, and of options."""
     settings = copy.deepcopy(TOKENS)
     for path, value in change.items():
         at: Any = settings
@@ -67,7 +69,15 @@ def said(module: ModuleType, change: dict[str, Any], lora: Any = None) -> list[s
     model = SimpleNamespace(
         quantization="compressed-tensors", hf_config=hf_config, hf_text_config=hf_config
     )
-    config = SimpleNamespace(model_config=model, lora_config=lora)
+    config = SimpleNamespace(model_config=model)
+    for path, value in (options or {}).items():
+        at = config
+        *parents, last = path.split(".")
+        for name in parents:
+            if not hasattr(at, name):
+                setattr(at, name, SimpleNamespace())
+            at = getattr(at, name)
+        setattr(at, last, value)
     return list(module.quantization_reasons(config))
 
 
@@ -126,9 +136,24 @@ def test_any_other_scheme_is_refused_by_name(
     assert reason.startswith("compressed-tensors quantization with")
 
 
-def test_adapters_of_a_quantized_model_are_refused(module: ModuleType) -> None:
-    (reason,) = said(module, {}, lora=object())
-    assert "LoRA" in reason
+def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleType) -> None:
+    for path, (taken, *_) in module.COMPARED.items():
+        assert said(module, {}, {path: taken}) == []
+        for other in (7, SimpleNamespace(many="\nlines")):
+            (reason,) = said(module, {}, {path: other})
+            name = path.rpartition(".")[2]
+            shown = f"{name}=7" if other == 7 else name
+            assert reason.startswith(
+                f"compressed-tensors quantization was not compared with {shown}. Leave that out"
+            )
+            assert "\n" not in reason
+
+
+def test_an_option_that_a_release_does_not_have_is_no_reason(module: ModuleType) -> None:
+    assert said(module, {}, {"offload_config.uva": None, "model_config.runner_type": None}) == [
+        "compressed-tensors quantization was not compared with runner_type. Leave that out, or use "
+        "the model's unquantized weights"
+    ]
 
 
 @pytest.mark.parametrize(

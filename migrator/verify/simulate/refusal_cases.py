@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +313,12 @@ CASES = (
         {**_DEEPSEEK, "num_attention_heads": 130, "num_key_value_heads": 130},
     ),
     Case(
+        "latent attention with experts spread over ranks",
+        "latent attention was not compared with enable_expert_parallel=True",
+        _DEEPSEEK,
+        engine={"enable_expert_parallel": True},
+    ),
+    Case(
         "sparse attention",
         "NPU: sparse attention, whose tokens an indexer chooses",
         {
@@ -416,6 +422,12 @@ CASES = (
     _scheme("asymmetric tokens", "symmetric False of activations", inputs={"symmetric": False}),
     _scheme("quantized head", "a quantized lm_head", ignore=[]),
     _scheme("quantized cache", "kv_cache_scheme", kv_cache_scheme={"num_bits": 8, "type": "int"}),
+    replace(
+        _scheme("adapters", ""),
+        name="compressed-tensors with adapters",
+        says="NPU: compressed-tensors quantization was not compared with lora_config",
+        engine={"enable_lora": True},
+    ),
     _quantized("bitsandbytes", needs='"bitsandbytes"', load_in_4bit=True),
     _quantized("modelopt", quant_algo="FP8"),
     _quantized("mxfp4", needs='"mxfp4"'),

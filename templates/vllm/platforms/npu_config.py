@@ -41,9 +41,14 @@ MAX_LATENT_HEADS = 128
 """Query heads of the latent one that the fused attention takes."""
 
 LATENT_TAKEN: dict[str, tuple[Any, ...]] = {
+    "cache_config.cpu_offload_gb": (0,),
     "lora_config": (None,),
+    "model_config.multimodal_config": (None,),
     "model_config.quantization": (None,),
+    "model_config.runner_type": ("generate",),
+    "offload_config.uva.cpu_offload_gb": (0,),
     "parallel_config.data_parallel_size": (1,),
+    "parallel_config.enable_expert_parallel": (False,),
     "parallel_config.pipeline_parallel_size": (1,),
     "speculative_config": (None,),
 }
@@ -315,12 +320,7 @@ def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
         yield from _model_reasons(vllm_config.model_config, vllm_config.load_config)
         yield from _latent_reasons(vllm_config)
     yield from speculation_reasons(vllm_config)
-    draft = _lookup(vllm_config, "speculative_config.draft_model_config")
-    if draft not in (_ABSENT, None, vllm_config.model_config):
-        for reason in _model_reasons(draft, vllm_config.load_config):
-            yield f"the draft model: {reason}"
-        if draft.use_mla:
-            yield "the draft model: latent attention was not compared with drafts"
+    yield from _draft_reasons(vllm_config)
     sequences = _lookup(vllm_config, "scheduler_config.max_num_seqs")
     if sequences is not _ABSENT and sequences > MAX_SEQUENCES:
         yield (
@@ -340,6 +340,20 @@ def _reasons(vllm_config: VllmConfig) -> Iterator[str]:
         if value and value not in taken:
             yield f"{name}={value} is not supported, {why}"
     yield from _unknown_configs(vllm_config)
+
+
+def _draft_reasons(vllm_config: VllmConfig) -> Iterator[str]:
+    """What a model that makes drafts is that was not compared."""
+    draft = _lookup(vllm_config, "speculative_config.draft_model_config")
+    if draft in (_ABSENT, None, vllm_config.model_config):
+        return
+    reasons = list(_model_reasons(draft, vllm_config.load_config))
+    if draft.use_mla:
+        reasons.append("latent attention was not compared with drafts")
+    if draft.quantization is not None:
+        reasons.append(f"{draft.quantization} was not compared with drafts")
+    for reason in reasons:
+        yield f"the draft model: {reason}"
 
 
 def _untaken(
@@ -441,11 +455,8 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
             "latent attention was not compared with graphs in pieces. Set "
             "--enforce-eager or cudagraph_mode FULL_DECODE_ONLY"
         )
-    for path, taken in LATENT_TAKEN.items():
-        value = _lookup(vllm_config, path)
-        if value is not _ABSENT and value not in taken:
-            name = path.rpartition(".")[2]
-            yield f"latent attention was not compared with {name}={value!r}. {hint}"
+    for option in not_compared(vllm_config, LATENT_TAKEN):
+        yield f"latent attention was not compared with {option}. {hint}"
     # npu-migrate: otherwise
     yield f"latent attention has no backend in this release. {hint}"
     # npu-migrate: end
@@ -575,6 +586,27 @@ def _unknown_configs(vllm_config: VllmConfig) -> Iterator[str]:
         value = getattr(vllm_config, field.name)
         if value is not None and value != default_of(field):
             yield f"{field.name} is not supported, nothing of it was made for NPUs"
+
+
+def not_compared(
+    vllm_config: VllmConfig, taken: dict[str, tuple[Any, ...]]
+) -> Iterator[str]:
+    """Options that have other values than those of a comparison, in a word each.
+
+    Args:
+        taken: path of an option and the values that it was compared with. One that
+            a release does not have is passed over.
+        vllm_config: the configuration, as vLLM filled it in.
+
+    """
+    for path, values in taken.items():
+        value = _lookup(vllm_config, path)
+        if value is _ABSENT or value in values:
+            continue
+        name = path.rpartition(".")[2]
+        # Whole configurations are many lines long.
+        plain = isinstance(value, (bool, int, float, str))
+        yield f"{name}={value!r}" if plain else name
 
 
 _ABSENT = object()

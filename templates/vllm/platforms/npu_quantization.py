@@ -13,8 +13,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from vllm.platforms.npu_config import not_compared
+
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
+
+COMPARED: dict[str, tuple[Any, ...]] = {
+    "cache_config.cpu_offload_gb": (0,),
+    "lora_config": (None,),
+    "model_config.multimodal_config": (None,),
+    "model_config.runner_type": ("generate",),
+    "offload_config.uva.cpu_offload_gb": (0,),
+    "parallel_config.data_parallel_size": (1,),
+    "parallel_config.enable_expert_parallel": (False,),
+    "parallel_config.pipeline_parallel_size": (1,),
+    "speculative_config": (None,),
+}
+"""Options beside which quantized models were compared, with these values alone."""
 
 METHODS = ("compressed-tensors", "ascend")
 """Quantization methods with a scheme for NPUs."""
@@ -111,8 +126,11 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         yield f"{name} quantization with {reason} is not supported"
     if name == "compressed-tensors" and _has_experts(model_config):
         yield f"experts of {name} quantization are not supported"
-    if vllm_config.lora_config is not None:
-        yield f"LoRA adapters beside {name} quantization are not supported"
+    for option in not_compared(vllm_config, COMPARED):
+        yield (
+            f"{name} quantization was not compared with {option}. Leave that out, or "
+            "use the model's unquantized weights"
+        )
 
 
 def _modelslim(model_config: ModelConfig) -> Iterator[str]:
