@@ -12,6 +12,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import sys
 import types
@@ -22,6 +23,8 @@ from typing import Any
 
 import torch
 import torch_npu
+
+from ascend_sim.operators import _rules
 
 TREE = Path(os.environ["EMITTED_TREE"])
 NPU = torch.device("npu", 0)
@@ -396,6 +399,35 @@ def refusal_of(build: Callable[[], Any]) -> str:
         assert "\n" not in text
         return text
     return ""
+
+
+def check_the_port_refuses_what_the_rules_of_the_operator_do() -> None:
+    operator = "npu::npu_fused_infer_attention_score"
+    for cann, dtype, size, group, window in itertools.product(
+        ((8, 2), (8, 3), (8, 5), (9, 1)),
+        (torch.bfloat16, torch.float16),
+        (64, 80, 128, 192, 256),
+        (1, 2),
+        (None, 16),
+    ):
+        facts = {
+            "layout": "TND",
+            "rotated": False,
+            "paged": True,
+            "sink": False,
+            "dtype": str(dtype).removeprefix("torch."),
+            "query_size": size,
+            "value_size": size,
+            "sizes": (size, size),
+            "group": group,
+            "sparse_mode": 3 if window is None else 4,
+            "block_size": BLOCK,
+        }
+        rules = _rules.holding(operator, f"{cann[0]}.{cann[1]}.0", "Ascend910B3")
+        broken = [text for _, text in _rules.refusals(rules, facts)]
+        with machine(cann=cann):
+            refused = A.fused_refusal(dtype, size, group, window)
+        assert bool(broken) == (refused is not None), (cann, facts, broken, refused)
 
 
 def check_layers_that_no_operator_takes_are_refused_when_they_are_made() -> None:

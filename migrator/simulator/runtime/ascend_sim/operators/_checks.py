@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import _rules
 from . import _table as table
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -40,6 +43,61 @@ class OperandError(RuntimeError):
         self.argument = argument
         self.expected = expected
         self.got = got
+
+
+class RuleError(OperandError):
+    """A call that breaks a rule of the operator on this chip under this CANN."""
+
+    def __init__(self, rule: _rules.Rule, text: str) -> None:
+        RuntimeError.__init__(self, text)
+        self.rule = rule
+
+
+def rules(operator: str, facts: _rules.Facts) -> None:
+    """Raise :class:`RuleError` where the facts of a call break a rule that holds here."""
+    for rule, text in _rules.refusals(_rules.here(operator), facts):
+        if not rule.relaxed:
+            raise RuleError(rule, text)
+        if not relaxed(rule.relaxed):
+            raise RuleError(
+                rule,
+                f"{text} ({RELAX_VARIABLE}={rule.relaxed} lets the simulator take it; the device "
+                "does not)",
+            )
+
+
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "torch_npu"))
+
+
+def site() -> str:
+    """Where the program called, `package/module.py:line`; empty where it did not by Python.
+
+    It is the innermost frame that is of neither torch, torch_npu nor the simulator.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        path = frame.f_code.co_filename
+        if path.startswith(("<", _OURS)) and path != "<string>":
+            continue
+        if not any(part in path for part in _LIBRARIES):
+            return f"{_short(path)}:{frame.f_lineno}"
+    return ""
+
+
+def _short(path: str) -> str:
+    """A path without the folder of sys.path that it lies in."""
+    folders = [f.rstrip(os.sep) + os.sep for f in sys.path if f]
+    inside = [len(folder) for folder in folders if path.startswith(folder)]
+    return path[max(inside, default=0) :]
+
+
+def told(operator: str, error: OperandError) -> RuntimeError:
+    """The error that the program gets."""
+    called = site()
+    where = f", called at {called}" if called else ""
+    return RuntimeError(f"{operator}: {error}{where} (simulated Ascend)")
 
 
 def relaxed(what: str) -> bool:

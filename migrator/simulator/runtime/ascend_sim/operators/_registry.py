@@ -30,7 +30,8 @@ from typing import Any
 
 import torch
 
-from . import _capture
+from . import _capture, _rules
+from . import _checks as check
 from ._checks import OperandError, arguments, tensors
 from ._table import TABLE, Takes
 
@@ -81,12 +82,21 @@ class Operator:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the reference; RuntimeError names the operator and the argument."""
         try:
+            if _rules.here(self.name):
+                self._on_this_chip([*args, *kwargs.values()])
             if self.takes:
                 arguments(self.takes, {**dict(zip(self.parameters, args, strict=False)), **kwargs})
                 kwargs = {n: v for n, v in kwargs.items() if self.reads(n)}
             return self.function(*args, **kwargs)
         except OperandError as error:
-            raise RuntimeError(f"{self.name}: {error} (simulated Ascend)") from None
+            raise check.told(self.name, error) from None
+
+    def _on_this_chip(self, values: Sequence[Any]) -> None:
+        facts = {
+            "chip": _rules.chip(os.environ.get(_rules.SOC_VARIABLE) or _rules.DEFAULT_SOC),
+            "bfloat16": any(t.dtype == torch.bfloat16 for value in values for t in tensors(value)),
+        }
+        check.rules(self.name, facts)
 
     def reads(self, name: str) -> bool:
         """Whether the function gets an argument, and not the table alone."""
@@ -294,7 +304,7 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
                         _brief(call[name]),
                     )
         except OperandError as error:
-            raise RuntimeError(f"{op.name}: {error} (simulated Ascend)") from None
+            raise check.told(op.name, error) from None
 
         if op.on_device:
             # It is made of operators, which record themselves in a graph.

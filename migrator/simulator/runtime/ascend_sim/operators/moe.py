@@ -17,7 +17,6 @@ from .linear import scalar_type
 from .quantization import integer_product
 
 _MOST_EXPERTS = 2048
-_LIST_LENGTH = 128
 
 
 def _undefined(x: torch.Tensor, *size: int) -> torch.Tensor:
@@ -587,9 +586,16 @@ def _grouped_matmul(
     output_dtype: int | torch.dtype | None = None,
 ) -> list[torch.Tensor]:
     split, kind = split_item or 0, group_list_type or 0
-    check.require(0 < len(x) <= _LIST_LENGTH, "x", f"1 to {_LIST_LENGTH} tensors", len(x))
-    check.require(
-        0 < len(weight) <= _LIST_LENGTH, "weight", f"1 to {_LIST_LENGTH} tensors", len(weight)
+    for name, tensors in (("x", x), ("weight", weight)):
+        check.require(len(tensors) > 0, name, "at least a tensor", 0)
+    listed = group_list is None or not isinstance(group_list, torch.Tensor)
+    check.rules(
+        "npu::npu_grouped_matmul" + ".List" * listed,
+        {
+            "tensors": max(len(x), len(weight)),
+            "groups": 0 if group_list is None else len(group_list),
+            "inner": max(tensor.shape[-1] for tensor in x),
+        },
     )
     scales: _Scales | None = None
     if x[0].dtype == torch.int8:
