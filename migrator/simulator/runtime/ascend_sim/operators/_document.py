@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ._checks import RELAX_VARIABLE, RELAXATIONS
 from ._registry import META_VARIABLE, REGISTRY, Operator
+from ._rules import CANN_VARIABLE, RULES, SOC_VARIABLE, Rule
 from ._table import OneOf
 
 _HEAD = f"""\
@@ -36,11 +37,25 @@ reference on tiny models. It is a comma-separated list of:
 """
 
 
+_RULES = f"""
+## Rules by CANN and chip
+
+What joins several facts of a call, or holds for some CANN or chips alone. A call that breaks a
+rule is refused with the words of CANN's own check, its error code, the rule, where it holds, its
+source, and the line of the program that called. `{CANN_VARIABLE}` and `{SOC_VARIABLE}` say what a
+run is on.
+
+| rule | operators | where | asks | CANN, chips | error, source | reports |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
 def document() -> str:
     """The page as Markdown."""
     lines = [_HEAD]
     lines += [f"- `{name}`: {text};\n" for name, text in RELAXATIONS.items()]
     text = "".join(lines).rstrip(";\n") + ".\n"
+    text += _RULES + "".join(map(_row, RULES))
     families: dict[str, list[Operator]] = {}
     for op in REGISTRY.values():
         # A family is a module of this package, or a package of several.
@@ -74,6 +89,23 @@ def _entry(op: Operator) -> str:
     for release, defect in op.meta_defects.items():
         facts.append(f"- Not compared with the meta kernel of torch_npu {release}: it {defect}.")
     return "\n".join(lines) + "\n\n" + "\n".join(facts) + "\n"
+
+
+def _row(rule: Rule) -> str:
+    def listed(facts: object) -> str:
+        assert isinstance(facts, dict)
+        return "; ".join(f"{name.replace('_', ' ')}: {wanted}" for name, wanted in facts.items())
+
+    cells = (
+        f"`{rule.name}`",
+        f"`{rule.operators}`",
+        listed(rule.when),
+        listed(rule.asks),
+        rule.holds.removeprefix("CANN "),
+        f"{rule.code}; {rule.source}",
+        rule.reports,
+    )
+    return "| " + " | ".join(cells) + " |\n"
 
 
 def _grouped(refused: object) -> str:
