@@ -37,12 +37,12 @@ VIEWS = {
     "map": "#map",
     "rules": "#rules",
     "changes": "#changes",
-    "change": "#NPU130-1",
+    "change": "[id^='NPU130-']",
 }
 """Name → what is scrolled to."""
 DOCUMENTS = (
     ("review-summary", "0.33.0", False, "#top"),
-    ("review-change", None, True, "#NPU102-1"),
+    ("review-change", None, True, "[id^='NPU102-']"),
 )
 """The screenshots of the documents: name, release, dark, what is scrolled to.
 
@@ -63,7 +63,7 @@ def write_page(version: str | None, folder: Path) -> Path:
 def show(page: Page, view: str) -> None:
     """Scroll to a view, and let what comes into sight be laid out."""
     for _ in range(2):
-        page.js(f"document.querySelector('{view}').scrollIntoView()")
+        page.js(f"document.querySelector(`{view}`).scrollIntoView()")
         page.js("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 150)))")
 
 

@@ -49,6 +49,7 @@ def command(
     from migrator.coverage.render import annotated, render
     from migrator.files.sources import open_source, requested_release
     from migrator.messages.github import within_repository
+    from migrator.rules import all_rules
 
     known = common.settings(Path.cwd())
     tree = open_source(source).tree
@@ -59,6 +60,11 @@ def command(
         click.echo(terminal(f"reading {names}"), err=True)
     rules = common.rules_for(known, planning)
     found = survey(tree, rules, older=older, jobs=common.processes(planning, known))
+    if older is None and len(rules) == len(all_rules()):
+        from migrator.cli.review import coverage_of
+        from migrator.review import evidence
+
+        evidence.keep(evidence.key_of_source(tree), coverage_of(found))
     every = planning.verbose or "all" in show
     grades = set(Grade) if every else {Grade(name) for name in show}
     within = within_repository(tree.root)

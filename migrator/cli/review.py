@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -17,6 +18,7 @@ from migrator.messages.errors import MigrateError, after_writing
 from migrator.messages.escaping import terminal
 
 if TYPE_CHECKING:
+    from migrator.coverage import Survey
     from migrator.files.tree import DiskTree
     from migrator.review import Review
     from migrator.review.model import Coverage
@@ -46,6 +48,18 @@ if TYPE_CHECKING:
     help="What `verify TREE --simulate --format json` printed, to be shown as well.",
 )
 @click.option(
+    "--upstream",
+    metavar="URL",
+    help="Where the source is to be read, with {release}, {path}, {line} and {end}; '' for no "
+    "links [default: the release's tag at vLLM's GitHub].",
+)
+@click.option(
+    "--evidence/--no-evidence",
+    "with_evidence",
+    default=True,
+    help="Show what verify and coverage found of this very code when they were run [default: on].",
+)
+@click.option(
     "--coverage",
     "with_coverage",
     is_flag=True,
@@ -58,6 +72,8 @@ def command(
     output: Path,
     base: Path | None,
     simulated: Path | None,
+    upstream: str | None,
+    with_evidence: bool,
     with_coverage: bool,
     planning: common.Planning,
 ) -> None:
@@ -70,29 +86,42 @@ def command(
     where it should.
     """
     from migrator.files.tree import LOG_NAME
-    from migrator.review import render_page
+    from migrator.review import evidence, render_page
+    from migrator.review.model import UPSTREAM
+    from migrator.verify.report import Report as Verified
+    from migrator.verify.simulate.report import Report as Simulated
 
     runs = _runs(simulated)
+    pattern = UPSTREAM if upstream is None else _checked_upstream(upstream)
     tree = _adapted(src)
+    key: str | None
     if tree is None:
         if base is not None:
             raise MigrateError(
                 f"--base goes with an adapted tree, and {src} has no {LOG_NAME}; leave --base out"
             )
-        review, source = _planned(src, runs, planning)
+        review, source, key = _planned(src, planning)
     else:
         if planning.select or planning.ignore:
             raise MigrateError(
                 f"{src} is adapted, so its rules were chosen; leave --select and --ignore out"
             )
-        review, source = _done(tree, base, planning, runs)
+        review, source = _done(tree, base, planning)
+        key = evidence.key_of_adapted(tree)
     release = review.label.release
     if runs is not None and release is not None and runs.release != release:
         raise MigrateError(
             f"{simulated} is of vLLM {runs.release}, not {release}; leave --simulated out"
         )
-    if with_coverage:
-        review = replace(review, coverage=_coverage(source, planning))
+    review = replace(review, simulated=runs, upstream=pattern)
+    if with_evidence and key is not None:
+        review = replace(
+            review,
+            verified=evidence.kept(key, Verified),
+            simulated=runs or evidence.kept(key, Simulated),
+        )
+    if with_coverage or with_evidence:
+        review = replace(review, coverage=_coverage(source, planning, wanted=with_coverage))
     _write(output, render_page(review).encode())
     with after_writing("the page is written"):
         if not planning.quiet and str(output) != "-":
@@ -112,23 +141,17 @@ def _adapted(src: str) -> DiskTree | None:
     return tree if Path(src).is_dir() and tree.exists(LOG_NAME) else None
 
 
-def _planned(
-    src: str,
-    runs: Report | None,
-    planning: common.Planning,
-) -> tuple[Review, DiskTree]:
+def _planned(src: str, planning: common.Planning) -> tuple[Review, DiskTree, str]:
     from migrator.messages.wording import Tense
-    from migrator.review import review_plan
+    from migrator.review import evidence, review_plan
 
     known = common.settings(Path.cwd())
     source = common.opened(src, known, planning)
     plan = common.plan_for(source.tree, known, Tense.WOULD, planning)
-    return review_plan(plan, source.tree, runs), source.tree
+    return review_plan(plan, source.tree), source.tree, evidence.key_of_plan(plan)
 
 
-def _done(
-    tree: DiskTree, base: Path | None, planning: common.Planning, runs: Report | None
-) -> tuple[Review, DiskTree]:
+def _done(tree: DiskTree, base: Path | None, planning: common.Planning) -> tuple[Review, DiskTree]:
     from migrator.files.sources import fetch
     from migrator.files.tree import LOG_NAME, DiskTree
     from migrator.reports.log import read_log
@@ -144,15 +167,14 @@ def _done(
             )
         base = fetch(release)
     source = DiskTree(base)
-    return review_tree(tree, source, runs), source
+    return review_tree(tree, source), source
 
 
-def _coverage(source: DiskTree, planning: common.Planning) -> Coverage:
-    """The code of a source for other accelerators that no rule claims."""
-    from migrator.coverage import Grade, survey
+def coverage_of(found: Survey) -> Coverage:
+    """What the page shows of the code for other accelerators that no rule claims."""
+    from migrator.coverage import Grade
     from migrator.review.model import Coverage, Unclaimed
 
-    found = survey(source, jobs=common.processes(planning, common.settings(Path.cwd())))
     kinds = tuple(
         (kind.value, (*(counts[grade] for grade in Grade), found.claimed.get(kind, 0)))
         for kind, counts in found.counts().items()
@@ -171,6 +193,38 @@ def _coverage(source: DiskTree, planning: common.Planning) -> Coverage:
         for item in items
     )
     return Coverage(kinds, reachable)
+
+
+def _coverage(source: DiskTree, planning: common.Planning, *, wanted: bool) -> Coverage | None:
+    """What no rule claims in a source: found now where it is wanted, else what is kept."""
+    from migrator.review import evidence
+    from migrator.review.model import Coverage
+
+    key = evidence.key_of_source(source)
+    known = evidence.kept(key, Coverage)
+    if known is not None or not wanted:
+        return known
+    from migrator.coverage import survey
+
+    jobs = common.processes(planning, common.settings(Path.cwd()))
+    found = coverage_of(survey(source, jobs=jobs))
+    evidence.keep(key, found)
+    return found
+
+
+def _checked_upstream(pattern: str) -> str | None:
+    """A pattern of addresses that links can be made of."""
+    if not pattern:
+        return None
+    unknown = set(re.findall(r"\{(\w*)\}", pattern)) - {"release", "path", "line", "end"}
+    if unknown or "{path}" not in pattern:
+        raise MigrateError(
+            f"--upstream takes {{release}}, {{path}}, {{line}} and {{end}}, and {{path}} has to be "
+            f"there; {pattern} has not"
+        )
+    if not pattern.startswith(("https://", "http://")):
+        raise MigrateError(f"--upstream has to begin with https:// or http://; {pattern} does not")
+    return pattern
 
 
 def _runs(path: Path | None) -> Report | None:

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -23,6 +23,9 @@ from migrator.messages.wording import counted
 from migrator.verify.imports import Environment
 from migrator.verify.report import Report, annotated, as_json, as_text
 from migrator.verify.run import Options, verify
+
+if TYPE_CHECKING:
+    from migrator.verify.simulate.report import Report as Simulated
 
 
 @click.command(name="verify")
@@ -218,6 +221,7 @@ def command(
     )
     with _status(quiet) as tell:
         report = verify(options, tell)
+    _keep(tree, report)
     write(report, tree, format_, quiet=quiet, verbose=verbose)
     sys.exit(1 if report.findings else 0)
 
@@ -328,6 +332,8 @@ def _run(
         click.echo("Interrupted; all processes of the runs were ended.", err=True)
         sys.exit(130)
     report = simulate.merge(reports)
+    if vllm is None:
+        _keep(tree, report)
     if format_ == "json":
         click.echo(simulate.as_json(report))
     else:
@@ -338,6 +344,16 @@ def _run(
             f"not installed, though the tree asks for it: {', '.join(report.missing)}", err=True
         )
     sys.exit(0 if report.passed else 1)
+
+
+def _keep(tree: Path, report: Report | Simulated) -> None:
+    """Keep what was found, for the review page of the same tree."""
+    from migrator.files.tree import DiskTree
+    from migrator.review import evidence
+
+    key = evidence.key_of_adapted(DiskTree(tree)) if tree.is_dir() else None
+    if key is not None:
+        evidence.keep(key, report)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

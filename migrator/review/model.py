@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +23,7 @@ from migrator.planning.plan import MissingSite, Plan, make_plan
 from migrator.reports.changed_lines import Block, blocks_of, split_lines
 from migrator.reports.log import (
     AbsentEntry,
+    ChangeEntry,
     HandEntry,
     LeftEntry,
     Log,
@@ -32,22 +34,33 @@ from migrator.reports.log import (
     read_log,
 )
 from migrator.rules import all_rules
+from migrator.verify.report import Report as Verified
 from migrator.verify.simulate.report import Report as Simulated
+
+UPSTREAM = "https://github.com/vllm-project/vllm/blob/v{release}/{path}#L{line}-L{end}"
+"""Where the source of a release of vLLM is to be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One site that a rule changes; `anchor` is where the page shows it."""
+    """One site that a rule changes; `anchor` is where the page shows it, and what marks go by."""
 
     anchor: str
+    """The rule's code and a digest of rule, path and the change's own lines before and after."""
     rule: str
     path: str
     site: str
     reason: str
     line: int | None
-    """In the source; None in an added file."""
+    """Where its site begins in the source; None in an added file."""
+    end_line: int | None
+    """Where the site ends there."""
     after: Span
     """In the emitted file."""
+    side: Literal["LEFT", "RIGHT"]
+    """Where its own lines are: in the source if it only removes some, else in the emitted file."""
+    own: Span
+    """The first of its own lines, as far as they follow each other."""
 
 
 class Text:
@@ -73,6 +86,20 @@ class Text:
             text = line.decode(self.encoding, "backslashreplace").removesuffix("\n")
             lines.append(text.removesuffix("\r") if self._strip else text)
         return lines
+
+    @property
+    def exact(self) -> bool:
+        """Are the lines all that the file has, in UTF-8? Then a patch can be made of them."""
+        try:
+            self.data.decode()
+        except UnicodeDecodeError:
+            return False
+        return self.encoding == "utf-8"
+
+    @property
+    def windows(self) -> bool:
+        """Does every line end as on Windows?"""
+        return self._strip
 
     @property
     def ends_open(self) -> bool:
@@ -192,7 +219,10 @@ class Review:
     sources: Mapping[str, str] = field(default_factory=dict)
     """`path:line` of what was left alone → that line of source."""
     simulated: Simulated | None = None
+    verified: Verified | None = None
     coverage: Coverage | None = None
+    upstream: str | None = UPSTREAM
+    """Pattern of addresses of lines of the source; None for no links."""
     carried: tuple[HandEntry, ...] = ()
     """Somebody's own work that an update of the tree carried over."""
     conflicts: tuple[str, ...] = ()
@@ -331,27 +361,109 @@ def _diff(before: bytes, after: bytes) -> Diff:
 def _reviewed(change: FileChange, log: Log) -> FileReview:
     """A file that the migration wrote, cut by the changes that its log has for it."""
     path = printable(change.path)
-    counts: Counter[str] = Counter()
-    changes = []
-    for entry in log.changes:
-        counts[entry.rule] += 1
-        if entry.path == path:
-            changes.append(
-                Change(
-                    anchor=f"{entry.rule}-{counts[entry.rule]}",
-                    rule=entry.rule,
-                    path=path,
-                    site=entry.site,
-                    reason=entry.reason,
-                    line=None if entry.before is None else entry.before.line,
-                    after=Span(entry.after.line, entry.after.end_line),
-                )
-            )
+    entries = [entry for entry in log.changes if entry.path == path]
     before, after = Text(change.before or b""), Text(change.after)
-    blocks = blocks_of(before.raw, after.raw, [c.after for c in changes])
-    return FileReview(
-        path, change.before is None, Diff(before, after, tuple(blocks), tuple(changes))
-    )
+    spans = [Span(entry.after.line, entry.after.end_line) for entry in entries]
+    blocks = blocks_of(before.raw, after.raw, spans)
+    changes = tuple(_changes(path, entries, before, after, blocks))
+    return FileReview(path, change.before is None, Diff(before, after, tuple(blocks), changes))
+
+
+def _changes(
+    path: str,
+    entries: Sequence[ChangeEntry],
+    before: Text,
+    after: Text,
+    blocks: Sequence[Block],
+) -> Iterator[Change]:
+    """The changes of a file, each by an anchor that only its own lines decide.
+
+    A change's own lines are those of its site in the source, and those of its new code that the
+    site did not have and no smaller site is around. So what another rule does beside it, or inside
+    of its site, leaves its anchor as it is.
+    """
+    added: list[list[int]] = [[] for _ in entries]
+    for block in blocks:
+        for index in range(block.new_start, block.new_stop):
+            for owner in _owners(block.owners, index + 1, entries):
+                added[owner].append(index)
+    counts: Counter[str] = Counter()
+    for number, entry in enumerate(entries):
+        site = entry.before
+        old = () if site is None else before.raw[site.line - 1 : site.end_line]
+        new = _new_lines(old, entry, entries, after)
+        text = (b"".join(old).hex(), b"".join(new).hex())
+        key = digest("\0".join((entry.rule, path, *text)).encode())[:10]
+        anchor = f"{entry.rule}-{key}"
+        counts[anchor] += 1
+        if added[number]:
+            side: Literal["LEFT", "RIGHT"] = "RIGHT"
+            own = _run([index + 1 for index in added[number]])
+        elif site is not None:
+            gone = [
+                index + 1
+                for block in blocks
+                if number in block.owners
+                for index in range(block.start, block.stop)
+            ]
+            side, own = "LEFT", _run(gone or [site.line])
+        else:
+            side, own = "RIGHT", Span(entry.after.line, entry.after.end_line)
+        yield Change(
+            anchor=anchor if counts[anchor] == 1 else f"{anchor}-{counts[anchor]}",
+            rule=entry.rule,
+            path=path,
+            site=entry.site,
+            reason=entry.reason,
+            line=None if site is None else site.line,
+            after=Span(entry.after.line, entry.after.end_line),
+            side=side,
+            own=own,
+            end_line=None if site is None else site.end_line,
+        )
+
+
+def _new_lines(
+    old: Sequence[bytes], entry: ChangeEntry, entries: Sequence[ChangeEntry], after: Text
+) -> Iterator[bytes]:
+    """The lines of a change's new code that its site did not have, but for those of sites in it."""
+    first, last = entry.after.line, entry.after.end_line
+    inner = {
+        line
+        for other in entries
+        if first <= other.after.line <= other.after.end_line <= last
+        and other.after.end_line - other.after.line < last - first
+        for line in range(other.after.line, other.after.end_line + 1)
+    }
+    had = Counter(old)
+    for line, text in enumerate(after.raw[first - 1 : last], first):
+        if line in inner:
+            continue
+        if had[text]:
+            had[text] -= 1
+        else:
+            yield text
+
+
+def _owners(owners: Sequence[int], line: int, entries: Sequence[ChangeEntry]) -> list[int]:
+    """Those of a block's owners whose own a new line is: the innermost sites, else the nearest."""
+    around = {
+        owner: entries[owner].after.end_line - entries[owner].after.line
+        for owner in owners
+        if entries[owner].after.line <= line <= entries[owner].after.end_line
+    }
+    least = min(around.values(), default=0)
+    return [owner for owner in around if around[owner] == least] or list(owners[:1])
+
+
+def _run(lines: Sequence[int]) -> Span:
+    """The first of some lines and those that follow it without a gap."""
+    last = lines[0]
+    for line in lines[1:]:
+        if line != last + 1:
+            break
+        last = line
+    return Span(lines[0], last)
 
 
 def _review(

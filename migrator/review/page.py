@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -44,15 +46,17 @@ def render_page(review: Review) -> str:
     safety = {rule.entry.code: rule.entry.safety for rule in review.rules}
     # What is outside of the package comes last: it is what a reviewer knows best.
     ordered = sorted(review.files, key=lambda f: (package_of(f.path) == OUTSIDE, f.path))
-    files = [_file(number, file, safety) for number, file in enumerate(ordered, 1)]
+    files = [_file(number, file, safety, review) for number, file in enumerate(ordered, 1)]
     first = {
         package_of(file.review.path): file.anchor
         for file in reversed(files)
         if file.review.diff is not None
     }
+    risky = {file.path: _risk(file, safety, review.conflicts) for file in review.files}
     return _template().render(
         review=review,
         files=files,
+        by_risk=sorted(files, key=lambda file: risky[file.review.path]),
         totals=_totals(review),
         safeties=_safeties(review),
         groups=_treemap(review.packages),
@@ -68,7 +72,7 @@ def render_page(review: Review) -> str:
         by_hand=[file for file in files if file.review.by_hand],
         css=Markup(_asset("page.css")),
         js=Markup(_asset("page.js")),
-        key=digest("".join(file.body for file in files).encode())[:16],
+        subject=review.label.release or "no release",
     )
 
 
@@ -311,11 +315,34 @@ def _left(rule: RuleReview) -> Iterator[Left]:
 # ---- files ---------------------------------------------------------------------------------
 
 
+RISKS = ("behaviour", "hand", "equivalent", "guarded")
+"""Kinds of changes, those that a reviewer reads first."""
+
+
+def _risk(
+    file: FileReview, safety: Mapping[str, str], conflicts: Sequence[str]
+) -> tuple[int, int, int, str]:
+    """Order of a file: conflicts, the riskiest kind of change in it, code that others lose."""
+    kinds = set() if file.diff is None else {safety.get(c.rule, "") for c in file.diff.changes}
+    if file.by_hand:
+        kinds.add("hand")
+    rank = next((n for n, kind in enumerate(RISKS) if kind in kinds), len(RISKS))
+    removed = 0 if file.diff is None else file.diff.removed
+    # What is new and guarded is met only by way of what changed in the others.
+    rank = len(RISKS) + 1 if file.is_new and rank >= RISKS.index("guarded") else rank
+    return -1 if file.path in conflicts else rank, -removed, -len(kinds), file.path
+
+
 @dataclass(frozen=True)
 class FilePart:
     """A file on the page."""
 
+    number: int
+    """Its place by path."""
     anchor: str
+    state: str
+    """A digest of what is shown of it: a file that was viewed is to be viewed again if it differs.
+    """
     review: FileReview
     rules: tuple[str, ...]
     added: int
@@ -342,21 +369,25 @@ def _folders(files: Iterable[FilePart]) -> dict[str, list[FilePart]]:
     return folders
 
 
-def _file(number: int, file: FileReview, safety: Mapping[str, str]) -> FilePart:
+def _file(number: int, file: FileReview, safety: Mapping[str, str], review: Review) -> FilePart:
     parts: list[str] = []
     lines = 0
     if file.diff is not None:
-        parts += _Body(file, file.diff, safety).html()
+        parts += _Body(file, file.diff, safety, review).html()
         lines += file.diff.added + 8 * len(file.diff.blocks)
     if file.hand is not None:
         if file.diff is not None:
             parts.append('<h4 class="hand">Edited by hand since</h4>')
-        parts += _Body(file, file.hand, safety, by_hand=True).html()
+        parts += _Body(file, file.hand, safety, review, by_hand=True).html()
         lines += file.hand.added + 8 * len(file.hand.blocks)
     shown = file.diff or file.hand
     codes = {change.rule for change in file.diff.changes} if file.diff is not None else ()
+    diffs = [diff for diff in (file.diff, file.hand) if diff is not None]
+    sides = [digest(text.data) for diff in diffs for text in (diff.before, diff.after)]
     return FilePart(
-        anchor=f"file-{number}",
+        number=number,
+        anchor=f"file-{digest(file.path.encode())[:10]}",
+        state=digest(" ".join(sides).encode())[:10],
         review=file,
         rules=tuple(sorted(codes)),
         added=0 if shown is None else shown.added,
@@ -385,8 +416,15 @@ class _Body:
     """The diff of a file as HTML: a hunk is a section, with the reason above each change."""
 
     def __init__(
-        self, file: FileReview, diff: Diff, safety: Mapping[str, str], *, by_hand: bool = False
+        self,
+        file: FileReview,
+        diff: Diff,
+        safety: Mapping[str, str],
+        review: Review,
+        *,
+        by_hand: bool = False,
     ) -> None:
+        self.review = review
         self.file = file
         self.diff = diff
         self.safety = safety
@@ -400,7 +438,7 @@ class _Body:
         owned = {owner for block in self.diff.blocks for owner in block.owners}
         rest = [index for index in range(len(self.diff.changes)) if index not in owned]
         if rest:
-            yield f'<section class="hunk"{self._data(rest)}>'
+            yield f'<section class="hunk"{self._kinds(rest)}>'
             yield from self._notes(rest)
             yield "</section>"
         hunks = hunks_of(self.diff.blocks, len(self.diff.before.raw), apart=APART)
@@ -413,7 +451,7 @@ class _Body:
             below = min(MORE, starts[index] - hunk.new_stop)
             yield from self._hunk(hunk, above, below)
 
-    def _data(self, owners: Iterable[int]) -> str:
+    def _kinds(self, owners: Iterable[int]) -> str:
         codes = sorted({self.diff.changes[owner].rule for owner in owners})
         kinds = sorted({self.safety.get(code, "") for code in codes} - {""})
         if self.by_hand or self.file.mixed:
@@ -426,7 +464,7 @@ class _Body:
         first, last = hunk.new_start - above, hunk.new_stop + below
         new = self.new.coloured(first, last)
         old = self.old.coloured(hunk.start, hunk.stop) if hunk.stop > hunk.start else {}
-        yield f'<section class="hunk"{self._data(owners)}>'
+        yield f'<section class="hunk"{self._kinds(owners)}{self._patch(hunk)}>'
         if not one:
             yield self._head(hunk)
         if above:
@@ -442,14 +480,44 @@ class _Body:
             yield from self._more(hunk.new_stop, last, new, "below")
         yield "</section>"
 
+    def _patch(self, hunk: Hunk) -> str:
+        """What the script needs to write a hunk as a patch, where the page shows all of it."""
+        data = ""
+        if all(self._only_space(block) for block in hunk.blocks):
+            data += ' data-space="1"'
+        if self.old.text.exact and self.new.text.exact:
+            old = f"{hunk.start + (hunk.stop > hunk.start)},{hunk.stop - hunk.start}"
+            count = hunk.new_stop - hunk.new_start
+            data += f' data-range="-{old} +{hunk.new_start + (count > 0)},{count}"'
+            if self.new.text.windows:
+                data += ' data-windows="1"'
+            if self.file.is_new and not self.by_hand:
+                data += ' data-new="1"'
+        return data
+
+    def _only_space(self, block: Block) -> bool:
+        """Does a block change nothing but white space?"""
+        left = self.old.text.lines[block.start : block.stop]
+        right = self.new.text.lines[block.new_start : block.new_stop]
+        return "".join("".join(left).split()) == "".join("".join(right).split())
+
     def _head(self, hunk: Hunk) -> str:
         inside = _definition(self.new.text.lines, hunk.blocks[0].new_start)
         place = f" in <b>{escape(inside)}</b>" if inside else ""
         old = f"{hunk.start + 1}–{hunk.stop}" if hunk.stop > hunk.start else f"{hunk.start}"
+        if not self.by_hand and hunk.stop > hunk.start:
+            old = self._upstream(old, hunk.start + 1, hunk.stop)
         return (
             f'<div class="at"><span>{old} → {hunk.new_start + 1}–{hunk.new_stop}</span>'
             f"{place}</div>"
         )
+
+    def _upstream(self, text: str, line: int, end: int) -> str:
+        """A text as a link to lines of the source, where that is to be read."""
+        address = upstream_address(self.review, self.file.path, line, end)
+        if address is None:
+            return text
+        return f'<a class="up" href="{escape(address)}" rel="noreferrer">{text}</a>'
 
     def _more(self, start: int, stop: int, new: Mapping[int, Any], where: str) -> Iterator[str]:
         count = stop - start
@@ -476,6 +544,7 @@ class _Body:
         left = self.old.text.lines[block.start : block.stop]
         right = self.new.text.lines[block.new_start : block.new_stop]
         marks: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        space = self._spaces(block, left, right)
         for i, j in pairs(left, right):
             old_marks, new_marks = word_ranges(left[i], right[j])
             marks["o", block.start + i] = old_marks
@@ -483,11 +552,27 @@ class _Body:
         yield f'<div class="code{" one" if one else ""}">'
         for index in range(block.start, block.stop):
             found = marks.get(("o", index), ())
-            yield self._line("del", "o", self.old.text, index, old[index], found)
+            kind = "o w" if ("o", index) in space else "o"
+            yield self._line("del", kind, self.old.text, index, old[index], found)
         for index in range(block.new_start, block.new_stop):
             found = marks.get(("n", index), ())
-            yield self._line("ins", "n", self.new.text, index, new[index], found)
+            kind = "n w" if ("n", index) in space else "n"
+            yield self._line("ins", kind, self.new.text, index, new[index], found)
         yield "</div>"
+
+    def _spaces(
+        self, block: Block, left: Sequence[str], right: Sequence[str]
+    ) -> set[tuple[str, int]]:
+        """Lines of a block that are there on both sides but for white space, and empty ones."""
+        one, two = (["".join(line.split()) for line in side] for side in (left, right))
+        found = {("o", block.start + n) for n, line in enumerate(one) if not line}
+        found |= {("n", block.new_start + n) for n, line in enumerate(two) if not line}
+        if left and right:
+            matcher = difflib.SequenceMatcher(None, one, two, autojunk=False)
+            for i, j, size in matcher.get_matching_blocks():
+                found |= {("o", block.start + i + n) for n in range(size)}
+                found |= {("n", block.new_start + j + n) for n in range(size)}
+        return found
 
     def _line(self, tag: str, side: str, text: Text, index: int, colours: Any, marks: Any) -> str:
         body = line_html(text.lines[index], colours, marks)
@@ -505,12 +590,41 @@ class _Body:
         kind = self.safety.get(change.rule, "")
         site = "" if change.site == change.path else f"<b>{escape(change.site)}</b> "
         return (
-            f'<div class="note {kind}" id="{escape(change.anchor)}" tabindex="-1">'
+            f'<div class="note {kind}" id="{escape(change.anchor)}" tabindex="-1"'
+            f' data-lines="{change.side} {change.own.line} {change.own.end_line}">'
             f'<a class="tag" href="#{escape(change.rule)}">{escape(change.rule)}</a>'
             f'<p>{site}{_code(change.reason)}</p><span class="kind">{kind}</span>'
+            f"{self._behind(change)}"
             f'<a class="self" href="#{escape(change.anchor)}" aria-label="Link to this">#</a>'
             "</div>"
         )
+
+    def _behind(self, change: Change) -> str:
+        """A link to the site in the source."""
+        if change.line is None:
+            return ""
+        return self._upstream("upstream", change.line, change.end_line or change.line)
+
+
+def upstream_address(review: Review, path: str, line: int, end: int) -> str | None:
+    """Where lines of the source are to be read, or None where nobody knows.
+
+    Args:
+        review: has the pattern, and the release that it may ask for.
+        path: of the file, from the root of the tree.
+        line: the first line, from 1 on.
+        end: the last one.
+    """
+    pattern = review.upstream
+    if not pattern or ("{release}" in pattern and review.label.release is None):
+        return None
+    fields = {
+        "release": quote(review.label.release or "", safe=""),
+        "path": quote(path),
+        "line": str(line),
+        "end": str(end),
+    }
+    return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], pattern)
 
 
 _DEFINITION = re.compile(r"(\s*)(?:async\s+def|def|class)\s+(\w+)")

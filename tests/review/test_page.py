@@ -15,15 +15,19 @@ import pytest
 
 from migrator.cli.common import choose_rules
 from migrator.codemod.rule import Rule, Status
-from migrator.files.tree import DiskTree
+from migrator.files.tree import DiskTree, Label
 from migrator.messages.errors import MigrateError
 from migrator.messages.github import commands
 from migrator.messages.wording import Tense
 from migrator.planning.plan import Plan, make_plan
-from migrator.reports.changed_lines import cut_plan
+from migrator.reports.changed_lines import blocks_of, cut_plan
 from migrator.reports.render import annotated
-from migrator.review import Review, render_page, review_plan, review_tree
-from migrator.review.model import Coverage, Unclaimed
+from migrator.review import Review, evidence, render_page, review_plan, review_tree
+from migrator.review.model import Coverage, Diff, FileReview, Text, Unclaimed
+from migrator.verify.report import Finding
+from migrator.verify.report import Report as Verified
+from migrator.verify.simulate.report import Report as Simulated
+from migrator.verify.simulate.report import Run
 from tests.conftest import RunCli
 from tests.review.pages import Element, parse, shown_lines
 from tests.trees import ODD_FILES, SELECT, copy_mini, snapshot
@@ -132,7 +136,7 @@ def test_links_lead_from_rules_to_sites_and_back(page: Element, review: Review) 
     ids = [e.attributes["id"] for e in page.walk() if "id" in e.attributes]
     assert len(ids) == len(set(ids)), "each id is there once"
     targets = {e.attributes["id"]: e for e in page.walk() if "id" in e.attributes}
-    links = [e.attributes["href"] for e in page.all("a")]
+    links = [e.attributes["href"] for e in page.all("a") if "up" not in e.classes]
     assert all(link.startswith("#") for link in links)
     assert {link[1:] for link in links} <= set(ids)
     for rule in review.rules:
@@ -217,6 +221,181 @@ def test_missing_sites_come_first(tmp_path: Path, run_cli: RunCli) -> None:
     assert "Finds no rms_norm in vllm/_custom_ops.py" in page.all("section", "attention")[0].text
 
 
+# ---- anchors, links to the source, order ----------------------------------------------------
+
+
+def anchors(review: Review) -> dict[str, tuple[str, str, str]]:
+    return {change.anchor: (change.rule, change.path, change.site) for change in review.changes}
+
+
+def test_anchors_go_by_a_change_s_own_lines(plan: Plan, tree: Path, review: Review) -> None:
+    """Each rule left out in turn: the anchors of what the others do are the same."""
+    before = anchors(review)
+    assert len(before) == len(review.changes), "no anchor twice"
+    for code in sorted({change.rule for change in review.changes}):
+        rest = [rule for rule in _rules() if rule.code != code]
+        after = anchors(review_plan(make_plan(DiskTree(tree), rest), DiskTree(tree)))
+        gone = {anchor for anchor, (rule, *_) in before.items() if rule == code}
+        lost = {before[anchor] for anchor in before.keys() - after.keys() - gone}
+        # An import that the rule's code alone needs goes with it.
+        assert {rule for rule, *_ in lost} <= {"NPU001", "NPU200"}, code
+        assert not after.keys() - before.keys(), code
+
+
+def test_an_anchor_is_another_where_the_change_is(tree: Path, tmp_path: Path) -> None:
+    """What was approved is no longer what is there: the mark has to go."""
+    edited = tmp_path / "mini"
+    shutil.copytree(tree, edited)
+    ops = edited / "vllm/_custom_ops.py"
+    source = ops.read_bytes()
+    assert b"def rms_norm(" in source
+    ops.write_bytes(b"# a line above moves it, and is nothing to it\n" + source)
+    first = [rule for rule in _rules() if rule.code == "NPU102"]
+
+    def found(root: Path) -> list[str]:
+        return [
+            c.anchor for c in review_plan(make_plan(DiskTree(root), first), DiskTree(root)).changes
+        ]
+
+    assert found(edited) == found(tree)
+    ops.write_bytes(source.replace(b"def rms_norm(", b"def rms_norm(  # edited\n    ", 1))
+    assert found(edited) != found(tree)
+
+
+def test_equal_changes_are_told_apart_by_their_order(tmp_path: Path) -> None:
+    text = b"import torch\n\n\ndef f(x: torch.Tensor):\n    return x.is_cuda\n"
+    tree = copy_mini(
+        tmp_path / "mini", {"vllm/twice.py": text + text.replace(b"import torch", b"")}
+    )
+    plan = make_plan(DiskTree(tree), choose_rules(["NPU110"], ()))
+    found = [c.anchor for c in review_plan(plan, DiskTree(tree)).changes if "twice" in c.path]
+    assert len(found) == 2
+    assert found[1] == f"{found[0]}-2"
+
+
+def test_marks_are_said_to_be_of_lines_that_differ(page: Element, review: Review) -> None:
+    """GitHub takes comments on lines of the difference only."""
+    for article in page.all("article", "file"):
+        removed, added = ({n for n, _ in lines} for lines in shown_lines(article))
+        for note in article.all(class_="note"):
+            side, first, last = note.attributes["data-lines"].split()
+            lines = added if side == "RIGHT" else removed
+            assert set(range(int(first), int(last) + 1)) <= lines, note.text
+
+
+def test_links_lead_to_the_source(review: Review, page: Element) -> None:
+    sources = {change.anchor: change for change in review.changes}
+    for note in page.all(class_="note"):
+        change = sources[note.attributes["id"]]
+        links = [a.attributes["href"] for a in note.all("a", "up")]
+        if change.line is None:
+            assert links == []
+            continue
+        address = "https://github.com/vllm-project/vllm/blob/v0.11.0"
+        if "<" not in change.path:
+            assert links == [f"{address}/{change.path}#L{change.line}-L{change.end_line}"]
+    hostile = [
+        a.attributes["href"] for a in page.all("a", "up") if "script" in a.attributes["href"]
+    ]
+    assert hostile
+    assert not [href for href in hostile if "<" in href or " " in href]
+    unreleased = replace(review, label=Label(claim="0.11.1.dev3"))
+    assert not parse(render_page(unreleased)).all("a", "up")
+    own = replace(unreleased, upstream="https://git.example/fork/{path}?from={line}&to={end}")
+    links = [a.attributes["href"] for a in parse(render_page(own)).all("a", "up")]
+    assert "https://git.example/fork/vllm/_custom_ops.py?from=" in " ".join(links)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("javascript:alert(1)//{path}", "has to begin with https://"),
+        ("https://git.example/{file}", "{path} has to be there"),
+        ("https://git.example/{path}/{0}", "takes {release}, {path}"),
+    ],
+)
+def test_patterns_that_no_link_can_be_made_of(
+    pattern: str, why: str, mini_tree: Path, run_cli: RunCli
+) -> None:
+    done = run_cli("review", mini_tree, "-q", "--select", "NPU102", "--upstream", pattern)
+    assert done.code == 2
+    assert why in done.err
+
+
+def test_the_riskiest_comes_first(page: Element, review: Review) -> None:
+    safety = {rule.entry.code: rule.entry.safety for rule in review.rules}
+    ranks = []
+    for article in page.all("article", "file"):
+        kinds = {safety[tag.text] for tag in article.all("a", "tag")}
+        rank = next(n for n, k in enumerate(("behaviour", "equivalent", "guarded")) if k in kinds)
+        ranks.append(3 if rank == 2 and "added" in article.classes else rank)
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) > 1
+    numbers = {
+        a.attributes["data-path"]: int(a.attributes["data-number"]) for a in page.all("article")
+    }
+    inside = sorted(path for path in numbers if path.startswith("vllm/"))
+    assert sorted(inside, key=lambda path: numbers[path]) == inside
+
+
+def test_changes_of_white_space_are_known(tmp_path: Path) -> None:
+    """A line that is only indented otherwise, and a hunk of nothing else."""
+    tree = copy_mini(tmp_path / "mini")
+    plan = make_plan(DiskTree(tree), choose_rules(["NPU102"], ()))
+    body = Text(b"def f():\n    a\n    b\n"), Text(b"def f():\n    if x:\n        a\n        b\n")
+    blocks = tuple(blocks_of(body[0].raw, body[1].raw))
+    file = FileReview("vllm/x.py", False, None, Diff(*body, blocks))
+    shown = parse(
+        render_page(replace(review_plan(plan, DiskTree(tree)), files=(file,), packages=()))
+    )
+    lines = [(e.tag, e.text, "w" in e.classes) for e in (*shown.all("del"), *shown.all("ins"))]
+    assert lines == [
+        ("del", "    a", True),
+        ("del", "    b", True),
+        ("ins", "    if x:", False),
+        ("ins", "        a", True),
+        ("ins", "        b", True),
+    ]
+    assert "data-space" not in shown.all("section", "hunk")[0].attributes
+
+
+def test_what_was_found_of_this_very_tree_is_shown(mini_tree: Path, run_cli: RunCli) -> None:
+    """Results that are kept are those of the same bytes, and of no others."""
+    run_cli("apply", mini_tree, "-q", "--select", SELECT)
+    adapted = mini_tree.parent / "mini-npu"
+    key = evidence.key_of_adapted(DiskTree(adapted))
+    assert key == evidence.key_of_plan(make_plan(DiskTree(mini_tree), _rules()))
+    assert key is not None
+    finding = Finding("vllm/a.py", 3, 1, "V101", "undefined name `x` </script>")
+    wheel = {"version": "2.8.0", "file": "w", "reason": "the tree's torch"}
+    evidence.keep(key, Verified(1, "0.11.0", wheel, 7, 9, [finding], []))
+    run = Run("llama", "eager", True, [], 1.0, log=["/somewhere/secret"])
+    evidence.keep(key, Simulated(1, "/somewhere", "0.11.0", "3.11", {"torch": "2.8"}, [], [run]))
+    other = Run("llama", "graph", True, [], 1.0)
+    evidence.keep(key, Simulated(1, "/somewhere", "0.11.0", "3.11", {"torch": "2.8"}, [], [other]))
+
+    def shown(*arguments: str | Path) -> str:
+        done = run_cli("review", *arguments, "-q", "-o", "-")
+        (found,) = (
+            s
+            for s in parse(done.out.decode()).all("section")
+            if s.attributes.get("id") == "evidence"
+        )
+        return found.text
+
+    base = ("--base", mini_tree)
+    text = shown(adapted, *base)
+    assert "1 finding in 7 files and 9 calls of torch_npu, against torch_npu 2.8.0" in text
+    assert "undefined name `x` </script>" in text
+    assert "2 of 2 runs" in text
+    assert "/somewhere" not in text
+    assert "1 finding in 7 files" in shown(mini_tree, "--select", SELECT)
+    assert "1 finding" not in shown(adapted, *base, "--no-evidence")
+    ops = adapted / "vllm/_custom_ops.py"
+    ops.write_bytes(ops.read_bytes() + b"# edited\n")
+    assert "1 finding" not in shown(adapted, *base)
+
+
 # ---- nothing of a tree runs, nothing is fetched --------------------------------------------
 
 
@@ -257,6 +436,8 @@ def test_it_is_one_file_that_asks_no_network(review: Review, page: Element) -> N
     assert policy.startswith("default-src 'none'")
     script = page.all("script")[0].text
     assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|import)\b", script)
+    for link in page.all("a", "up"):
+        text = text.replace(f'href="{link.attributes["href"]}"', "")
     assert "https://" not in text.replace(HOSTILE, "")
 
 
