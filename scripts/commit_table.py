@@ -47,6 +47,8 @@ from migrator.reports.log import read_log
 PAGE = ROOT / "docs" / "commits.md"
 SINCE = "2025-07-01"
 """The first day of the table: 0.9.2, the oldest release known, is of that week."""
+MIDNIGHT = "T00:00:00Z"
+"""git takes a day alone for the time of day that it is asked at."""
 SHORT = 10
 """Digits of a commit's name."""
 DECIDES = ("codemod", "files/tree.py", "planning/plan.py", "rules", "verify")
@@ -131,7 +133,7 @@ def main_line(repository: Path, branch: str, every: int, offset: int) -> Iterato
     """Each `every`th commit of a branch, counted from the first of the table's first day."""
     listing = git(
         repository,
-        *("log", "--first-parent", "--reverse", f"--since={SINCE}"),
+        *("log", "--first-parent", "--reverse", f"--since={SINCE}{MIDNIGHT}"),
         *(f"--abbrev={SHORT}", "--format=%h %cs", branch),
     )
     for line in listing.splitlines()[offset::every]:

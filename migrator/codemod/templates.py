@@ -44,10 +44,6 @@ HOMES: dict[str, tuple[str, ...]] = {
         "vllm.transformers_utils.repo_utils",
         "vllm.transformers_utils.config",
     ),
-    "FusedMoEConfig": (
-        "vllm.model_executor.layers.fused_moe.config",
-        "vllm.model_executor.layers.fused_moe.layer",
-    ),
     "FusedMoeWeightScaleSupported": (
         "vllm.model_executor.layers.fused_moe.routed_experts",
         "vllm.model_executor.layers.fused_moe.layer",

@@ -26,6 +26,7 @@ _BUILDERS = "vllm/v1/attention/backends/flash_attn.py"
 _COMMON = "vllm/v1/attention/backends/utils.py"
 _FIRST_ENGINE = "vllm/worker/model_runner.py"
 """The model runner of vLLM's first engine, which the oldest release known has beside V1's."""
+_EXPERTS = "vllm/model_executor/layers/fused_moe/layer.py"
 
 
 def is_too_old(release: str) -> bool:
@@ -38,6 +39,7 @@ def older_shape(tree: Tree) -> str | None:
 
     Since that release attention's builders of metadata have a base in common, from which an NPU's
     builder derives. Older trees have builders of their own, or none and the first engine alone.
+    The last of them have the base, and experts whose configuration is not that of all kernels.
     """
     module = tree.parse(_BUILDERS)
     builders = [
@@ -46,8 +48,11 @@ def older_shape(tree: Tree) -> str | None:
         if isinstance(node, ast.ClassDef) and node.name.endswith("MetadataBuilder")
     ]
     if builders:
-        alone = not any(node.bases for node in builders)
-        return f"{builders[0].name} derives from no common builder" if alone else None
+        if not any(node.bases for node in builders):
+            return f"{builders[0].name} derives from no common builder"
+        if tree.definition(_EXPERTS, "MoEConfig") is not None:
+            return "experts have a MoEConfig of their layer's, not of all kernels'"
+        return None
     if tree.exists(_FIRST_ENGINE) and not tree.exists(_COMMON):
         return "V1's attention has no builder of metadata"
     return None

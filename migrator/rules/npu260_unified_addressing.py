@@ -27,16 +27,18 @@ from migrator.rules._runner_v2 import knows_one_runner
 _HOMES = ("vllm/utils/platform_utils.py", "vllm/utils/__init__.py")
 _BUFFERS = "vllm/v1/worker/gpu/buffer_utils.py"
 _OLDER_BUFFERS = "vllm/v1/worker/gpu/states.py"
+_BLOCK_TABLES = "vllm/v1/worker/gpu/block_table.py"
 _ASKED = "is_uva_available"
 _COPIED = "NonUvaBuffer.__init__"
 _PINNED = "is_pin_memory_available()"
 
 
-def _only_reads_by_address(tree: Tree) -> bool:
-    """Is V1 the only runner, or are all of V2's buffers read by address?"""
+def _copies_from_no_other_buffer(tree: Tree) -> bool:
+    """Is V1 the only runner, or are V2's buffers V1's own, or all read by address?"""
     pool = tree.names(_BUFFERS, "UvaBufferPool.__init__")
     return (
         knows_one_runner(tree)
+        or "CpuGpuBuffer" in tree.names(_BLOCK_TABLES)
         or ("UvaBuffer" in pool and _ASKED not in pool)
         or tree.definition(_OLDER_BUFFERS, "UvaBuffer") is not None
     )
@@ -75,7 +77,9 @@ class UnifiedAddressing(Rule):
             (_BUFFERS,),
             (
                 Absence(
-                    "<0.30", "V2, if any, only has buffers read by address", _only_reads_by_address
+                    "<0.30",
+                    "V2, if any, has V1's buffers, or only those read by address",
+                    _copies_from_no_other_buffer,
                 ),
             ),
         ),

@@ -419,8 +419,13 @@ def test_known_releases_are_those_of_the_table() -> None:
 
 
 BUILDERS = "vllm/v1/attention/backends/flash_attn.py"
+EXPERTS = "vllm/model_executor/layers/fused_moe/layer.py"
 OLD_SHAPES = {
     "no common builder": {BUILDERS: b"class FlashAttentionMetadataBuilder:\n    pass\n"},
+    "experts of their own": {
+        BUILDERS: b"class FlashAttentionMetadataBuilder(AttentionMetadataBuilder):\n    pass\n",
+        EXPERTS: b"class MoEConfig:\n    pass\n\n\nclass FusedMoE:\n    pass\n",
+    },
     "no builder": {"vllm/worker/model_runner.py": b"class ModelRunner:\n    pass\n"},
 }
 

@@ -71,7 +71,11 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     ),
     ("NPU250", "_POSSIBLE_INT8_KERNELS", "<0.16"): ("_POSSIBLE_KERNELS",),
     ("NPU250", "_POSSIBLE_KERNELS", ">=0.16"): ("_POSSIBLE_INT8_KERNELS",),
-    ("NPU260", "NonUvaBuffer.__init__", "<0.30"): ("GPUModelRunner", "UvaBuffer"),
+    ("NPU260", "NonUvaBuffer.__init__", "<0.30"): (
+        "GPUModelRunner",
+        "UvaBuffer",
+        "CpuGpuBuffer",
+    ),
     ("NPU261", "allocate_kv_cache", "<0.29"): ("get_kv_cache_shape",),
     ("NPU262", "GPUModelRunner.execute_model", "<0.17"): ("GPUModelRunner", "cudagraph_manager"),
 }
@@ -190,6 +194,24 @@ class Worker:
     (rule,) = (rule for rule in all_rules() if rule.code == "NPU229")
     ((absence,),) = (site.absent for site in rule.sites)
     assert absence.witness(Tree({path: source.encode()})) is explained
+
+
+@pytest.mark.parametrize(
+    ("buffer", "explained"), [("CpuGpuBuffer", True), ("HostAndDeviceBuffer", False)]
+)
+def test_the_first_v2_had_the_buffers_of_v1(buffer: str, explained: bool) -> None:
+    """As in November 2025, before any of its own were read by address."""
+    runner = "class Worker:\n    def init_device(self):\n        GPUModelRunnerV2(GPUModelRunner)\n"
+    blocks = f"class BlockTables:\n    def make(self, size):\n        return {buffer}(size)\n"
+    (rule,) = (rule for rule in all_rules() if rule.code == "NPU260")
+    absences = [absence for site in rule.sites for absence in site.absent]
+    tree = Tree(
+        {
+            "vllm/v1/worker/gpu_worker.py": runner.encode(),
+            "vllm/v1/worker/gpu/block_table.py": blocks.encode(),
+        }
+    )
+    assert [absence.witness(tree) for absence in absences] == [explained]
 
 
 EXPERTS = "vllm/model_executor/layers/fused_moe"

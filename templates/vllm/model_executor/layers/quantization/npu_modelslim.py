@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
-from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
 from vllm.model_executor.layers.fused_moe.routed_experts import (
     FusedMoeWeightScaleSupported,
 )
@@ -99,8 +98,9 @@ class AscendConfig(QuantizationConfig):
     def get_quant_method(
         self, layer: torch.nn.Module, prefix: str
     ) -> QuantizeMethodBase | None:
+        # Layers of experts have one, and no others.
         moe = getattr(layer, "moe_config", None)
-        if isinstance(moe, FusedMoEConfig):
+        if moe is not None:
             if self.kind_of_experts(prefix) == FLOAT:
                 return UnquantizedFusedMoEMethod(moe)
             return AscendExpertsMethod(moe)
