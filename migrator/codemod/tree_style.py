@@ -9,6 +9,7 @@ laid out by hand stays as near to that as an edit allows. Statements that are pu
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 import tomllib
 from collections.abc import Sequence
@@ -19,11 +20,16 @@ import libcst as cst
 
 from migrator.codemod import line_breaks
 from migrator.codemod.documents import STEP
+from migrator.codemod.narrow_prose import narrowed
 from migrator.codemod.rule import statements
+from migrator.codemod.yapf_layout import YapfStyle
 from migrator.files.tree import Tree
 
 RUFF_WIDTH = 88
 """Columns of a line where ruff is not told of another number."""
+
+
+Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +38,28 @@ class Style:
 
     width: int = RUFF_WIDTH
     """Columns of a line."""
+    yapf: YapfStyle | None = None
+    """How yapf lays out the tree; None where ruff does."""
 
     @classmethod
     def of(cls, tree: Tree) -> Style:
         """The style that a tree's configuration asks for."""
-        return _style(tree.read("pyproject.toml"))
+        return _style(tree.read("pyproject.toml"), tree.read(".pre-commit-config.yaml"))
+
+    def module(self, text: str) -> str:
+        """A module of ours, which ruff has laid out in its own columns, as the tree has others."""
+        return text if self.yapf is None else self.yapf.laid_out(narrowed(text, self.width))
 
 
 @lru_cache(maxsize=8)
-def _style(project: bytes | None) -> Style:
+def _style(project: bytes | None, hooks: bytes | None) -> Style:
     try:
         tools = tomllib.loads((project or b"").decode()).get("tool", {})
         width = tools.get("ruff", {}).get("line-length", RUFF_WIDTH)
-    except (ValueError, AttributeError):
+        yapf = YapfStyle.of(tools, hooks)
+    except (ValueError, AttributeError, TypeError):
         return Style()
-    return Style(width) if isinstance(width, int) else Style()
+    return Style(width, yapf) if isinstance(width, int) else Style()
 
 
 def is_regular(module: cst.Module) -> bool:
@@ -65,9 +78,36 @@ def fitted(code: str, depth: int, style: Style) -> str:
         depth: in how many blocks they will stand.
         style: of the tree.
     """
-    fitted = [node.visit(_Fitter(depth, style)) for node in statements(code, cst.Module([]))]
-    lines = (cst.SimpleStatementLine, cst.BaseCompoundStatement)
-    return cst.Module([node for node in fitted if isinstance(node, lines)]).code
+    parsed = [node for node in statements(code, cst.Module([])) if isinstance(node, Statement)]
+    if style.yapf is None:
+        return cst.Module(_fit(parsed, depth, style)).code
+    text = _by_yapf(parsed, depth, style)
+    if any(len(line) > style.width - STEP * depth for line in text.splitlines()):
+        # yapf puts no brackets around a condition to break it.
+        text = _by_yapf(_fit(parsed, depth, style), depth, style)
+    return text
+
+
+def _fit(parsed: Sequence[Statement], depth: int, style: Style) -> list[Statement]:
+    fitted = [node.visit(_Fitter(depth, style)) for node in parsed]
+    return [node for node in fitted if isinstance(node, Statement)]
+
+
+def _by_yapf(nodes: Sequence[Statement], depth: int, style: Style) -> str:
+    """Statements as yapf has them in so many blocks, at indentation zero."""
+    first, body = nodes[0], list(nodes)
+    lead = list(itertools.takewhile(lambda line: line.comment is None, first.leading_lines))
+    body[0] = first.with_changes(leading_lines=first.leading_lines[len(lead) :])
+    for _ in range(depth):
+        body = [cst.If(cst.Name("x"), cst.IndentedBlock(body))]
+    parsed = list(cst.parse_module(style.module(cst.Module(body).code)).body)
+    for _ in range(depth):
+        (block,) = parsed
+        assert isinstance(block, cst.If)
+        parsed = [node for node in block.body.body if isinstance(node, Statement)]
+    comments = itertools.dropwhile(lambda line: line.comment is None, parsed[0].leading_lines)
+    parsed[0] = parsed[0].with_changes(leading_lines=[*lead, *comments])
+    return cst.Module(parsed).code
 
 
 class _Fitter(cst.CSTTransformer):
@@ -96,7 +136,7 @@ class _Fitter(cst.CSTTransformer):
             updated_node = updated_node.with_changes(leading_lines=_wrapped(lines, width))
         if isinstance(updated_node, (cst.SimpleStatementLine, *_HEADED)):
             keyword = "elif" if id(original_node) in self._elifs else "if"
-            return written(updated_node, self._depth, self._style, keyword)
+            return written(updated_node, self._depth, Style(self._style.width), keyword)
         return updated_node
 
 
@@ -114,13 +154,13 @@ def _wrapped(lines: Sequence[cst.EmptyLine], width: int) -> list[cst.EmptyLine]:
 
 
 CONTINUED = "\\\n"
-"""A line that goes on by a backslash: its author's layout, which no formatter of ours reads."""
+"""A line that goes on by a backslash: its author's layout, which stays while it fits."""
 _HEADED = (cst.If, cst.While, cst.For, cst.With, cst.FunctionDef)
 
 
 def is_as_written(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if") -> bool:
     """Is a statement, or its header, as the tree's formatter leaves it?"""
-    text = _text(statement, style.width - STEP * depth, keyword)
+    text = _text(statement, depth, style, keyword)
     return text is not None and text == _source(statement, keyword)
 
 
@@ -142,9 +182,16 @@ def written(statement: cst.CSTNode, depth: int, style: Style, keyword: str = "if
         keyword: `if`, or `elif` for an `if` that is one.
     """
     source = _source(statement, keyword)
-    text = None if CONTINUED in source else _text(statement, style.width - STEP * depth, keyword)
+    if CONTINUED in source and (style.yapf is None or not is_too_long(statement, depth, style)):
+        return statement
+    text = _text(statement, depth, style, keyword)
     if text is None or text == source:
         return statement
+    return _reparsed(statement, text)
+
+
+def _reparsed(statement: cst.CSTNode, text: str) -> cst.CSTNode:
+    """A statement whose source, or whose header's, is another text."""
     if isinstance(statement, cst.SimpleStatementLine):
         parsed = cst.parse_statement(text)
         assert isinstance(parsed, cst.SimpleStatementLine)
@@ -169,10 +216,22 @@ def header_of(statement: cst.CSTNode) -> cst.CSTNode:
     return part if isinstance(part, cst.CSTNode) else part[0]
 
 
-def _text(statement: cst.CSTNode, width: int, keyword: str) -> str | None:
+def _text(statement: cst.CSTNode, depth: int, style: Style, keyword: str) -> str | None:
+    width = style.width - STEP * depth
+    if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) != 1:
+        return None
+    if style.yapf is not None:
+        text = _yapf_text(statement, depth, style.yapf, keyword)
+        if text is None or all(len(line) <= width for line in text.splitlines()):
+            return text
+        # yapf puts no brackets around what it cannot break, and keeps the ends of lines there.
+        if CONTINUED in text:
+            text = _ONE_LINE.sub(" ", text)
+        bracketed = _text(_reparsed(statement, text), depth, Style(style.width), keyword)
+        if bracketed is not None:
+            text = bracketed
+        return _yapf_text(_reparsed(statement, text), depth, style.yapf, keyword)
     if isinstance(statement, cst.SimpleStatementLine):
-        if len(statement.body) != 1:
-            return None
         comment = statement.trailing_whitespace.comment
         if comment is not None and not comment.value.startswith(_PRAGMAS):
             return None
@@ -184,6 +243,25 @@ def _text(statement: cst.CSTNode, width: int, keyword: str) -> str | None:
     return None
 
 
+def _yapf_text(statement: cst.CSTNode, depth: int, yapf: YapfStyle, keyword: str) -> str | None:
+    """As yapf has a statement, or its header; None where a comment would not stay at its end."""
+    source = _source(statement, keyword)
+    before, body = ("if x:\n    pass\n", "") if keyword == "elif" else ("", "")
+    if isinstance(statement, cst.SimpleStatementLine):
+        comment = statement.trailing_whitespace.comment
+    elif isinstance(statement, _HEADED) and isinstance(statement.body, cst.IndentedBlock):
+        comment, body = statement.body.header.comment, "\n    pass"
+    else:
+        return None
+    end = "" if comment is None else f"  {comment.value}"
+    text = yapf.narrower(STEP * depth).laid_out(f"{before}{source}{end}{body}\n")
+    head, tail = text.startswith(before), f"{end}{body}\n"
+    if not head or not text.endswith(tail) or (comment is not None and "#" in source):
+        return None
+    return text.removeprefix(before).removesuffix(tail)
+
+
+_ONE_LINE = re.compile(r"[ \t]*\\\n[ \t]*")
 _PRAGMAS = ("# type:", "# noqa", "# pyright:", "# pylint:")
 """How comments begin that do not count for the length of a line."""
 

@@ -36,7 +36,7 @@ LIMIT = 256 * 1024 * 1024
 """Bytes that the cache may take; the files that were used least recently go first."""
 RACY = 2_000_000_000
 """Nanoseconds: what was changed so shortly before a run may change again without a sign of it."""
-LIBRARIES = ("jinja2", "libcst", "msgspec", "packaging", "pathspec")
+LIBRARIES = ("isort", "jinja2", "libcst", "msgspec", "packaging", "pathspec", "yapf")
 _LEFT_OVER = 3600
 """Seconds after which a file that was being written belongs to a run that died."""
 

@@ -21,6 +21,7 @@ from migrator.codemod import templates
 from migrator.codemod.engine import FileResult, Record, Span, migrate_file, unparsable
 from migrator.codemod.known_shapes import UncheckedSite
 from migrator.codemod.rule import Absence, Rule, Status
+from migrator.codemod.tree_style import Style
 from migrator.files.changes import FileChange
 from migrator.files.tree import (
     LOG_NAME,
@@ -386,6 +387,7 @@ def _added(
     """The file that a rule adds, and what becomes of one that is there already."""
     after = templates.render(templates.load(path), tree)
     if path.endswith(".py"):
+        after = Style.of(tree).module(after.decode()).encode()
         broken = unparsable(path, after)
         if broken is not None:
             raise templates.TemplateError(f"{path}: the template, fitted to this tree: {broken}")
