@@ -3,7 +3,8 @@
 
 For each release: `apply` into a new directory, a second `apply --in-place` that must change
 nothing, `check`, `python -W error -m compileall`, `verify` against the torch_npu that fits, and the
-linters that the release pins (`lint_table.py`). The command's exit code is 1 if any fails.
+linters that the release pins. The section about these is `lint_table.py`'s, and is kept. The
+command's exit code is 1 if any fails.
 
     python scripts/release_table.py            # the 29 releases of the table, fetched by name
     python scripts/release_table.py --quick    # 13 of them
@@ -21,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lint_table import Linted, lint_emitted, summary
+from lint_table import kept_section, lint_emitted, summary
 from tool import ROOT, command, digest
 
 from migrator.files.sources import fetch
@@ -47,7 +48,6 @@ class Outcome:
     problems: tuple[str, ...]
     upstream: tuple[str, ...] = ()
     """Files of the release that fail to compile with warnings as errors, untouched by rules."""
-    linted: Linted | None = None
 
 
 def migrate(release: str, scratch: Path) -> Outcome:
@@ -79,9 +79,9 @@ def migrate(release: str, scratch: Path) -> Outcome:
     failed = set(re.findall(r"Error compiling '([^']+)'", compiled.stdout))
     if failed & changed or (compiled.returncode != 0 and not failed):
         problems.append(f"compileall: {compiled.stdout[-400:]}")
-    linted = lint_emitted(source, target)
-    problems += [f"its linters find more than before in {line}" for line in summary(linted)]
-    return Outcome(release, log, tuple(problems), tuple(sorted(failed - changed)), linted)
+    worse = summary(lint_emitted(source, target))
+    problems += [f"its linters find more than before in {line}" for line in worse]
+    return Outcome(release, log, tuple(problems), tuple(sorted(failed - changed)))
 
 
 def table(outcomes: list[Outcome]) -> str:
@@ -96,10 +96,6 @@ def table(outcomes: list[Outcome]) -> str:
         "torch_npu that",
         "fits. `–`: the rule has no site there, for a known reason (`vllm-npu-migrate explain "
         "CODE`).",
-        "The last rows say what the linters that the release pins find in the Python files that "
-        "were changed or added,",
-        "under its own configuration: `0 → 0` is no complaint before the migration and none after "
-        "it.",
         "",
         "| Rule | " + " | ".join(outcome.release for outcome in outcomes) + " |",
         "| --- |" + " ---: |" * len(outcomes),
@@ -121,13 +117,6 @@ def table(outcomes: list[Outcome]) -> str:
         for o in outcomes
     ]
     lines.append("| *sites skipped, with reasons* | " + " | ".join(skipped) + " |")
-    tools = [", ".join(o.linted.tools) if o.linted else "failed" for o in outcomes]
-    lines.append("| *linters* | " + " | ".join(tools) + " |")
-    said = [
-        f"{o.linted.before.total()} → {o.linted.after.total()}" if o.linted else "failed"
-        for o in outcomes
-    ]
-    lines.append("| *complaints* | " + " | ".join(said) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -147,7 +136,7 @@ def main(arguments: list[str]) -> int:
     if asked:
         print(text, end="")
     else:
-        TABLE.write_text(text, encoding="utf-8")
+        TABLE.write_text(text + kept_section(TABLE), encoding="utf-8")
         print(f"wrote {TABLE.relative_to(ROOT)}", file=sys.stderr)
     return 1 if any(outcome.problems for outcome in outcomes) else 0
 

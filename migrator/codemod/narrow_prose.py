@@ -81,15 +81,22 @@ def _cut(line: str, width: int) -> int:
     return cut if line[:cut].strip(f' #*-{_QUOTES}"') else 0
 
 
-_STRING = re.compile(r'(?P<lead> *)(?P<kind>f?)"(?P<text>(?:[^"\\]|\\.)*)"(?P<behind>[,)]*)')
+_STRING = re.compile(
+    r"(?P<lead> *)(?P<keyword>(?:return |yield )?)"
+    r'(?P<kind>f?)"(?P<text>(?:[^"\\]|\\.)*)"(?P<behind>[,)]*)'
+)
 
 
 def _parted(line: str, width: int) -> list[str]:
-    """A line of a string alone, which stands in brackets, over several."""
+    """A line of a string alone, which stands in brackets, over several; behind a keyword too."""
     string = _STRING.fullmatch(line)
     if string is None or len(line) <= width:
         return [line]
-    lead, kind, text, behind = string.group("lead", "kind", "text", "behind")
+    lead, keyword, kind, text, behind = string.groups()
+    if keyword:
+        parts = _parted(f'{lead}    {kind}"{text}"', width)
+        enough = all(len(part) <= width for part in parts)
+        return [f"{lead}{keyword}(", *parts, f"{lead})"] if enough else [line]
     parts = []
     while len(lead) + len(kind) + 2 + len(text) + len(behind) > width:
         cut = text.rfind(" ", 0, width - len(lead) - len(kind) - 2) + 1

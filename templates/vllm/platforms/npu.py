@@ -272,7 +272,7 @@ class NPUPlatform(Platform):
             _CUSTOMIZED_METHOD_TO_QUANT_CONFIG,
         )
 
-        if quant not in METHODS and quant not in _CUSTOMIZED_METHOD_TO_QUANT_CONFIG:
+        if quant not in (*METHODS, *_CUSTOMIZED_METHOD_TO_QUANT_CONFIG):
             raise ValueError(method_refusal(quant))
 
     @classmethod
@@ -308,7 +308,7 @@ class NPUPlatform(Platform):
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        return "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"
+        return "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"  # noqa: E501
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
@@ -443,7 +443,8 @@ def _set_compilation_policy(vllm_config: VllmConfig) -> None:
         config.cudagraph_mode = CUDAGraphMode.PIECEWISE
     # npu-migrate: otherwise
     # Pieces are captured by a backend for CUDA alone in this release.
-    config.level = CompilationLevel.NO_COMPILATION
+    if piecewise:
+        config.level = CompilationLevel.NO_COMPILATION
     config.use_cudagraph = False
     # npu-migrate: end
 

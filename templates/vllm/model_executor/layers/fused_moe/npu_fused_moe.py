@@ -619,7 +619,7 @@ def unquantized_experts(
     routed = num_experts + (expert_map is not None)
 
     # Copies of the tokens, one for each of their experts, sorted by expert.
-    copies, copy_of_choice, copies_per_expert, _ = torch_npu.npu_moe_init_routing_v2(
+    sorted_copies = torch_npu.npu_moe_init_routing_v2(
         x,
         ids.contiguous(),
         active_num=ids.numel(),
@@ -630,6 +630,7 @@ def unquantized_experts(
         quant_mode=-1,
         row_idx_type=0,
     )
+    copies, copy_of_choice, copies_per_expert, _ = sorted_copies
     counts = copies_per_expert[:num_experts]
     if w13.dtype is torch.int8:
         hidden = _int8_grouped_matmul(copies, w13, layer.w13_weight_scale, counts)

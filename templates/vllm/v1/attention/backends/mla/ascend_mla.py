@@ -593,7 +593,7 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
             output_scale: of a quantized output, which is refused.
 
         """
-        assert output_scale is None, "NPU attention does not quantize its output"
+        assert output_scale is None, "NPU attention quantizes no output"
         q_nope, q_pe = q.split([self.qk_nope_head_dim, self.qk_rope_head_dim], dim=-1)
         q_nope, q_pe = q_nope.contiguous(), q_pe.contiguous()
         ends = attn_metadata.cum_prefill_lens
