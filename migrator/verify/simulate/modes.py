@@ -160,6 +160,20 @@ _ALL = (
         },
         graphs=True,
     ),
+    Mode(
+        "tp2-full-graph",
+        "tensor parallel over two devices, decode steps captured as a whole",
+        {
+            "enforce_eager": False,
+            "tensor_parallel_size": 2,
+            "distributed_executor_backend": "mp",
+            "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY"},
+        },
+        devices=2,
+        multiprocess=True,
+        graphs=True,
+        collectives=(("all_reduce",),),
+    ),
     # What the device's attention takes: here the simulator relaxes nothing.
     Mode("bfloat16", "eager, in bfloat16", {**_EAGER, "dtype": "bfloat16"}),
     Mode("float16", "eager, in float16", {**_EAGER, "dtype": "float16"}),
@@ -193,14 +207,6 @@ _ALL = (
 def _with_adapters() -> Iterator[Mode]:
     """The modes with LoRA: eager and both kinds of graphs, on one and two devices."""
     known = {mode.name: mode for mode in _ALL}
-    full = known["full-graph"]
-    tp2_graph = known["tp2-graph"]
-    known["tp2-full-graph"] = replace(
-        tp2_graph,
-        name="tp2-full-graph",
-        summary="tensor parallel over two devices, decode steps captured as a whole",
-        engine={**tp2_graph.engine, **full.engine},
-    )
     sharded = {"fully_sharded_loras": True}
     ways: list[tuple[str, int, dict[str, bool]]] = [
         (name, slots, {})
