@@ -178,6 +178,16 @@ _ALL = (
     Mode("bfloat16", "eager, in bfloat16", {**_EAGER, "dtype": "bfloat16"}),
     Mode("float16", "eager, in float16", {**_EAGER, "dtype": "float16"}),
     Mode(
+        "bfloat16-full-graph",
+        "one process, in bfloat16, decode steps captured as a whole",
+        {
+            "enforce_eager": False,
+            "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY"},
+            "dtype": "bfloat16",
+        },
+        graphs=True,
+    ),
+    Mode(
         "nz",
         "eager, in bfloat16, weights of linear layers in FRACTAL_NZ",
         {**_EAGER, "dtype": "bfloat16"},
