@@ -46,8 +46,11 @@ DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
 DRAFTS = ("ngram-eager", "draft-eager")
 """Modes with speculative decoding that an NPU does."""
-NEWER = {"0.11.0": ("minimax-m2", *DRAFTS)}
+RUNNER_V2 = tuple(name for name, mode in simulate.MODES.items() if mode.runner_v2)
+NEWER = {"0.11.0": ("minimax-m2", *DRAFTS, *RUNNER_V2)}
 """Release → models and modes that came later."""
+UNFIT = {"0.11.0": (("llama-w8a8", "graph"), ("llama-w8a8", "full-graph"))}
+"""Release → what its torch_npu does not trace in float32, but in the device's own dtypes."""
 LORA = tuple(name for name, mode in simulate.MODES.items() if mode.adapters)
 OLD = {
     "0.10.0": ("llama",),
@@ -59,6 +62,7 @@ OLD = {
         "graph",
         "tp2-graph",
         "full-graph",
+        "bfloat16-full-graph",
         "gemma",
         "gemma3",
         "llama4",
@@ -78,6 +82,7 @@ EVERYWHERE = (
     ("mistral", "eager"),
     ("deepseek-v2", "eager"),
     ("deepseek-v3", "eager"),
+    ("llama-w8a8", "eager"),
     ("vllm", "install"),
 )
 ALSO = (
@@ -104,21 +109,23 @@ ALSO = (
     ("minimax-m2", "eager"),
     ("gpt2", "eager"),
     *(("deepseek-v2", mode) for mode in ("full-graph", "no-nnal", "bfloat16", "nz")),
-    *(("deepseek-v3", mode) for mode in ("full-graph", "tp2")),
+    *(("deepseek-v3", mode) for mode in ("full-graph", "tp2", "tp2-full-graph", "bfloat16")),
     ("mixtral", "tp2"),
     ("llama", "tp2-graph"),
     ("qwen2", "tp2"),
     ("llama", "ray-tp2"),
     ("llama", "ray-pp2"),
     ("mixtral", "serve-ray-dp2"),
-    *(("llama-w8a8", name) for name in ("eager", "graph", "full-graph", "tp2", "nz")),
+    *(("llama-w8a8", name) for name in ("graph", "full-graph", "bfloat16-full-graph")),
+    *(("llama-w8a8", name) for name in ("tp2", "nz")),
     ("llama-w8a8-static", "eager"),
     ("llama-w8a8-zero", "eager"),
     ("llama-w8a8-zero", "bfloat16"),
     ("llama-modelslim", "eager"),
     ("llama-modelslim", "tp2"),
+    ("llama-modelslim", "float16"),
     ("qwen3-moe-modelslim", "eager"),
-    *(("llama", name) for name in (*LORA, *DRAFTS)),
+    *(("llama", name) for name in (*LORA, *DRAFTS, *RUNNER_V2)),
 )
 TIMEOUT = 900.0
 
@@ -277,6 +284,7 @@ def plan(releases: Iterable[str]) -> list[Job]:
         for model, mode in ALSO
         for release in deep
         if not {model, mode} & set(NEWER.get(release, ()))
+        and (model, mode) not in UNFIT.get(release, ())
     ]
     return jobs
 

@@ -345,6 +345,9 @@ class NameChecker:
                     decorated_with(enclosing[1], "classmethod") or enclosing[1].name == "__new__"
                 )
                 return self._method(own[0], function.attr, above=own[1], on_class=on_class)
+            given = self._annotated(module, scope, function.value)
+            if given is not None:
+                return self._method(given, function.attr, above=False, on_class=False)
             if self._is_platform(module, scope, function.value):
                 platform = self.package.resolve("vllm.platforms.interface.Platform")
                 if isinstance(platform, Definition):
@@ -365,6 +368,19 @@ class NameChecker:
         if len(self._definitions(resolved)) > 1:
             return None
         return signatures
+
+    def _annotated(self, module: Module, scope: Scope, node: ast.expr) -> Definition | None:
+        """The tree's class that a parameter is said to be an instance of."""
+        found = scope.lookup(node.id) if isinstance(node, ast.Name) else None
+        if found is None or [binding.kind for binding in found[1]] != ["parameter"]:
+            return None
+        annotation = found[1][0].annotation
+        if not isinstance(annotation, ast.Name | ast.Attribute):
+            return None
+        meant = self.package.expression(module, found[0].parent or scope, annotation)
+        if isinstance(meant, Definition) and isinstance(meant.node, ast.ClassDef):
+            return meant if self._in_package(meant) else None
+        return None
 
     def _definitions(self, resolved: Definition) -> list[ast.AST]:
         """All bindings of a function's name where it stands: overloads, if/else, conditionals."""

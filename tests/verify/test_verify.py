@@ -161,6 +161,13 @@ BROKEN = [
         id="method of a base class",
     ),
     pytest.param(
+        WORKER, "def step(self, gate, cache, slots):\n",
+        "def step(self, gate, cache, slots, other: Worker):\n        other.load('weights', 1, 2)\n",
+        "V105", "takes at most 2 positional arguments, 3 given",
+        "load(path: str, strict: bool=True)",
+        id="method of an annotated parameter",
+    ),
+    pytest.param(
         NPU, "npu_worker.NPUWorker", "npu_worker.AscendWorker",
         "V107", "`vllm.worker.npu_worker` has no `AscendWorker`", None,
         id="class named in a string",

@@ -765,4 +765,6 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
                 **arguments,
             )
 
-        graph.add_attention(layer_name, seq_lens, arguments["block_table"], launch)
+        # Each request of a captured batch has one new token.
+        block_table = arguments["block_table"]
+        graph.add_attention(layer_name, seq_lens, 1, block_table, launch)
