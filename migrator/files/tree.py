@@ -195,6 +195,9 @@ class DiskTree(Tree):
             )
         for item in found:
             path = f"{below}{item.name}"
+            if item.name in REPOSITORIES:
+                # In a linked work tree, and in a submodule, it is a file that says where that is.
+                continue
             if item.is_symlink():
                 yield Entry(path, 0o777, os.readlink(item.path))
             elif item.is_dir(follow_symlinks=False):

@@ -299,3 +299,22 @@ def test_a_tree_in_git_form_is_changed_in_the_form_of_the_disk(
             assert data.replace(b"\r\n", b"\n") == (plain / path).read_bytes()
     again = run_cli("check", root, "--select", SELECT, env=git_environment())
     assert again.code == 0, again.err
+
+
+def test_where_a_linked_work_tree_belongs_is_no_part_of_it(tmp_path: Path, run_cli: RunCli) -> None:
+    """Its `.git` is a file: neither copied to a new tree nor merged with that of another."""
+    root = checkout(tmp_path / "root")
+    linked = tmp_path / "linked"
+    git(root, "worktree", "add", "-q", "--detach", str(linked))
+    assert run_cli("apply", linked, "-q", "-o", tmp_path / "out", "--select", SELECT).code == 0
+    assert not (tmp_path / "out/.git").exists()
+    where = (linked / ".git").read_bytes()
+    assert run_cli("apply", linked, "-q", "--in-place", "--select", SELECT).code == 0
+    git(linked, "add", "-A")
+    git(linked, "commit", "-q", "-m", "adapted")
+    newer = tmp_path / "newer"
+    git(root, "worktree", "add", "-q", "--detach", str(newer))
+    update = ("update", linked, newer, "--base", root, "-q", "--in-place", "--select", SELECT)
+    assert run_cli(*update).code == 0
+    assert (linked / ".git").read_bytes() == where
+    assert git(linked, "status", "--porcelain") == ""
