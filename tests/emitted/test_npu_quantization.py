@@ -139,21 +139,40 @@ def test_any_other_scheme_is_refused_by_name(
 def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleType) -> None:
     for path, (taken, *_) in module.COMPARED.items():
         assert said(module, {}, {path: taken}) == []
-        for other in (7, SimpleNamespace(many="\nlines")):
+        for other in (7, SimpleNamespace(many="words " * 20)):
             (reason,) = said(module, {}, {path: other})
             name = path.rpartition(".")[2]
             shown = f"{name}=7" if other == 7 else name
             assert reason.startswith(
-                f"compressed-tensors quantization was not compared with {shown}. Leave that out"
+                f"compressed-tensors quantization was not compared with {shown}. Change that"
             )
             assert "\n" not in reason
 
 
+def test_weights_in_the_format_of_the_matrix_unit_were_not_compared(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_NPU_WEIGHT_NZ", "0")
+    assert said(module, {}) == []
+    monkeypatch.setenv("VLLM_NPU_WEIGHT_NZ", "1")
+    (reason,) = said(module, {})
+    assert "was not compared with VLLM_NPU_WEIGHT_NZ=1." in reason
+
+
+@pytest.mark.parametrize(("dtype", "taken"), [("bfloat16", True), ("float16", False)])
+def test_dtypes_that_were_compared(module: ModuleType, dtype: str, taken: bool) -> None:
+    class Dtype:
+        def __str__(self) -> str:
+            return f"torch.{dtype}"
+
+    found = said(module, {}, {"model_config.dtype": Dtype()})
+    assert [reason.partition(". ")[0] for reason in found] == [
+        "compressed-tensors quantization was not compared with dtype=float16"
+    ] * (not taken)
+
+
 def test_an_option_that_a_release_does_not_have_is_no_reason(module: ModuleType) -> None:
-    assert said(module, {}, {"offload_config.uva": None, "model_config.runner_type": None}) == [
-        "compressed-tensors quantization was not compared with runner_type. Leave that out, or use "
-        "the model's unquantized weights"
-    ]
+    assert said(module, {}, {"offload_config.uva": None, "offload_config.other": 3}) == []
 
 
 @pytest.mark.parametrize(

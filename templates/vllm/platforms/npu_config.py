@@ -244,7 +244,7 @@ TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
 An option that a release does not have is passed over.
 """
 
-# npu-migrate: when has_model_runner_v2
+# npu-migrate: when platform_registers_kernels
 _MODEL_RUNNERS = ("0", "1")
 # npu-migrate: otherwise
 _MODEL_RUNNERS = ("0",)
@@ -588,6 +588,10 @@ def _unknown_configs(vllm_config: VllmConfig) -> Iterator[str]:
             yield f"{field.name} is not supported, nothing of it was made for NPUs"
 
 
+_SHORT = 40
+"""Characters of a value that is shown with the name of its option."""
+
+
 def not_compared(
     vllm_config: VllmConfig, taken: dict[str, tuple[Any, ...]]
 ) -> Iterator[str]:
@@ -603,10 +607,9 @@ def not_compared(
         value = _lookup(vllm_config, path)
         if value is _ABSENT or value in values:
             continue
-        name = path.rpartition(".")[2]
+        name, shown = path.rpartition(".")[2], repr(value)
         # Whole configurations are many lines long.
-        plain = isinstance(value, (bool, int, float, str))
-        yield f"{name}={value!r}" if plain else name
+        yield name if len(shown) > _SHORT else f"{name}={shown}"
 
 
 _ABSENT = object()

@@ -9,6 +9,7 @@ other is refused when an engine starts, by what it says of itself.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -126,9 +127,14 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         yield f"{name} quantization with {reason} is not supported"
     if name == "compressed-tensors" and _has_experts(model_config):
         yield f"experts of {name} quantization are not supported"
-    for option in not_compared(vllm_config, COMPARED):
+    options = list(not_compared(vllm_config, COMPARED))
+    if str(getattr(model_config, "dtype", None)) == "torch.float16":
+        options.append("dtype=float16")
+    if os.environ.get("VLLM_NPU_WEIGHT_NZ", "0") not in ("", "0"):
+        options.append("VLLM_NPU_WEIGHT_NZ=1")
+    for option in options:
         yield (
-            f"{name} quantization was not compared with {option}. Leave that out, or "
+            f"{name} quantization was not compared with {option}. Change that, or "
             "use the model's unquantized weights"
         )
 
