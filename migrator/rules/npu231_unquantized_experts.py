@@ -53,6 +53,7 @@ _QUANTIZED = (
 
 BRANCH = """\
 if x.device.type == "npu":
+    # It is made of torch_npu, which is there on an NPU only.
     from vllm.model_executor.layers.fused_moe.npu_fused_moe import (
         unquantized_experts,
     )

@@ -20,11 +20,18 @@ def _knows_no_experts_class(tree: Tree) -> bool:
     return "select_gemm_impl" in base and not base & {"experts_cls", "moe_kernel"}
 
 
-def _asks(place: Place[cst.CSTNode], function: str) -> bool:
-    """Does a call of `function` ask for the class of experts?"""
+def _asks(place: Place[cst.CSTNode]) -> bool:
+    """Does a call ask whether there is a class of experts?"""
     node = place.node
     names = [n.evaluated_value for n in walk(node) if isinstance(n, cst.SimpleString)]
-    return names == ["experts_cls"] and isinstance(node, cst.Call) and dotted(node.func) == function
+    return (
+        names == ["experts_cls"] and isinstance(node, cst.Call) and dotted(node.func) == "hasattr"
+    )
+
+
+def _goes_on(place: Place[cst.CSTNode]) -> bool:
+    """Is it the first part of a condition that has more of them?"""
+    return isinstance(place.parent, cst.BooleanOperation)
 
 
 class ExpertsClass(Rule):
@@ -40,7 +47,7 @@ class ExpertsClass(Rule):
 
     ## Example
     ```python
-    if getattr(self, "experts_cls", None) is not None:
+    if hasattr(self, "experts_cls") and self.experts_cls is not None:
         return self.experts_cls.is_monolithic()
     ```
 
@@ -54,9 +61,9 @@ class ExpertsClass(Rule):
             "FusedMoEMethodBase.is_monolithic",
             (_BASE,),
             kinds=cst.Call,
-            old=lambda place: _asks(place, "hasattr"),
-            new='getattr(self, "experts_cls", None) is not None',
-            done=lambda place: _asks(place, "getattr"),
+            old=lambda place: _asks(place) and not _goes_on(place),
+            new='hasattr(self, "experts_cls") and self.experts_cls is not None',
+            done=lambda place: _asks(place) and _goes_on(place),
             reason="an out-of-tree platform's class of experts is None",
             absent=(
                 Absence(

@@ -22,6 +22,7 @@ def device_module() -> ModuleType:
     `Stream`, `Event` and friends into `torch.cuda`, and `vllm.utils` replaces
     `torch.cuda.set_stream`: both are still seen by callers of this function.
     """
+    # A leaf module imports it late.
     from vllm.platforms import current_platform
 
     if current_platform.device_type == "npu":
@@ -33,6 +34,7 @@ def device_graph():
     """An empty graph to capture this device's work into."""
     if device_module() is torch.cuda:
         return torch.cuda.CUDAGraph()
+    # It imports torch_npu.
     from vllm.compilation.npu_graph import NPUGraph
 
     return NPUGraph()
@@ -53,6 +55,7 @@ def replay_context(
     """
     if device_module() is torch.cuda:
         return nullcontext()
+    # It imports vllm.config, which imports this module.
     import vllm.forward_context
 
     return vllm.forward_context.set_forward_context(attn_metadata, vllm_config)

@@ -222,7 +222,13 @@ def _code(code: Code, function: cst.FunctionDef) -> str:
 
 
 def _branch(test: str, body: str) -> str:
+    if _ADDED.match(body):
+        body = f"# It is made of torch_npu, which is there on an NPU only.\n{body}"
     return f"if {test}:\n{textwrap.indent(body, '    ')}"
+
+
+_ADDED = re.compile(r"from vllm\.[\w.]* ?import npu_|from vllm\.[\w.]*\.npu_\w+ import ")
+"""An import from a module that the tool adds: why it is not at the top has to be said."""
 
 
 def refuse_unless_none(what: str, function: cst.FunctionDef, names: Collection[str]) -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch_npu  # noqa: F401
@@ -102,7 +102,8 @@ class NPUGraph(torch.npu.NPUGraph):
                 self._wait_for_last_step()
             super().replay()
             return
-        metadata = get_forward_context().attn_metadata
+        # Of one batch: it is a list where a batch is split, which is refused.
+        metadata: Any = get_forward_context().attn_metadata
         # The last replay may still be waiting to run with its own lengths.
         torch.npu.current_stream().synchronize()
         self._pad(metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -122,7 +122,7 @@ class NPUPlatform(Platform):
         return seen.index(wanted)
 
     @property
-    def additional_env_vars(self) -> list[str]:
+    def additional_env_vars(self) -> list[str]:  # type: ignore[override]
         # What CANN, HCCL and torch_npu read in every process: Ray's workers get
         # it from the driver. Which NPUs a worker sees is decided on its own node.
         return [
@@ -151,6 +151,7 @@ class NPUPlatform(Platform):
     @classmethod
     def register_triton_kernel_overrides(cls) -> None:
         # Whether there is a Triton or not: these are faster than what it compiles.
+        # vllm.triton_utils asks for the platform while it is imported.
         from vllm.triton_utils.npu_overrides import register
 
         register()
@@ -176,14 +177,15 @@ class NPUPlatform(Platform):
         if config is not None:
             asked.update(config._asdict())
         if asked.get("use_mla"):
-            from vllm.v1.attention.backends.mla.ascend_mla import (
-                AscendMLABackend as backend,
-            )
-        else:
-            from vllm.v1.attention.backends.ascend_attn import (
-                AscendAttentionBackend as backend,
-            )
+            # They import torch_npu's operators and most of vLLM, which asks for the
+            # platform.
+            from vllm.v1.attention.backends.mla.ascend_mla import AscendMLABackend
 
+            backend: Any = AscendMLABackend
+        else:
+            from vllm.v1.attention.backends.ascend_attn import AscendAttentionBackend
+
+            backend = AscendAttentionBackend
         reasons = backend.validate_configuration(**asked)
         if reasons:
             raise ValueError(f"NPU attention does not support {', '.join(reasons)}.")
@@ -267,7 +269,8 @@ class NPUPlatform(Platform):
     @classmethod
     def verify_quantization(cls, quant: str) -> None:
         # Not by `supported_quantization`: empty, it is read as "all of them". What
-        # a plugin has registered brings its own kernels.
+        # a plugin has registered brings its own kernels. Layers ask for the platform
+        # while they are imported.
         from vllm.model_executor.layers.quantization import (
             _CUSTOMIZED_METHOD_TO_QUANT_CONFIG,
         )
@@ -397,6 +400,7 @@ def _set_compilation_policy(vllm_config: VllmConfig) -> None:
     FULL_DECODE_ONLY is honoured, because it is nobody's default: whoever has it
     has asked for it. The other modes with full graphs become PIECEWISE.
     """
+    # vllm.config asks for the platform while it is imported.
     # npu-migrate: when config_has_cudagraph_mode
     from vllm.config import CUDAGraphMode
 
@@ -468,6 +472,7 @@ def _limit_capture_sizes(vllm_config: VllmConfig) -> None:
     # One piece before each layer's attention and one after the last.
     graphs = model_config.get_num_layers(parallel_config) + 1
     # npu-migrate: when config_has_cudagraph_mode
+    # vllm.config asks for the platform while it is imported.
     from vllm.config import CUDAGraphMode
 
     if config.cudagraph_mode == CUDAGraphMode.NONE:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import vllm.envs as envs
 from vllm.platforms.npu_speculation import default_of, speculation_reasons
 
 if TYPE_CHECKING:
@@ -372,6 +373,7 @@ def _untaken(
 # npu-migrate: when has_model_runner_v2
 def _runner_v2_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     """Why model runner V2 does not serve a configuration that an NPU takes with V1."""
+    # vllm.triton_utils asks for the platform while it is imported.
     from vllm.triton_utils import HAS_TRITON
 
     if not HAS_TRITON:
@@ -565,8 +567,6 @@ def cpu_offload_gb(vllm_config: VllmConfig) -> float:
 def _offload_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if cpu_offload_gb(vllm_config) == 0:
         return
-    import vllm.envs as envs
-
     if "VLLM_WEIGHT_OFFLOADING_DISABLE_UVA" not in envs.environment_variables:
         yield (
             "weights stay in host memory by CUDA's unified addresses. Leave "

@@ -16,6 +16,7 @@ def is_nnal_installed() -> bool:
     `torch_npu` itself has a wrapper under every operator's name either way,
     which raises when it is called. Operators are registered by the load only.
     """
+    # vllm._custom_ops imports this module on every platform.
     import torch_npu  # noqa: F401
 
     return hasattr(torch.ops.atb, "_npu_reshape_and_cache")

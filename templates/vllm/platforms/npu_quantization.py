@@ -106,6 +106,7 @@ def method_refusal(method: str) -> str:
 
 def is_modelslim(model_config: ModelConfig) -> bool:
     """Whether the weights are those of ModelSlim."""
+    # It imports the client of Hugging Face's hub, which no platform needs.
     from vllm.transformers_utils.repo_utils import file_or_path_exists
 
     return file_or_path_exists(
@@ -141,6 +142,7 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
 
 def _modelslim(model_config: ModelConfig) -> Iterator[str]:
     """What of ModelSlim's description is not taken."""
+    # As in `is_modelslim`.
     from vllm.transformers_utils.repo_utils import get_hf_file_to_dict
 
     description = get_hf_file_to_dict(

@@ -58,7 +58,7 @@ def speculation_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     config = vllm_config.speculative_config
     if config is None:
         return
-    graphs = METHODS.get(config.method)
+    graphs = METHODS.get(config.method or "")
     if graphs is None:
         known = ", ".join(sorted(METHODS))
         only = f", only by {known}" if known else " here"

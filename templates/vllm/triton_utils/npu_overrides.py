@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -73,8 +74,7 @@ def rows_of_tokens(cu_num_tokens: torch.Tensor, num_tokens: int) -> torch.Tensor
 # npu-migrate: when platform_registers_kernels
 def register() -> None:
     """Have the replacements launched from now on."""
-    from importlib import import_module
-
+    # Releases with a registry have it.
     from vllm.triton_utils.dispatcher import register_kernels
 
     launchers = {}

@@ -71,17 +71,21 @@ class NPUCommunicator(DeviceCommunicatorBase):
         return total.narrow(dim, start, sizes[self.rank_in_group]).contiguous()
 
     def dispatch_router_logits(self, *args, **kwargs):
+        assert self.all2all_manager is not None
         return self.all2all_manager.dispatch_router_logits(*args, **kwargs)
 
     def dispatch(self, *args, **kwargs):
+        assert self.all2all_manager is not None
         return self.all2all_manager.dispatch(*args, **kwargs)
 
     def combine(self, *args, **kwargs):
+        assert self.all2all_manager is not None
         return self.all2all_manager.combine(*args, **kwargs)
 
 
 def _make_all2all_manager(cpu_group):
-    # The managers built on DeepEP, PPLX and FlashInfer are CUDA libraries.
+    # The managers built on DeepEP, PPLX and FlashInfer are CUDA libraries. As other
+    # communicators do it, they are imported where there is one to make.
     # npu-migrate: when all2all_has_allgather_reducescatter
     from .all2all import AgRsAll2AllManager
 

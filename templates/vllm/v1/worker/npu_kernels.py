@@ -126,6 +126,7 @@ def apply_top_k_top_p(
 def _cut_by_operator(
     logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None
 ) -> torch.Tensor:
+    # All else here is computed on any device.
     import torch_npu
 
     return torch_npu.npu_top_k_top_p(

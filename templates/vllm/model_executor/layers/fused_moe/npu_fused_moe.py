@@ -203,11 +203,11 @@ def _settings(layer: torch.nn.Module) -> Iterator[tuple[str, Any, Any]]:
         # A model's own subclass takes the model's configuration.
         if not class_.__module__.startswith("vllm.model_executor.layers."):
             continue
-        if "__init__" not in vars(class_):
+        initializer = vars(class_).get("__init__")
+        if initializer is None:
             continue
-        for parameter in list(inspect.signature(class_.__init__).parameters.values())[
-            1:
-        ]:
+        _, *parameters = inspect.signature(initializer).parameters.values()
+        for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             value = getattr(layer, parameter.name, empty)
@@ -418,6 +418,7 @@ def topk_hash_softplus_sqrt(
     else:
         ids = _choose(scores, e_score_correction_bias, top_k)
     if bias_vl is not None and image_sentinel_lo > 0:
+        assert input_tokens is not None, "which tokens are of an image, their ids say"
         offset = input_tokens - image_sentinel_lo
         of_image = (offset >= 0) & (offset < IMAGE_SENTINELS)
         ids = torch.where(of_image.unsqueeze(-1), _choose(scores, bias_vl, top_k), ids)
@@ -800,8 +801,10 @@ def _activate(
         return _swiglu_oai(x[..., ::2], x[..., 1::2], OAI_LIMIT, OAI_ALPHA, OAI_BETA)
     if activation == "swigluoai_uninterleave":
         alpha, beta = _setting(layer, "swiglu_alpha"), _setting(layer, "swiglu_beta")
+        gate, up = x.chunk(2, dim=-1)
         return _swiglu_oai(
-            *x.chunk(2, dim=-1),
+            gate,
+            up,
             limit,
             1.0 if alpha is None else alpha,
             0.0 if beta is None else beta,

@@ -34,6 +34,7 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
     UnquantizedLinearMethod,
 )
+from vllm.model_executor.layers.quantization import QuantizationMethods
 from vllm.model_executor.layers.quantization.base_config import (
     QuantizationConfig,
     QuantizeMethodBase,
@@ -72,7 +73,7 @@ class AscendConfig(QuantizationConfig):
         super().__init__()
         self.description = description
 
-    def get_name(self) -> str:
+    def get_name(self) -> QuantizationMethods:
         return "ascend"
 
     @classmethod

@@ -208,7 +208,7 @@ class AscendAttentionBackend(AttentionBackend):
         return "CUSTOM"
 
     @staticmethod
-    def get_impl_cls() -> type[AscendAttentionImpl]:
+    def get_impl_cls() -> type:
         return AscendAttentionImpl
 
     @staticmethod
@@ -310,7 +310,9 @@ class AscendAttentionBackend(AttentionBackend):
         return False
 
     @classmethod
-    def validate_configuration(cls, **asked: Any) -> list[str]:
+    def validate_configuration(  # type: ignore[override] # all is asked by name
+        cls, **asked: Any
+    ) -> list[str]:
         """What of a selector's questions this backend does not do.
 
         Releases ask about more and more things. One that is not known here is not
@@ -362,7 +364,7 @@ class AscendAttentionBackend(AttentionBackend):
         return reasons
 
     @staticmethod
-    def get_supported_kernel_block_sizes(kv_cache_spec=None) -> list[int]:
+    def get_supported_kernel_block_sizes(kv_cache_spec=None) -> list:
         return [KERNEL_BLOCK_SIZE]
 
     # npu-migrate: when has_kv_cache_layouts
@@ -643,7 +645,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     _cudagraph_support: ClassVar[AttentionCGSupport] = (
         AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
     )
-    cudagraph_support: ClassVar[AttentionCGSupport] = _cudagraph_support
+    cudagraph_support: AttentionCGSupport = _cudagraph_support
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config, kv_cache_spec) -> AttentionCGSupport:

@@ -44,6 +44,12 @@ from vllm.v1.attention.backends.ascend_attn import (
     write_cache,
 )
 
+# npu-migrate: when mla_cache_can_be_split
+from vllm.model_executor.layers.attention.mla_attention import (
+    MLACommonMetadataBuilder,
+)
+
+# npu-migrate: end
 # npu-migrate: when mla_layers_part_the_batch
 # npu-migrate: otherwise
 from vllm.config import get_current_vllm_config
@@ -95,7 +101,7 @@ class LatentCache(NamedTuple):
 
 class AscendMLABackend(AscendAttentionBackend):
     @staticmethod
-    def get_impl_cls() -> type[AscendMLAImpl]:
+    def get_impl_cls() -> type:
         return AscendMLAImpl
 
     @staticmethod
@@ -224,8 +230,8 @@ class AscendMLAMetadataBuilder(AscendMetadataBuilder):
 
     # npu-migrate: end
     # npu-migrate: when mla_cache_can_be_split
-    def _prepare(self, device: torch.device, max_tokens: int) -> None:
-        super()._prepare(device, max_tokens)
+    def _prepare(self, device: torch.device, vllm_config: VllmConfig) -> None:
+        super()._prepare(device, vllm_config)
         self.workspace = context_workspace(self.vllm_config)
 
     # npu-migrate: end
@@ -268,10 +274,6 @@ def context_workspace(vllm_config: VllmConfig) -> int:
     As many as vLLM reserves memory for when it profiles.
     """
     # npu-migrate: when mla_cache_can_be_split
-    from vllm.model_executor.layers.attention.mla_attention import (
-        MLACommonMetadataBuilder,
-    )
-
     return MLACommonMetadataBuilder.determine_chunked_prefill_workspace_size(
         vllm_config
     )
@@ -362,7 +364,7 @@ class AscendMLAPrefillBackend(MLAPrefillBackend):
 
 
 # npu-migrate: end
-class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
+class AscendMLAImpl(MLAAttentionImpl):
     can_return_lse_for_decode: bool = False
 
     def __init__(
@@ -546,7 +548,7 @@ class AscendMLAImpl(MLAAttentionImpl[AscendMLAMetadata]):
 
     def _metadata_of_step(self) -> AscendMLAMetadata | None:
         context = get_forward_context()
-        metadata = context.attn_metadata
+        metadata: Any = context.attn_metadata
         if metadata is None:
             return None
         if self.layer_name is None:
