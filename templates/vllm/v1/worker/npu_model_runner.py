@@ -127,7 +127,7 @@ class NPUModelRunner(GPUModelRunner):
         with torch.inference_mode():
             for table in self.input_batch.block_table.block_tables:
                 slots = table.slot_mapping
-                on_device = slots.gpu if hasattr(slots, "gpu") else slots
+                on_device: Any = getattr(slots, "gpu", slots)
                 on_device.fill_(PAD_SLOT_ID)
         # Whoever walks this list (block copies, zeroing) expects plain tensors.
         self.kv_caches[:] = [t for buffers in self.kv_caches for t in buffers]
