@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ACL runtime: the account of device memory that the processes of a machine share.
+// The ACL runtime: the account of device memory and streams that the processes of a machine share.
 #include "acl_memory.h"
 #include "process.h"
 
@@ -31,6 +31,7 @@ struct Slot {
   int32_t unused;
   uint64_t start_time;  // of the process, in clock ticks: tells a reused pid
   uint64_t used[kMaxDevices];
+  uint32_t streams[kMaxDevices];
 };
 
 constexpr int kSlots = 1024;
@@ -73,6 +74,35 @@ class Account {
     return total(physical);
   }
 
+  bool take_streams(int physical, uint32_t count) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    Locked locked(*this);
+    if (!locked.ok) {
+      if (alone_streams_[physical] + count > kStreams) return false;
+      alone_streams_[physical] += count;
+      return true;
+    }
+    if (streams(physical) + count > kStreams) {
+      reap();
+      if (streams(physical) + count > kStreams) return false;
+    }
+    own()->streams[physical] += count;
+    return true;
+  }
+
+  void give_streams(int physical, uint32_t count) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    Locked locked(*this);
+    uint32_t &used = locked.ok ? own()->streams[physical] : alone_streams_[physical];
+    used -= std::min(count, used);
+  }
+
+  uint32_t used_streams(int physical) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    Locked locked(*this);
+    return locked.ok ? streams(physical) : alone_streams_[physical];
+  }
+
   // A forked child shares the parent's file lock: it must open the file anew.
   void after_fork() {
     new (&mutex_) std::mutex;
@@ -105,7 +135,7 @@ class Account {
 
   bool open() {
     if (ledger_) return true;
-    std::string name = "/ascend_sim." + std::to_string(getuid()) + "." + config().machine + ".memory";
+    std::string name = "/ascend_sim." + std::to_string(getuid()) + "." + config().machine + ".account";
     fd_ = shm_open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd_ < 0 || ftruncate(fd_, sizeof(Ledger)) != 0) return no_ledger(name);
     void *p = mmap(nullptr, sizeof(Ledger), PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
@@ -155,6 +185,13 @@ class Account {
     return sum;
   }
 
+  uint32_t streams(int physical) const {
+    uint32_t sum = 0;
+    for (const Slot &s : ledger_->slots)
+      if (s.pid) sum += s.streams[physical];
+    return sum;
+  }
+
   void reap() {
     for (Slot &s : ledger_->slots) {
       if (s.pid == 0 || s.pid == getpid()) continue;
@@ -168,6 +205,7 @@ class Account {
   int slot_ = -1;
   bool told_ = false;
   size_t alone_[kMaxDevices] = {};
+  uint32_t alone_streams_[kMaxDevices] = {};
 };
 
 Account &account() {
@@ -186,4 +224,28 @@ bool take_memory(int physical, size_t bytes) { return account().take(physical, b
 void give_memory(int physical, size_t bytes) { account().give(physical, bytes); }
 size_t used_memory(int physical) { return account().used(physical); }
 
+bool take_streams(int physical, uint32_t count) { return account().take_streams(physical, count); }
+void give_streams(int physical, uint32_t count) { account().give_streams(physical, count); }
+uint32_t used_streams(int physical) { return account().used_streams(physical); }
+
+bool counts_overhead(size_t bytes) {
+  if (config().overheads >= 0) return config().overheads > 0;
+  return bytes <= config().memory / 32;
+}
+
 }  // namespace acl_sim
+
+using namespace acl_sim;
+
+int ascend_sim_take_overhead(int device, size_t bytes, const char *what) {
+  if (!valid_device(device) || !counts_overhead(bytes)) return 0;
+  if (take_memory(config().physical[device], bytes)) return 1;
+  ascend_sim_error(ACL_ERROR_RT_MEMORY_ALLOCATION,
+                   "out of memory on device %d: %s takes %zu bytes, %zu of %zu are in use", device, what, bytes,
+                   used_memory(config().physical[device]), config().memory);
+  return -1;
+}
+
+void ascend_sim_give_overhead(int device, size_t bytes) {
+  if (valid_device(device)) give_memory(config().physical[device], bytes);
+}

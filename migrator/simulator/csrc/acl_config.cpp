@@ -47,6 +47,7 @@ Config read_config() {
     return c;
   }
   if ((text = getenv("ASCEND_SIM_SOC")) && *text) c.soc = text;
+  if ((text = getenv("ASCEND_SIM_OVERHEADS")) && *text) c.overheads = *text != '0';
   if ((text = getenv("ASCEND_SIM_CANN")) && *text) c.cann = text;
   if ((text = getenv("ASCEND_SIM_MACHINE")) && *text) c.machine = text;
   for (char &ch : c.machine)

@@ -4,6 +4,7 @@
 #include "acl_process.h"
 #include "acl_settings.h"
 
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -19,13 +20,31 @@ namespace {
 
 thread_local int current_device = -1;
 std::atomic<bool> device_used[kMaxDevices];
+std::atomic<bool> context_taken[kMaxDevices];
+
+// What a process takes of a device that it opens, by vllm-ascend #7107.
+constexpr size_t kContextBytes = size_t{106} << 20;
+
+int open_context(int device) {
+  if (device_used[device].exchange(true) || context_taken[device]) return ACL_SUCCESS;
+  int taken = ascend_sim_take_overhead(device, kContextBytes, "a context of the device");
+  context_taken[device] = taken > 0;
+  if (taken >= 0) return ACL_SUCCESS;
+  device_used[device] = false;
+  return last_error;
+}
+
+// The account forgets a parent's share in a forked child.
+const int forked = pthread_atfork(nullptr, nullptr, [] {
+  for (std::atomic<bool> &taken : context_taken) taken = false;
+});
 
 }  // namespace
 
 int need_device(int *device) {
   if (current_device < 0 && default_device >= 0 && valid_device(default_device)) {
     current_device = default_device;
-    device_used[current_device] = true;
+    if (int code = open_context(current_device)) return code;
   }
   if (current_device < 0) return ascend_sim_error(ACL_ERROR_RT_CONTEXT_NULL, "no device is set on this thread");
   *device = current_device;
@@ -52,8 +71,8 @@ ACL_API int aclrtSetDevice(int32_t device) {
   if (!valid_device(device))
     return ascend_sim_error(ACL_ERROR_RT_INVALID_DEVICEID, "device %d does not exist: there are %d", device,
                             config().count);
+  if (int code = open_context(device)) return code;
   current_device = device;
-  device_used[device] = true;
   return ACL_SUCCESS;
 }
 
@@ -63,6 +82,7 @@ ACL_API int aclrtResetDevice(int32_t device) {
   if (!valid_device(device))
     return ascend_sim_error(ACL_ERROR_RT_INVALID_DEVICEID, "device %d does not exist", device);
   device_used[device] = false;
+  if (context_taken[device].exchange(false)) ascend_sim_give_overhead(device, kContextBytes);
   return ACL_SUCCESS;
 }
 

@@ -28,6 +28,8 @@ Event *event_of(void *handle) {
 
 namespace {
 
+size_t events_of[kMaxDevices];  // of this process
+
 std::shared_ptr<Node> event_node(Node::Kind kind, Event *e) {
   auto node = std::make_shared<Node>();
   node->kind = kind;
@@ -42,9 +44,16 @@ std::shared_ptr<Node> event_node(Node::Kind kind, Event *e) {
 using namespace acl_sim;
 
 ACL_API int aclrtCreateEventExWithFlag(void **event, uint32_t flags) {
+  Guard guard(state_mutex);
+  int device = ascend_sim_current_device();
+  if (device >= 0 && events_of[device] >= kEvents)
+    return ascend_sim_error(ACL_ERROR_RT_NO_EVENT_RESOURCE,
+                            "no event resource on device %d: this process has made all %zu and destroyed none", device,
+                            kEvents);
   Event *e = new Event;
   e->flags = flags;
-  Guard guard(state_mutex);
+  e->device = device;
+  if (device >= 0) ++events_of[device];
   events.insert(e);
   *event = e;
   return ACL_SUCCESS;
@@ -57,6 +66,7 @@ ACL_API int aclrtDestroyEvent(void *event) {
   if (!e) return last_error;
   Guard guard(state_mutex);
   events.erase(e);
+  if (e->device >= 0) --events_of[e->device];
   delete e;
   return ACL_SUCCESS;
 }
@@ -115,6 +125,7 @@ ACL_API int aclrtStreamWaitEvent(void *stream, void *event) {
     if (s->capture && s->capture != from)
       return ascend_sim_error(ACL_ERROR_RT_EVENT_CAPTURED, "the event belongs to another capture than stream %d", s->id);
     if (!s->capture) {  // the stream joins the capture
+      if (int code = from->hold(1)) return code;
       s->capture = from;
       s->clock.clear();
       from->streams.insert(s);

@@ -63,6 +63,12 @@ int run_nodes(const Nodes &nodes) {
 
 }  // namespace
 
+int Model::hold(uint32_t count) {
+  if (!take_streams(config().physical[device], count)) return no_streams(device, "a captured graph", count);
+  held += count;
+  return ACL_SUCCESS;
+}
+
 int advance(Stream *s) {
   while (true) {
     std::shared_ptr<Node> node;
@@ -155,6 +161,16 @@ void ascend_sim_capture_will_create(void *stream, void *p, size_t bytes) {
   to->push_back({at, bytes, nullptr});
 }
 
+int ascend_sim_capture_takes_streams(void *stream, const void *of, uint32_t count) {
+  Guard guard(state_mutex);
+  Stream *s = stream_of(stream);
+  if (!s) return last_error;
+  if (!s->capture || s->capture->holders.count(of)) return ACL_SUCCESS;
+  if (int code = s->capture->hold(count)) return code;
+  s->capture->holders.insert(of);
+  return ACL_SUCCESS;
+}
+
 ACL_API int aclmdlRICaptureBegin(void *stream, int mode) {
   Stream *s = stream_of(stream);
   if (!s) return last_error;
@@ -163,6 +179,8 @@ ACL_API int aclmdlRICaptureBegin(void *stream, int mode) {
   if (!s->pending.empty()) return blocked(s, "a capture");
   auto model = std::make_shared<Model>();
   model->id = ++next_model_id;
+  model->device = s->device;
+  if (int code = model->hold(1)) return code;
   model->origin = s;
   model->mode = mode;
   model->thread = pthread_self();

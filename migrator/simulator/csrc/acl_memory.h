@@ -5,6 +5,7 @@
 #define ASCEND_SIM_ACL_MEMORY_H_
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <atomic>
 #include <map>
@@ -23,6 +24,18 @@ constexpr size_t kHugePage = size_t{2} << 20;
 bool take_memory(int physical, size_t bytes);
 void give_memory(int physical, size_t bytes);
 size_t used_memory(int physical);
+
+// Streams of a physical device, over all processes of the machine; a device has kStreams.
+// False where that many are not free.
+constexpr uint32_t kStreams = 2048;
+bool take_streams(int physical, uint32_t count);
+void give_streams(int physical, uint32_t count);
+uint32_t used_streams(int physical);
+
+// Whether what a device needs for itself is taken of its memory: where it is at most a
+// thirty-second of it, so that devices made small for tiny models keep what they have, or as
+// ASCEND_SIM_OVERHEADS (0 or 1) says.
+bool counts_overhead(size_t bytes);
 
 // The memory of one device in this process: a sparse file in memory, mapped once.
 // A file, so that another process can map a piece of it (IPC); one, so that telling

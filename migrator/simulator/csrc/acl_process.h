@@ -36,6 +36,7 @@ struct Config {
   std::string soc = "Ascend910B1";
   std::string cann = "8.5.0";
   std::string machine = "default";
+  int overheads = -1;          // whether they count: 0, 1, or by their size
   std::string error;           // what is wrong with the environment, if anything
 };
 

@@ -23,7 +23,12 @@ namespace {
 Stream *default_streams[kMaxDevices];
 int32_t next_stream_id = 0;
 
+// Null with an error kept where the device has no more.
 Stream *new_stream(int device) {
+  if (!take_streams(config().physical[device], 1)) {
+    no_streams(device, "a new stream", 1);
+    return nullptr;
+  }
   Stream *s = new Stream;
   s->device = device;
   s->id = next_stream_id++;
@@ -32,6 +37,15 @@ Stream *new_stream(int device) {
 }
 
 }  // namespace
+
+int no_streams(int device, const char *what, uint32_t count) {
+  uint32_t used = used_streams(config().physical[device]);
+  return ascend_sim_error(ACL_ERROR_RT_NO_STREAM_RESOURCE,
+                          "no stream resource on device %d: %s takes %u, %u of %u are in use (a captured graph holds "
+                          "one and one for each stream that joined it, and those of its communicators, until it is "
+                          "destroyed)",
+                          device, what, count, used, kStreams);
+}
 
 Stream *stream_of(void *handle) {
   Guard guard(state_mutex);
@@ -129,7 +143,7 @@ ACL_API int aclrtCreateStream(void **stream) {
   if (int code = need_device(&device)) return code;
   Guard guard(state_mutex);
   *stream = new_stream(device);
-  return ACL_SUCCESS;
+  return *stream ? ACL_SUCCESS : last_error;
 }
 
 ACL_API int aclrtCreateStreamWithConfig(void **stream, uint32_t, uint32_t) { return aclrtCreateStream(stream); }
@@ -142,6 +156,7 @@ ACL_API int aclrtDestroyStream(void *stream) {
   if (s->capture) return ascend_sim_error(ACL_ERROR_RT_STREAM_CAPTURED, "stream %d is capturing", s->id);
   if (default_streams[s->device] == s) default_streams[s->device] = nullptr;
   streams.erase(s);
+  give_streams(config().physical[s->device], 1);
   busy -= static_cast<int>(s->pending.size()) + (s->update ? 1 : 0);
   reset_core_limit(s);
   dead.reset(s);

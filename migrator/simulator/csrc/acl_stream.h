@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "acl_memory.h"
 #include "acl_process.h"
 
 namespace acl_sim {
@@ -27,8 +28,10 @@ struct Stream;
 using Clock = std::map<Stream *, uint64_t>;  // how much of each stream's captured work is known
 
 constexpr uint32_t kEventExternal = 0x20;
+constexpr size_t kEvents = 65536;  // that a device has
 
 struct Event {
+  int device = -1;
   uint32_t flags = 0;
   bool ever = false;      // recorded at least once
   bool recorded = false;  // recorded since the last reset
@@ -68,6 +71,15 @@ struct Model {
   std::set<Stream *> streams;
   Nodes nodes;
   std::vector<Saved> saved;
+  int device = 0;
+  uint32_t held = 0;           // streams of the device, until the graph is destroyed
+  std::set<const void *> holders;  // communicators that hold some
+
+  ~Model() {
+    if (held) give_streams(config().physical[device], held);
+  }
+  // Streams more for the graph: success, or the error that there are none.
+  int hold(uint32_t count);
 
   void restore() {
     for (auto it = saved.rbegin(); it != saved.rend(); ++it)
@@ -102,6 +114,9 @@ struct Stream {
 extern std::set<Stream *> streams;
 extern std::set<Event *> events;
 extern std::atomic<int> busy;  // captures, updates and pending replays
+
+// The error of a device whose streams are all in use.
+int no_streams(int device, const char *what, uint32_t count);
 
 // The stream of a handle; of the current device where the handle is null. Null with
 // an error kept where there is none.

@@ -36,6 +36,8 @@ enum {
   ACL_ERROR_RT_MODEL_UPDATE_FAILED = 107040,
   ACL_ERROR_RT_FEATURE_NOT_SUPPORT = 207000,
   ACL_ERROR_RT_MEMORY_ALLOCATION = 207001,
+  ACL_ERROR_RT_NO_EVENT_RESOURCE = 207007,
+  ACL_ERROR_RT_NO_STREAM_RESOURCE = 207008,
   ACL_ERROR_RT_INTERNAL_ERROR = 507000,
   ACL_ERROR_RT_MODEL_EXECUTE = 507011,
   ACL_ERROR_RT_STREAM_CAPTURE_INVALIDATED = 507903,
@@ -78,6 +80,12 @@ ASCEND_SIM_API int ascend_sim_ptr_device(const void *p);
 // 1 if all of [p, p + bytes) lies in one live device allocation, else 0.
 ASCEND_SIM_API int ascend_sim_device_range(const void *p, size_t bytes);
 
+// Take what a device needs for itself (a communicator's buffers) of its memory: 1 taken, 0
+// where such overheads do not count on so small a device, -1 with an error kept where it is
+// not free. What was taken is given back by ascend_sim_give_overhead.
+ASCEND_SIM_API int ascend_sim_take_overhead(int device, size_t bytes, const char *what);
+ASCEND_SIM_API void ascend_sim_give_overhead(int device, size_t bytes);
+
 // ---- streams and graph capture ------------------------------------------------
 
 // Device of a stream; of the current context where `stream` is NULL.
@@ -109,6 +117,10 @@ ASCEND_SIM_API void ascend_sim_capture_will_write(void *stream, void *p, size_t 
 // in every floating type) from the end of the capture to the first replay, so that
 // reading it before a replay shows.
 ASCEND_SIM_API void ascend_sim_capture_will_create(void *stream, void *p, size_t bytes);
+
+// The graph that `stream` captures holds `count` streams more for `of` (a communicator), once
+// for each. Success where it captures nothing.
+ASCEND_SIM_API int ascend_sim_capture_takes_streams(void *stream, const void *of, uint32_t count);
 
 // Success, or the error that a host read or synchronisation named `what` meets
 // while this stream captures or waits for ever.

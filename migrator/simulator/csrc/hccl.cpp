@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -135,8 +136,20 @@ HcclResult run_together(const std::vector<GroupItem> &items) {
   return result == HCCL_SUCCESS ? finished : result;
 }
 
+// What a communicator's collectives hold of streams in a captured graph: one where vector
+// cores expand them, else two (vllm-ascend's update_aclgraph_sizes).
+HcclResult take_streams(const GroupItem &item) {
+  const char *mode = getenv("HCCL_OP_EXPANSION_MODE");
+  const uint32_t count = mode && strcmp(mode, "AIV") == 0 ? 1 : 2;
+  if (item.comm->size() == 1) return HCCL_SUCCESS;
+  const int code = ascend_sim_capture_takes_streams(item.stream, item.comm.get(), count);
+  return code == ACL_SUCCESS ? HCCL_SUCCESS : HCCL_E_RUNTIME;
+}
+
 HcclResult submit_together(std::vector<GroupItem> items) {
   if (items.empty()) return HCCL_SUCCESS;
+  for (const GroupItem &item : items)
+    if (const HcclResult taken = take_streams(item); taken != HCCL_SUCCESS) return taken;
   std::vector<Region> writes;
   for (const GroupItem &item : items)
     writes.insert(writes.end(), item.writes.begin(), item.writes.end());
@@ -163,6 +176,7 @@ HcclResult issue(GroupItem item) {
     items.push_back(std::move(item));
     return submit_together(std::move(items));
   }
+  if (const HcclResult taken = take_streams(item); taken != HCCL_SUCCESS) return taken;
   return submit(item.stream, item.writes, std::move(item.collective));
 }
 

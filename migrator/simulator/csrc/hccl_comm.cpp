@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -19,6 +20,8 @@
 #include <set>
 #include <utility>
 
+extern "C" const char *aclGetRecentErrMsg(void);
+
 namespace hccl_sim {
 
 namespace {
@@ -28,6 +31,15 @@ constexpr char kMemoryFile[] = "/memfd:ascend-sim-hccl";
 constexpr char kOutOfDate[] = "HCCL: this root info is out of date: its communicator has been set "
                               "up or given up already";
 constexpr uint32_t kMaxRanks = 1024;
+
+constexpr char kBuffers[] = "a communicator of HCCL (two buffers of HCCL_BUFFSIZE)";
+
+// HCCL_BUFFSIZE, which is in MiB.
+uint64_t buffer_bytes() {
+  const char *text = getenv("HCCL_BUFFSIZE");
+  const long given = text ? strtol(text, nullptr, 10) : 0;
+  return static_cast<uint64_t>(given > 0 ? given : 200) << 20;
+}
 
 struct CreatedSegments {
   std::mutex mutex;
@@ -212,6 +224,10 @@ HcclResult Comm::join(const SegmentAddress &address, uint32_t n_ranks, uint32_t 
                      (int)first.pid, a, (int)second.pid, first.physical_device));
       }
   }
+  const uint64_t buffers = n_ranks > 1 ? 2 * buffer_bytes() : 0;
+  const int taken = buffers ? ascend_sim_take_overhead(device, buffers, kBuffers) : 0;
+  if (taken < 0) return comm->fail(HCCL_E_MEMORY, aclGetRecentErrMsg());
+  if (taken > 0) comm->buffers_ = buffers;
   *out = std::move(comm);
   return HCCL_SUCCESS;
 }
@@ -225,6 +241,7 @@ Comm::~Comm() {
 void Comm::leave() {
   // A child made by fork() shares the memory, but is not the rank.
   if (owner_ != getpid() || !is_member_.exchange(false)) return;
+  if (const uint64_t buffers = std::exchange(buffers_, 0)) ascend_sim_give_overhead(device_, buffers);
   slot(rank_).state.store(kLeft);
   notify_everyone();
 }

@@ -216,6 +216,7 @@ class Comm {
   uint32_t n_ranks_ = 0;
   uint32_t rank_ = 0;
   int device_ = -1;
+  uint64_t buffers_ = 0;  // bytes of the device's memory
   std::string name_;
   pid_t owner_ = 0;
   int fd_ = -1;

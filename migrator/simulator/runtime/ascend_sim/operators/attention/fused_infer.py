@@ -11,6 +11,7 @@ import torch
 from .. import _checks as check
 from .._registry import operator
 from ._request import Request, fused_infer
+from ._workspace import FUSED, workspace
 
 _QUANTISED = dict.fromkeys(
     (
@@ -141,14 +142,15 @@ def npu_fused_infer_attention_score_out(
         "2.8.0": f"_npu_fused_infer_attention_score_get_max_workspace({_FIA_ARGUMENTS}) -> Tensor",
     },
     meta="the size of a workspace is the device's own",
+    on_device=True,
 )
 def _npu_fused_infer_attention_score_get_max_workspace(
-    query: torch.Tensor,  # noqa: ARG001
+    query: torch.Tensor,
     key: torch.Tensor,  # noqa: ARG001
     value: torch.Tensor,  # noqa: ARG001
 ) -> torch.Tensor:
-    """A workspace for npu_fused_infer_attention_score.out, uint8; its size here means nothing."""
-    return torch.zeros(512, dtype=torch.uint8)
+    """A workspace for npu_fused_infer_attention_score.out, uint8, that nothing here writes."""
+    return workspace(query, FUSED)
 
 
 def _v2_arguments(later: bool, more: str = "") -> str:
@@ -280,11 +282,12 @@ def npu_fused_infer_attention_score_v2_out(
         f"{_v2_arguments(True)}) -> Tensor",
     },
     meta="the size of a workspace is the device's own",
+    on_device=True,
 )
 def _npu_fused_infer_attention_score_v2_get_max_workspace(
-    query: torch.Tensor,  # noqa: ARG001
+    query: torch.Tensor,
     key: torch.Tensor,  # noqa: ARG001
     value: torch.Tensor,  # noqa: ARG001
 ) -> torch.Tensor:
-    """A workspace for npu_fused_infer_attention_score_v2.out, uint8; its size means nothing."""
-    return torch.zeros(512, dtype=torch.uint8)
+    """A workspace for npu_fused_infer_attention_score_v2.out, uint8, that nothing here writes."""
+    return workspace(query, FUSED)

@@ -9,6 +9,7 @@ from .. import _checks as check
 from .._registry import operator
 from ._operands import check_block_table, kv_heads_of, tokens
 from ._softmax import UNLIMITED, attend, band, gather
+from ._workspace import PAGED, workspace
 
 
 def _out(out: torch.Tensor, query: torch.Tensor, heads: int) -> torch.Tensor:
@@ -227,9 +228,10 @@ def _npu_paged_attention(
         " Tensor block_table, Tensor context_lens, Tensor(a!) out) -> Tensor",
     },
     host=("context_lens",),
+    on_device=True,
 )
 def _npu_paged_attention_get_workspace(
-    query: torch.Tensor,  # noqa: ARG001
+    query: torch.Tensor,
     key_cache: torch.Tensor,  # noqa: ARG001
     value_cache: torch.Tensor,  # noqa: ARG001
     num_kv_heads: int,
@@ -239,10 +241,10 @@ def _npu_paged_attention_get_workspace(
     context_lens: torch.Tensor,
     out: torch.Tensor,  # noqa: ARG001
 ) -> torch.Tensor:
-    """A workspace for _npu_paged_attention, uint8; its size here means nothing."""
+    """A workspace for _npu_paged_attention, uint8, that nothing here writes."""
     kv_heads_of(num_heads, num_kv_heads)
     _host_lengths("context_lens", context_lens)
-    return torch.zeros(512, dtype=torch.uint8)
+    return workspace(query, PAGED)
 
 
 @operator(
