@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -74,7 +73,9 @@ def rows_of_tokens(cu_num_tokens: torch.Tensor, num_tokens: int) -> torch.Tensor
 # npu-migrate: when platform_registers_kernels
 def register() -> None:
     """Have the replacements launched from now on."""
-    # Releases with a registry have it.
+    # What nothing else here needs; not every release has the second.
+    from importlib import import_module
+
     from vllm.triton_utils.dispatcher import register_kernels
 
     launchers = {}
