@@ -91,6 +91,7 @@ ACL_API int aclrtRecordEvent(void *event, void *stream) {
     e->capture.reset();
     e->recorded = e->ever = true;
     e->nanoseconds = now();
+    e->order = order_of(s);
     for (Stream *other : streams)
       if (!other->pending.empty()) waiting.push_back(other);
   }
@@ -136,7 +137,10 @@ ACL_API int aclrtStreamWaitEvent(void *stream, void *event) {
     }
     return ACL_SUCCESS;
   }
-  if (!s->capture) return ACL_SUCCESS;
+  if (!s->capture) {
+    order_wait(s, e->order);
+    return ACL_SUCCESS;
+  }
   if (e->flags & kEventExternal) {
     append(s, recording(s), event_node(Node::kExternalWait, e));
     return ACL_SUCCESS;
@@ -154,15 +158,31 @@ int captured_event(Event *e, const char *what) {
 }
 }  // namespace
 
+// Its answer to a query is that all before it is done.
+static void passed(Event *e) {
+  {
+    Guard guard(state_mutex);
+    order_done(e->order);
+  }
+  order_settle(false);
+}
+
 ACL_API int aclrtSynchronizeEvent(void *event) {
   Event *e = event_of(event);
-  return e ? captured_event(e, "synchronisation with") : last_error;
+  if (!e) return last_error;
+  if (int code = captured_event(e, "synchronisation with")) return code;
+  {
+    Guard guard(state_mutex);
+    order_done(e->order);
+  }
+  return order_error();
 }
 
 ACL_API int aclrtQueryEventStatus(void *event, int *status) {
   Event *e = event_of(event);
   if (!e) return last_error;
   *status = 1;  // complete
+  passed(e);
   return captured_event(e, "query of");
 }
 
@@ -170,6 +190,7 @@ ACL_API int aclrtQueryEventWaitStatus(void *event, int *status) {
   Event *e = event_of(event);
   if (!e) return last_error;
   *status = 0;  // complete
+  passed(e);
   return ACL_SUCCESS;
 }
 
@@ -177,6 +198,7 @@ ACL_API int aclrtQueryEvent(void *event, int *status) {
   Event *e = event_of(event);
   if (!e) return last_error;
   *status = 0;  // complete
+  passed(e);
   return captured_event(e, "query of");
 }
 

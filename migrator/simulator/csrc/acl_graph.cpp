@@ -82,8 +82,11 @@ int advance(Stream *s) {
         continue;
       }
       node = replay.nodes[replay.next];
-      if (node->kind == Node::kExternalWait && events.count(node->event) && !node->event->recorded)
-        return ACL_SUCCESS;
+      if (node->kind == Node::kExternalWait && events.count(node->event)) {
+        if (!node->event->recorded) return ACL_SUCCESS;
+        order_wait(s, node->event->order);
+      }
+      if (node->kind == Node::kRecord && events.count(node->event)) node->event->order = order_of(s);
       ++replay.next;
     }
     if (int code = run_node(*node)) {
@@ -256,6 +259,7 @@ ACL_API int aclmdlRIExecuteAsync(void *model, void *stream) {
   ModelPtr m = model_of(model);
   Stream *s = stream_of(stream);
   if (!m || !s) return last_error;
+  ascend_sim_launch(nullptr);
   {
     Guard guard(state_mutex);
     if (m->origin || s->capture)

@@ -213,6 +213,13 @@ ACL_API int aclrtHostUnregister(void *p) {
   return ACL_SUCCESS;
 }
 
+int ascend_sim_is_pinned(const void *p) {
+  Guard guard(state_mutex);
+  const char *c = static_cast<const char *>(p);
+  auto it = pinned.upper_bound(const_cast<char *>(c));
+  return it != pinned.begin() && (--it, c < it->first + it->second);
+}
+
 struct PointerAttributes {  // aclrtPtrAttributes
   uint32_t id;
   int32_t type;  // 0 pinned host, 1 device, 2 neither
@@ -229,10 +236,6 @@ ACL_API int aclrtPointerGetAttributes(const void *p, PointerAttributes *attribut
     attributes->type = 1;
     return ACL_SUCCESS;
   }
-  Guard guard(state_mutex);
-  char *c = static_cast<char *>(const_cast<void *>(p));
-  auto it = pinned.upper_bound(c);
-  bool found = it != pinned.begin() && (--it, c < it->first + it->second);
-  attributes->type = found ? 0 : 2;
+  attributes->type = ascend_sim_is_pinned(p) ? 0 : 2;
   return ACL_SUCCESS;
 }

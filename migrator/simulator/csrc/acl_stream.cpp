@@ -155,6 +155,7 @@ ACL_API int aclrtDestroyStream(void *stream) {
   Guard guard(state_mutex);
   if (s->capture) return ascend_sim_error(ACL_ERROR_RT_STREAM_CAPTURED, "stream %d is capturing", s->id);
   if (default_streams[s->device] == s) default_streams[s->device] = nullptr;
+  order_forget(s);
   streams.erase(s);
   give_streams(config().physical[s->device], 1);
   busy -= static_cast<int>(s->pending.size()) + (s->update ? 1 : 0);
@@ -173,7 +174,8 @@ ACL_API int aclrtStreamGetId(void *stream, int32_t *id) {
 }
 
 ACL_API int aclrtSynchronizeStream(void *stream) {
-  return ascend_sim_stream_host_access(stream, "a synchronisation with the stream");
+  if (int code = ascend_sim_stream_host_access(stream, "a synchronisation with the stream")) return code;
+  return ascend_sim_watched() ? ascend_sim_stream_done(stream) : ACL_SUCCESS;
 }
 ACL_API int aclrtSynchronizeStreamWithTimeout(void *stream, int32_t) { return aclrtSynchronizeStream(stream); }
 
@@ -181,21 +183,28 @@ ACL_API int aclrtSynchronizeDevice(void) {
   int device = 0;
   if (int code = need_device(&device)) return code;
   if (int code = not_while_capturing("a synchronisation with the device")) return code;
-  Guard guard(state_mutex);
-  for (Stream *s : streams) {
-    if (s->device != device || s->capture) continue;
-    if (int code = ascend_sim_stream_host_access(s, "a synchronisation with the device")) return code;
+  {
+    Guard guard(state_mutex);
+    for (Stream *s : streams) {
+      if (s->device != device || s->capture) continue;
+      if (int code = ascend_sim_stream_host_access(s, "a synchronisation with the device")) return code;
+      order_done(order_of(s));
+    }
   }
-  return ACL_SUCCESS;
+  return order_error();
 }
 ACL_API int aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
 
 ACL_API int aclrtStreamQuery(void *stream, int *status) {
-  Guard guard(state_mutex);
-  Stream *s = stream_of(stream);
-  if (!s) return last_error;
-  if (s->capture) return ascend_sim_stream_host_access(stream, "a query of the stream");
-  *status = s->pending.empty() ? 0 : 1;
+  {
+    Guard guard(state_mutex);
+    Stream *s = stream_of(stream);
+    if (!s) return last_error;
+    if (s->capture) return ascend_sim_stream_host_access(stream, "a query of the stream");
+    *status = s->pending.empty() ? 0 : 1;
+    if (s->pending.empty()) order_done(order_of(s));
+  }
+  order_settle(false);
   return ACL_SUCCESS;
 }
 

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "acl_memory.h"
+#include "acl_order.h"
 #include "acl_process.h"
 
 namespace acl_sim {
@@ -36,6 +37,7 @@ struct Event {
   bool ever = false;      // recorded at least once
   bool recorded = false;  // recorded since the last reset
   int64_t nanoseconds = 0;
+  Order order;                   // of the work before its last record
   std::weak_ptr<Model> capture;  // in which it was recorded last
   Clock clock;
 };

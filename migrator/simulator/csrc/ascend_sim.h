@@ -122,6 +122,32 @@ ASCEND_SIM_API void ascend_sim_capture_will_create(void *stream, void *p, size_t
 // for each. Success where it captures nothing.
 ASCEND_SIM_API int ascend_sim_capture_takes_streams(void *stream, const void *of, uint32_t count);
 
+// ---- the order of work --------------------------------------------------------------
+
+// What finds the line of the program that the calling thread is at, for reports. It may
+// take Python's lock. Null when Python ends.
+ASCEND_SIM_API void ascend_sim_set_site(void (*find)(char *text, size_t room));
+// Not 0 while copies are pending or several streams of a device work: else there is
+// nothing to tell.
+ASCEND_SIM_API int ascend_sim_watched(void);
+ASCEND_SIM_API int ascend_sim_several_streams(void);
+// Work is issued to a stream.
+ASCEND_SIM_API void ascend_sim_launch(void *stream);
+ASCEND_SIM_API int ascend_sim_is_pinned(const void *p);
+// Pending copies of this host memory come before what is issued now.
+ASCEND_SIM_API void ascend_sim_host_memory_ready(const void *host, size_t bytes);
+// A copy that the host does not wait for, which has been done. Until the host has waited
+// the source must stay as it is; a target on the host holds bytes of ones. `release(held)`
+// is called when the host memory is no longer needed.
+ASCEND_SIM_API void ascend_sim_copy_pending(void *stream, void *host, void *device, size_t bytes, int to_host,
+                                            void *held, void (*release)(void *));
+// The host has waited for a stream: success, or the error of a race, with
+// ASCEND_SIM_RACES=error.
+ASCEND_SIM_API int ascend_sim_stream_done(void *stream);
+// Work on a stream reads or writes these pieces of device memory.
+ASCEND_SIM_API int ascend_sim_access(void *stream, const void *const *starts, const size_t *sizes, const int *writes,
+                                     int count, const char *operation);
+
 // Success, or the error that a host read or synchronisation named `what` meets
 // while this stream captures or waits for ever.
 ASCEND_SIM_API int ascend_sim_stream_host_access(void *stream, const char *what);

@@ -465,6 +465,29 @@ void refuse_in_capture(const Operator &op, const Stack &stack, size_t base, void
                                                                               : " (a shape that depends on data)").c_str()));
 }
 
+// ---- the order of work ----------------------------------------------------------------------
+
+// What an operator reads and writes of device memory. Tensors with gaps are left out: what
+// lies between their elements is another's.
+class Accesses {
+ public:
+  void add(const Tensor &t, bool written) {
+    if (!on_npu(t) || t.numel() == 0 || !t.is_non_overlapping_and_dense()) return;
+    starts_.push_back(t.data_ptr());
+    sizes_.push_back(static_cast<size_t>(t.numel()) * t.dtype().itemsize());
+    writes_.push_back(written);
+  }
+  void tell(void *stream, const std::string &operation) const {
+    check(ascend_sim_access(stream, starts_.data(), sizes_.data(), writes_.data(), static_cast<int>(starts_.size()),
+                            operation.c_str()));
+  }
+
+ private:
+  std::vector<const void *> starts_;
+  std::vector<size_t> sizes_;
+  std::vector<int> writes_;
+};
+
 // ---- the kernel -----------------------------------------------------------------------------
 
 void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack) {
@@ -476,6 +499,9 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
 
   void *stream = special_stream(device);
   const bool capturing = stream && ascend_sim_stream_capturing(stream);
+  void *const own = current_stream(device);
+  if (!capturing && (op.reads_host || op.data_shape) && ascend_sim_watched()) check(ascend_sim_stream_done(own));
+  ascend_sim_launch(own);
   if (stream && !capturing) check(ascend_sim_stream_host_access(stream, toString(op.handle.schema().operator_name()).c_str()));
   if (capturing) {
     refuse_in_capture(op, *stack, base, stream);
@@ -498,6 +524,12 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
   Results results(operands.list(), device);
   for (size_t i = 0; i < returned; ++i) (*stack)[first + i] = results.bring((*stack)[first + i]);
 
+  if (!capturing && ascend_sim_several_streams()) {
+    Accesses accesses;
+    for (const Operand &o : operands.list()) accesses.add(o.device, o.written);
+    for (const Tensor &t : results.created) accesses.add(t, true);
+    accesses.tell(own, toString(handle.schema().operator_name()));
+  }
   if (capturing) {
     auto record = std::make_unique<Recorded>();
     record->op = &op;
@@ -526,6 +558,34 @@ int replay_copy(void *argument) {
 
 void drop_copy(void *argument) { delete static_cast<RecordedCopy *>(argument); }
 
+// Whether torch_npu queues such a copy and goes on: of pinned memory, as it lies. It waits for
+// every other, for it has to go through memory of its own or to find pages.
+bool waits_for_nothing(const Tensor &dst, const Tensor &src) {
+  const Tensor &host = on_npu(dst) ? src : dst;
+  return dst.dtype() == src.dtype() && dst.sizes() == src.sizes() && dst.is_contiguous() && src.is_contiguous() &&
+         dst.numel() != 0 && !dst.is_conj() && !src.is_conj() && !dst.is_neg() && !src.is_neg() &&
+         ascend_sim_is_pinned(host.data_ptr());
+}
+
+// A copy outside a capture; `queued` if the host does not wait for it.
+void move(const Tensor &dst, const Tensor &src, Tensor &to, const Tensor &from, bool queued, void *stream) {
+  const Tensor &host = on_npu(dst) ? src : dst, &device = on_npu(dst) ? dst : src;
+  const bool between = !on_npu(host);
+  if (queued) ascend_sim_host_memory_ready(host.data_ptr(), host.nbytes());
+  else if (between && ascend_sim_watched()) check(ascend_sim_stream_done(stream));
+  ascend_sim_launch(stream);
+  to.copy_(from);
+  if (ascend_sim_several_streams()) {
+    Accesses accesses;
+    accesses.add(src, false);
+    accesses.add(dst, true);
+    accesses.tell(stream, "a copy");
+  }
+  if (!queued) return;
+  ascend_sim_copy_pending(stream, host.data_ptr(), device.data_ptr(), host.nbytes(), !on_npu(dst),
+                          new c10::Storage(host.storage()), [](void *held) { delete static_cast<c10::Storage *>(held); });
+}
+
 // Between any two of host and devices. The host waits for a copy that is not `non_blocking`,
 // which a capturing stream forbids.
 void transfer(const Tensor &dst, const Tensor &src, bool non_blocking) {
@@ -537,13 +597,17 @@ void transfer(const Tensor &dst, const Tensor &src, bool non_blocking) {
     check(ascend_sim_stream_host_access(stream, host ? "a copy between host and device that the host waits for" : "a copy"));
   if (capturing && on_npu(dst)) will_write(stream, dst);
   Tensor to = cpu_view(dst), from = cpu_view(src);
+  if (!capturing) {
+    move(dst, src, to, from, host && non_blocking && waits_for_nothing(dst, src), current_stream(device));
+    return;
+  }
   if (capturing && !on_npu(dst)) {
     // Host memory gets its value at replay; what it holds until then is left alone.
     check(ascend_sim_stream_submit(stream, replay_copy, new RecordedCopy{to, from}, drop_copy));
     return;
   }
   to.copy_(from);
-  if (capturing) check(ascend_sim_stream_submit(stream, replay_copy, new RecordedCopy{to, from}, drop_copy));
+  check(ascend_sim_stream_submit(stream, replay_copy, new RecordedCopy{to, from}, drop_copy));
 }
 
 Tensor &copy_(Tensor &self, const Tensor &src, bool non_blocking) {
@@ -683,6 +747,7 @@ std::vector<std::string> take_over(const std::vector<std::string> &device, const
 
 Tensor host_view(const Tensor &t) {
   TORCH_CHECK(on_npu(t), "host_view takes a tensor on the npu, not on ", t.device());
+  ascend_sim_launch(nullptr);
   return cpu_view(t, /*own=*/true);
 }
 

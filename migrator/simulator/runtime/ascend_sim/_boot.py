@@ -9,6 +9,8 @@ import warnings
 
 import torch
 
+from ascend_sim import _site
+
 KEPT = frozenset(
     {
         "_lazy_clone",
@@ -52,6 +54,7 @@ def boot() -> None:
     """Take over, right after torch_npu has been imported."""
     global taken  # noqa: PLW0603 - set once, read by tests and the doctor
     build = os.environ["ASCEND_SIM"]
+    _site.tell_the_runtime()
     torch.ops.load_library(os.path.join(build, "lib", "libascend_sim_aten.so"))
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 

@@ -13,7 +13,8 @@ from unittest import mock
 import torch
 import torch_npu
 
-from ascend_sim.operators import REGISTRY, _checks, _rules
+from ascend_sim._site import site
+from ascend_sim.operators import REGISTRY, _rules
 from tests.simulator.inside.operators.calling import npu, refused, relaxed
 
 NEWEST, OLD, A2 = "9.1.0", "8.3.RC2", "Ascend910B3"
@@ -251,7 +252,7 @@ def check_rules_of_a_version_and_a_chip() -> None:
 
 
 def check_a_rule_names_the_place_of_the_program() -> None:
-    assert _checks.site().startswith("checks_rules.py:")
+    assert site().startswith("checks_rules.py:")
     program = "import torch, torch_npu\n\ntorch_npu.npu_silu(torch.zeros(2).npu().long())\n"
     with refused("npu::npu_silu: argument 'input'", "called at model.py:3 (simulated Ascend)"):
         exec(compile(program, "model.py", "exec"), {})

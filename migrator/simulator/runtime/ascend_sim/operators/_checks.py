@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from ascend_sim._site import site
 
 from . import _rules
 from . import _table as table
@@ -64,33 +64,6 @@ def rules(operator: str, facts: _rules.Facts) -> None:
                 f"{text} ({RELAX_VARIABLE}={rule.relaxed} lets the simulator take it; the device "
                 "does not)",
             )
-
-
-_OURS = str(Path(__file__).parents[1]) + os.sep
-_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "torch_npu"))
-
-
-def site() -> str:
-    """Where the program called, `package/module.py:line`; empty where it did not by Python.
-
-    It is the innermost frame that is of neither torch, torch_npu nor the simulator.
-    """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        path = frame.f_code.co_filename
-        if path.startswith(("<", _OURS)) and path != "<string>":
-            continue
-        if not any(part in path for part in _LIBRARIES):
-            return f"{_short(path)}:{frame.f_lineno}"
-    return ""
-
-
-def _short(path: str) -> str:
-    """A path without the folder of sys.path that it lies in."""
-    folders = [f.rstrip(os.sep) + os.sep for f in sys.path if f]
-    inside = [len(folder) for folder in folders if path.startswith(folder)]
-    return path[max(inside, default=0) :]
 
 
 def told(operator: str, error: OperandError) -> RuntimeError:
