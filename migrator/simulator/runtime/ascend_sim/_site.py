@@ -36,14 +36,16 @@ def _short(path: str) -> str:
     return path[max(inside, default=0) :]
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
 def _write_site(text: int, room: int) -> None:
     found = site().encode()[: room - 1]
     ctypes.memmove(text, found + b"\0", len(found) + 1)
 
 
+_CALLED_BY_THE_RUNTIME = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)(_write_site)
+
+
 def tell_the_runtime() -> None:
     """Let the simulated runtime ask where the program is, until Python ends."""
     library = ctypes.CDLL(os.path.join(os.environ["ASCEND_SIM"], "lib", "libascendcl.so"))
-    library.ascend_sim_set_site(_write_site)
+    library.ascend_sim_set_site(_CALLED_BY_THE_RUNTIME)
     atexit.register(library.ascend_sim_set_site, None)
