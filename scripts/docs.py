@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what is generated in documents: the table of rules, the schema of the log, the picture.
+"""Writes what is generated in documents: the table of rules, JSON Schemas, the picture.
 
 The pages of the site that are made from the code are written nowhere: mkdocs makes them anew each
 time. Here they are only tried, so that a rule that has no family fails before the site is built.
@@ -17,8 +17,11 @@ from pathlib import Path
 import docs_pages
 import picture
 
+from migrator.cli import settings
 from migrator.reports.log import schema
 from migrator.rules import all_rules
+from migrator.verify import report as verify
+from migrator.verify.simulate import report as simulate
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- rules: begin -->", "<!-- rules: end -->"
@@ -40,6 +43,11 @@ def documents() -> dict[Path, str]:
     return {
         migration: re.sub(pattern, lambda _: block, text, flags=re.DOTALL),
         ROOT / "docs" / "migration-log.schema.json": schema().decode(),
+        ROOT / "docs" / "settings.schema.json": settings.schema().decode(),
+        **{
+            ROOT / "docs" / f"{name}.schema.json": schema(kind).decode()
+            for name, kind in (("verify", verify.Report), ("simulate", simulate.Report))
+        },
         picture.PAGE: picture.picture(),
     }
 

@@ -308,6 +308,9 @@ def command_page() -> str:
         parts.append(f"## {name} {{ #{_slug(name)} }}\n")
         parts.append(_fence(f"{path} {usage}", "text"))
         parts.append(_paragraphs(command.help or ""))
+        if command.epilog:
+            _, _, *lines = command.epilog.splitlines()
+            parts.append(_fence(textwrap.dedent("\n".join(lines)), "sh"))
         parts.append(_options(command, context))
         if isinstance(command, click.Group):
             names = [f"{path} {n}".partition(" ")[2] for n in command.list_commands(context)]

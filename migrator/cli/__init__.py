@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from migrator import __version__
+from migrator.cli.examples import epilog
 
 COMMANDS = {
     "apply": ("migrator.cli.apply", "Write the NPU-adapted tree, or show what would be written."),
@@ -56,6 +57,7 @@ class LazyGroup(click.Group):
         module, text = COMMANDS[cmd_name]
         command: click.Command = importlib.import_module(module).command
         command.short_help = text  # for the completion of shells
+        command.epilog = epilog(cmd_name)
         return command
 
     def resolve_command(

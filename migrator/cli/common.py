@@ -19,6 +19,7 @@ from migrator.messages.escaping import terminal
 from migrator.planning.garbage_collection import without_collector
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from rich.console import Console
 
     from migrator.codemod.rule import Rule
@@ -180,10 +181,20 @@ def planning_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     options = [
         click.option(
-            "--select", multiple=True, callback=_codes, metavar="RULES", help="Only these rules."
+            "--select",
+            multiple=True,
+            callback=_codes,
+            shell_complete=complete_rules,
+            metavar="RULES",
+            help="Only these rules.",
         ),
         click.option(
-            "--ignore", multiple=True, callback=_codes, metavar="RULES", help="Not these rules."
+            "--ignore",
+            multiple=True,
+            callback=_codes,
+            shell_complete=complete_rules,
+            metavar="RULES",
+            help="Not these rules.",
         ),
         click.option(
             "--jobs",
@@ -257,28 +268,30 @@ def settings(start: Path) -> dict[str, Any]:
                 f"{path}: tool.vllm-npu-migrate is not a table; write its settings below a line "
                 "[tool.vllm-npu-migrate]"
             )
-        for key, value in found.items():
-            if key not in _SETTINGS or not _SETTINGS[key][1](value):
-                known = ", ".join(f"{name} ({what})" for name, (what, _) in _SETTINGS.items())
-                raise MigrateError(
-                    f"{path}: [tool.vllm-npu-migrate] has a wrong `{key}`; it takes {known}"
-                )
+        from migrator.cli.settings import TAKES, wrong
+
+        key = wrong(found)
+        if key is not None:
+            known = ", ".join(f"{name} ({what})" for name, what in TAKES.items())
+            raise MigrateError(
+                f"{path}: [tool.vllm-npu-migrate] has a wrong `{key}`; it takes {known}"
+            )
         return found
     return {}
 
 
-def _is_codes(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(code, str) for code in value)
+def complete_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Codes of rules for a shell, each with what the rule does; the last one after a comma."""
+    from click.shell_completion import CompletionItem
 
+    from migrator.rules import all_rules
 
-_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "select": ("a list of codes", _is_codes),
-    "ignore": ("a list of codes", _is_codes),
-    "jobs": ("a number from 1 on", lambda value: type(value) is int and value >= 1),
-    "cache": ("true or false", lambda value: isinstance(value, bool)),
-    "format": (f"one of {', '.join(FORMATS)}", lambda value: value in FORMATS),
-}
-"""Each setting: what it takes, and a test for that."""
+    before, comma, begun = incomplete.rpartition(",")
+    return [
+        CompletionItem(f"{before}{comma}{rule.code}", help=f"{rule.name}: {rule.summary}")
+        for rule in all_rules()
+        if rule.code.startswith(begun.upper())
+    ]
 
 
 def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:

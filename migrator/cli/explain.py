@@ -9,7 +9,7 @@ from migrator.cli import common
 
 
 @click.command("explain")
-@click.argument("code")
+@click.argument("code", shell_complete=common.complete_rules)
 @common.command
 def command(code: str) -> None:
     """Explain the rule CODE, given by its code or its name."""

@@ -201,9 +201,9 @@ class Log(msgspec.Struct, frozen=True, omit_defaults=True):
         return Label(self.release, self.claim)
 
 
-def schema() -> bytes:
-    """The JSON Schema of migration-log.json, as it is published in the project."""
-    document = msgspec.json.schema(Log)
+def schema(kind: type = Log) -> bytes:
+    """The JSON Schema of migration-log.json, or of another output, as the project publishes it."""
+    document = msgspec.json.schema(kind)
     document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
     return pretty_json(document, order="sorted")
 

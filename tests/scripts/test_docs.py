@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from migrator.cli import common
+from migrator.cli.settings import TAKES
 from migrator.codemod.rule import Rule, Status, examples_of
 from migrator.rules import all_rules
 from migrator.verify.report import CODES
@@ -221,5 +221,5 @@ def test_the_codes_of_verify_are_those_of_the_code() -> None:
 
 def test_every_setting_is_documented() -> None:
     text = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
-    for name in common._SETTINGS:
+    for name in TAKES:
         assert re.search(rf"^{name} = ", text, re.M), name
