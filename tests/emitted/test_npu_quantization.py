@@ -149,16 +149,6 @@ def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleT
             assert "\n" not in reason
 
 
-def test_weights_in_the_format_of_the_matrix_unit_were_not_compared(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLM_NPU_WEIGHT_NZ", "0")
-    assert said(module, {}) == []
-    monkeypatch.setenv("VLLM_NPU_WEIGHT_NZ", "1")
-    (reason,) = said(module, {})
-    assert "was not compared with VLLM_NPU_WEIGHT_NZ=1." in reason
-
-
 @pytest.mark.parametrize(("dtype", "taken"), [("bfloat16", True), ("float16", False)])
 def test_dtypes_that_were_compared(module: ModuleType, dtype: str, taken: bool) -> None:
     class Dtype:
