@@ -13,6 +13,7 @@ is counted as well. The command's exit code is 1 where something is worse.
     python scripts/lint_table.py --mypy 0.33.0   # and mypy
     python scripts/lint_table.py --tree DIR …    # emitted trees that exist already
     python scripts/lint_table.py -v 0.33.0       # print every complaint
+    python scripts/lint_table.py --write-only    # the section of what is kept
 
 The linters are installed from the package index into the cache, each version once. Outcomes are
 kept below --state by the emitted files that they came from, so that an interrupted run goes on.
@@ -405,15 +406,42 @@ def kept_section(page: Path) -> str:
     return f"\n{heading}{rest}" if heading else ""
 
 
+def kept(state: Path, release: str, *, types: bool) -> Linted | None:
+    """The outcome of an earlier run, of whatever files."""
+    file = state / f"{'mypy-' if types else ''}{release}.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Linted)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def write_kept(state: Path) -> int:
+    """Write the section of what earlier runs have found."""
+    linted = {release: kept(state, release, types=False) for release in KNOWN}
+    typed = {release: kept(state, release, types=True) for release in TYPED}
+    every = (*linted.items(), *typed.items())
+    lacking = sorted({name for name, found in every if found is None})
+    if lacking:
+        raise SystemExit(f"not measured: {', '.join(lacking)}")
+    write(
+        {name: found for name, found in linted.items() if found is not None},
+        {name: found for name, found in typed.items() if found is not None},
+    )
+    return 1 if any(found is not None and found.worse for _, found in every) else 0
+
+
+def write(linted: dict[str, Linted], typed: dict[str, Linted]) -> None:
+    """Put the section into the page."""
+    text = with_section(PAGE.read_text(encoding="utf-8"), section(linted, typed))
+    PAGE.write_text(text, encoding="utf-8")
+
+
 def measured(emitted: Emitted, release: str, state: Path, *, types: bool) -> Linted:
     """What the linters say, or mypy; from an earlier run where this has seen the same files."""
     file = state / f"{'mypy-' if types else ''}{release}.json"
-    try:
-        known = msgspec.json.decode(file.read_bytes(), type=Linted)
-        if known.key == emitted.key:
-            return known
-    except (FileNotFoundError, msgspec.DecodeError):
-        pass
+    known = kept(state, release, types=types)
+    if known is not None and known.key == emitted.key:
+        return known
     found = emitted.type_check() if types else emitted.lint()
     state.mkdir(parents=True, exist_ok=True)
     file.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
@@ -427,9 +455,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tree", action="store_true", help="NAMES are directories")
     parser.add_argument("--mypy", action="store_true", help="run the hook of mypy as well")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every complaint")
-    kept = private_cache("lint")
-    parser.add_argument("--state", type=Path, default=kept, help="where outcomes are kept")
+    place = private_cache("lint")
+    parser.add_argument("--write-only", action="store_true", help="write what is kept")
+    parser.add_argument("--state", type=Path, default=place, help="where outcomes are kept")
     given = parser.parse_args(arguments)
+    if given.write_only:
+        return write_kept(given.state)
     failed = False
     linted: dict[str, Linted] = {}
     typed: dict[str, Linted] = {}
@@ -456,8 +487,7 @@ def main(arguments: list[str]) -> int:
             for line in [*summary(outcome), *(outcome.said if given.verbose else [])]:
                 print(f"  {line}", flush=True)
     if not given.names:
-        text = with_section(PAGE.read_text(encoding="utf-8"), section(linted, typed))
-        PAGE.write_text(text, encoding="utf-8")
+        write(linted, typed)
     return 1 if failed else 0
 
 

@@ -129,3 +129,21 @@ def test_an_outcome_holds_while_the_files_are_the_same(
         found = lint_table.measured(fake, "0.1", tmp_path, types=False)  # type: ignore[arg-type]
         assert found.changed == changed
         monkeypatch.setattr(Fake, "lint", lambda self: outcome(key=self.key, changed=2))
+
+
+def test_a_section_of_what_is_kept_lacks_no_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lint_table, "PAGE", tmp_path / "page.md")
+    lint_table.PAGE.write_text("# Page\n")
+    for release in lint_table.KNOWN[1:]:
+        (tmp_path / f"{release}.json").write_bytes(msgspec.json.encode(outcome()))
+    with pytest.raises(SystemExit, match=rf"0\.33\.0, {lint_table.KNOWN[0]}"):
+        lint_table.write_kept(tmp_path)
+    (tmp_path / "mypy-0.33.0.json").write_bytes(msgspec.json.encode(outcome()))
+    first = tmp_path / f"{lint_table.KNOWN[0]}.json"
+    first.write_bytes(msgspec.json.encode(outcome()))
+    assert lint_table.write_kept(tmp_path) == 0
+    assert lint_table.PAGE.read_text().count("| ruff 0.14.0 |") == len(lint_table.KNOWN) + 1
+    first.write_bytes(msgspec.json.encode(outcome(new=[[["a.py", "E501"], 1]])))
+    assert lint_table.write_kept(tmp_path) == 1

@@ -418,7 +418,7 @@ def topk_hash_softplus_sqrt(
     else:
         ids = _choose(scores, e_score_correction_bias, top_k)
     if bias_vl is not None and image_sentinel_lo > 0:
-        assert input_tokens is not None, "which tokens are of an image, their ids say"
+        assert input_tokens is not None
         offset = input_tokens - image_sentinel_lo
         of_image = (offset >= 0) & (offset < IMAGE_SENTINELS)
         ids = torch.where(of_image.unsqueeze(-1), _choose(scores, bias_vl, top_k), ids)
