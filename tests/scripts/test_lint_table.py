@@ -11,6 +11,7 @@ import pytest
 
 from migrator.cli import main
 from migrator.files.tree import LOG_NAME
+from migrator.reports.releases import KNOWN
 from tests.trees import MINI
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -136,14 +137,14 @@ def test_a_section_of_what_is_kept_lacks_no_release(
 ) -> None:
     monkeypatch.setattr(lint_table, "PAGE", tmp_path / "page.md")
     lint_table.PAGE.write_text("# Page\n")
-    for release in lint_table.KNOWN[1:]:
+    for release in KNOWN[1:]:
         (tmp_path / f"{release}.json").write_bytes(msgspec.json.encode(outcome()))
-    with pytest.raises(SystemExit, match=rf"0\.33\.0, {lint_table.KNOWN[0]}"):
+    with pytest.raises(SystemExit, match=rf"0\.33\.0, {KNOWN[0]}"):
         lint_table.write_kept(tmp_path)
     (tmp_path / "mypy-0.33.0.json").write_bytes(msgspec.json.encode(outcome()))
-    first = tmp_path / f"{lint_table.KNOWN[0]}.json"
+    first = tmp_path / f"{KNOWN[0]}.json"
     first.write_bytes(msgspec.json.encode(outcome()))
     assert lint_table.write_kept(tmp_path) == 0
-    assert lint_table.PAGE.read_text().count("| ruff 0.14.0 |") == len(lint_table.KNOWN) + 1
+    assert lint_table.PAGE.read_text().count("| ruff 0.14.0 |") == len(KNOWN) + 1
     first.write_bytes(msgspec.json.encode(outcome(new=[[["a.py", "E501"], 1]])))
     assert lint_table.write_kept(tmp_path) == 1
