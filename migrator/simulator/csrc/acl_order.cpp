@@ -316,6 +316,15 @@ int ascend_sim_stream_done(void *stream) {
   return order_error();
 }
 
+int ascend_sim_device_done(int device) {
+  {
+    Guard guard(state_mutex);
+    for (Stream *s : streams)
+      if (s->device == device) order_done(order_of(s));
+  }
+  return order_error();
+}
+
 int ascend_sim_access(void *stream, const void *const *starts, const size_t *sizes, const int *writes, int count,
                       const char *operation) {
   std::vector<std::string> conflicts;

@@ -144,6 +144,7 @@ ASCEND_SIM_API void ascend_sim_copy_pending(void *stream, void *host, void *devi
 // The host has waited for a stream: success, or the error of a race, with
 // ASCEND_SIM_RACES=error.
 ASCEND_SIM_API int ascend_sim_stream_done(void *stream);
+ASCEND_SIM_API int ascend_sim_device_done(int device);
 // Work on a stream reads or writes these pieces of device memory.
 ASCEND_SIM_API int ascend_sim_access(void *stream, const void *const *starts, const size_t *sizes, const int *writes,
                                      int count, const char *operation);

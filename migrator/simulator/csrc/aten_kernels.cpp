@@ -105,6 +105,14 @@ Device current_npu() {
 
 void *current_stream(Device device) { return c10_npu::getCurrentNPUStream(device.index()).stream(false); }
 
+// The stream whose order with others is watched; null on a device that is not the current one,
+// whose streams torch_npu may not have made.
+void *watched_stream(Device device) { return device == current_npu() ? current_stream(device) : nullptr; }
+
+void host_waited(void *stream, Device device) {
+  check(stream ? ascend_sim_stream_done(stream) : ascend_sim_device_done(device.index()));
+}
+
 // Null where no stream of the process is special: the usual case, which costs one load.
 void *special_stream(Device device) { return ascend_sim_streams_busy() ? current_stream(device) : nullptr; }
 
@@ -499,8 +507,8 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
 
   void *stream = special_stream(device);
   const bool capturing = stream && ascend_sim_stream_capturing(stream);
-  void *const own = current_stream(device);
-  if (!capturing && (op.reads_host || op.data_shape) && ascend_sim_watched()) check(ascend_sim_stream_done(own));
+  void *const own = watched_stream(device);
+  if (!capturing && (op.reads_host || op.data_shape) && ascend_sim_watched()) host_waited(own, device);
   ascend_sim_launch(own);
   if (stream && !capturing) check(ascend_sim_stream_host_access(stream, toString(op.handle.schema().operator_name()).c_str()));
   if (capturing) {
@@ -524,7 +532,7 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
   Results results(operands.list(), device);
   for (size_t i = 0; i < returned; ++i) (*stack)[first + i] = results.bring((*stack)[first + i]);
 
-  if (!capturing && ascend_sim_several_streams()) {
+  if (!capturing && own && ascend_sim_several_streams()) {
     Accesses accesses;
     for (const Operand &o : operands.list()) accesses.add(o.device, o.written);
     for (const Tensor &t : results.created) accesses.add(t, true);
@@ -572,10 +580,10 @@ void move(const Tensor &dst, const Tensor &src, Tensor &to, const Tensor &from, 
   const Tensor &host = on_npu(dst) ? src : dst, &device = on_npu(dst) ? dst : src;
   const bool between = !on_npu(host);
   if (queued) ascend_sim_host_memory_ready(host.data_ptr(), host.nbytes());
-  else if (between && ascend_sim_watched()) check(ascend_sim_stream_done(stream));
+  else if (between && ascend_sim_watched()) host_waited(stream, device.device());
   ascend_sim_launch(stream);
   to.copy_(from);
-  if (ascend_sim_several_streams()) {
+  if (stream && ascend_sim_several_streams()) {
     Accesses accesses;
     accesses.add(src, false);
     accesses.add(dst, true);
@@ -598,7 +606,8 @@ void transfer(const Tensor &dst, const Tensor &src, bool non_blocking) {
   if (capturing && on_npu(dst)) will_write(stream, dst);
   Tensor to = cpu_view(dst), from = cpu_view(src);
   if (!capturing) {
-    move(dst, src, to, from, host && non_blocking && waits_for_nothing(dst, src), current_stream(device));
+    void *const own = watched_stream(device);
+    move(dst, src, to, from, own && host && non_blocking && waits_for_nothing(dst, src), own);
     return;
   }
   if (capturing && !on_npu(dst)) {
