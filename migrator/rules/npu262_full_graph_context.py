@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from migrator.codemod.matchers import Place, dotted, places
+from migrator.codemod.matchers import Place, bound_names, dotted, parameter_names, places
 from migrator.codemod.rule import (
     Absence,
     File,
@@ -27,6 +27,7 @@ from migrator.rules.npu200_device_module_import import DEVICE_MODULE, REPLAY_CON
 _RUNNER = "vllm/v1/worker/gpu/model_runner.py"
 _SITE = "GPUModelRunner.execute_model"
 _REPLAY = "self.cudagraph_manager.run_fullgraph"
+_CONTEXT = "set_forward_context"
 _NEEDS = (DEVICE_MODULE, REPLAY_CONTEXT)
 
 
@@ -43,8 +44,8 @@ class FullGraphContext(Rule):
 
     ## What it does
     Puts `with replay_context(attn_metadata, self.vllm_config):` around the call of
-    `run_fullgraph` in the model runner V2. `replay_context` is in `vllm/accelerator.py`, which the
-    tool adds.
+    `run_fullgraph` in the model runner V2, with what the forward context of a called model gets as
+    its metadata. `replay_context` is in `vllm/accelerator.py`, which the tool adds.
 
     ## Why
     Attention operators of an NPU take context lengths from the host: a captured step is given new
@@ -84,15 +85,32 @@ class FullGraphContext(Rule):
         function = file.function(_SITE)
         if function is None:
             return
+        metadata = _metadata(function)
         for place in places(function.body, cst.Call):
             if dotted(place.node.func) != _REPLAY:
                 continue
             if _is_within(place):
                 yield migrated(_SITE, function, _NEEDS)
-            elif "attn_metadata" not in file.code(function):
-                yield manual(_SITE, place.node, "it has no attn_metadata")
+            elif metadata is None:
+                reason = f"it gives {_CONTEXT} no metadata that it has at hand"
+                yield manual(_SITE, place.node, reason)
             else:
-                yield _wrap(place)
+                yield _wrap(place, metadata)
+
+
+def _metadata(function: cst.FunctionDef) -> str | None:
+    """What a step's forward context gets as its metadata: a name of the function, or of one's."""
+    names = set(parameter_names(function))
+    for statement in places(function.body, (cst.Assign, cst.AnnAssign)):
+        names.update(bound_names(statement.node))
+    for place in places(function.body, cst.Call):
+        if dotted(place.node.func) == _CONTEXT and place.node.args:
+            argument = place.node.args[0]
+            by_place = argument.keyword is None and not argument.star
+            given = dotted(argument.value) if by_place else None
+            if given is not None and given.partition(".")[0] in names:
+                return given
+    return None
 
 
 def _is_within(place: Place[cst.Call]) -> bool:
@@ -106,9 +124,9 @@ def _is_within(place: Place[cst.Call]) -> bool:
     )
 
 
-def _wrap(place: Place[cst.Call]) -> Finding:
+def _wrap(place: Place[cst.Call], metadata: str) -> Finding:
     statement = place.statement
-    context = cst.parse_expression(f"{REPLAY_CONTEXT}(attn_metadata, self.vllm_config)")
+    context = cst.parse_expression(f"{REPLAY_CONTEXT}({metadata}, self.vllm_config)")
 
     def wrap(node: cst.CSTNode) -> cst.CSTNode:
         assert isinstance(node, cst.SimpleStatementLine)
