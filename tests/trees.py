@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MINI = FIXTURES / "mini_vllm"
@@ -63,12 +64,20 @@ ODD_FILES: Mapping[str, bytes] = {
 """Files whose bytes are not just UTF-8 lines; the rules change every one of them."""
 
 
+class _Variables(ModuleType):
+    """Stands for `vllm.envs` in a template: the one that a test has put there when it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules["vllm.envs"], name)
+
+
 def template_module(path: str) -> ModuleType:
     """A template that needs nothing of vLLM but other templates, as a module of its own."""
     root = FIXTURES.parent / "templates"
     place = root / path
     others = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_vllm(name)}
     sys.path.insert(0, str(root))
+    sys.modules["vllm.envs"] = _Variables("vllm.envs")
     try:
         return _module(place)
     finally:
@@ -106,6 +115,7 @@ def snapshot(root: Path) -> dict[str, tuple[int, bytes | str]]:
     found: dict[str, tuple[int, bytes | str]] = {}
     for directory, names, files in os.walk(root):
         names[:] = [n for n in names if n not in (".git", "__pycache__")]
+        files = [n for n in files if n != ".git"]
         for name in [*files, *(n for n in names if (Path(directory) / n).is_symlink())]:
             place = Path(directory) / name
             path = place.relative_to(root).as_posix()

@@ -286,12 +286,6 @@ class _OnCuda(ast.NodeTransformer):
         right = node.comparators[0]
         if isinstance(right, ast.Constant) and right.value == "npu":
             return ast.Constant(isinstance(node.ops[0], ast.NotEq))
-        if (
-            isinstance(node.left, ast.Call)
-            and ast.unparse(node) == "getattr(self, 'experts_cls', None) is not None"
-        ):
-            # They differ where the attribute is None, and there the old code went on to fail.
-            return ast.parse("hasattr(self, 'experts_cls')", mode="eval").body
         if isinstance(node.ops[0], ast.In) and ast.unparse(right) == "('cuda',)":
             return ast.Compare(node.left, [ast.Eq()], [ast.Constant("cuda")])
         return node
@@ -310,6 +304,10 @@ class _OnCuda(ast.NodeTransformer):
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         self.generic_visit(node)
+        asked = "hasattr(self, 'experts_cls')"
+        if ast.unparse(node) == f"{asked} and self.experts_cls is not None":
+            # They differ where the attribute is None, and there the old code went on to fail.
+            return ast.parse(asked, mode="eval").body
         ends = isinstance(node.op, ast.Or)
         values = [v for v in node.values if not _constant(v, not ends)]
         if any(_constant(v, ends) for v in values):

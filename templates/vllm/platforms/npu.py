@@ -311,7 +311,8 @@ class NPUPlatform(Platform):
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        return "vllm.distributed.device_communicators.npu_communicator.NPUCommunicator"  # noqa: E501
+        package = "vllm.distributed.device_communicators"
+        return f"{package}.npu_communicator.NPUCommunicator"
 
     @classmethod
     def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
