@@ -137,7 +137,7 @@ def test_any_other_scheme_is_refused_by_name(
 
 
 def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleType) -> None:
-    for path, (taken, *_) in module.COMPARED.items():
+    for path, (taken, *_) in module.PLAIN.items():
         assert said(module, {}, {path: taken}) == []
         for other in (7, SimpleNamespace(many="words " * 20)):
             (reason,) = said(module, {}, {path: other})

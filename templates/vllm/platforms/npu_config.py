@@ -41,11 +41,10 @@ LATENT_SIZES = {
 MAX_LATENT_HEADS = 128
 """Query heads of the latent one that the fused attention takes."""
 
-LATENT_TAKEN: dict[str, tuple[Any, ...]] = {
+PLAIN: dict[str, tuple[Any, ...]] = {
     "cache_config.cpu_offload_gb": (0,),
     "lora_config": (None,),
     "model_config.multimodal_config": (None,),
-    "model_config.quantization": (None,),
     "model_config.runner_type": ("generate",),
     "offload_config.uva.cpu_offload_gb": (0,),
     "parallel_config.data_parallel_size": (1,),
@@ -53,7 +52,11 @@ LATENT_TAKEN: dict[str, tuple[Any, ...]] = {
     "parallel_config.pipeline_parallel_size": (1,),
     "speculative_config": (None,),
 }
-"""Options of which latent attention was compared with these values alone."""
+"""Options beside which latent attention and quantized weights were compared, with
+these values alone."""
+
+LATENT_TAKEN = dict(sorted({**PLAIN, "model_config.quantization": (None,)}.items()))
+"""The same of latent attention alone."""
 
 PREFIX_MODELS = ("bagel", "gemma3", "paligemma")
 """Types of models whose images' tokens see each other, in releases that do not say."""

@@ -13,23 +13,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.platforms.npu_config import not_compared
+from vllm.platforms.npu_config import PLAIN, not_compared
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
-
-COMPARED: dict[str, tuple[Any, ...]] = {
-    "cache_config.cpu_offload_gb": (0,),
-    "lora_config": (None,),
-    "model_config.multimodal_config": (None,),
-    "model_config.runner_type": ("generate",),
-    "offload_config.uva.cpu_offload_gb": (0,),
-    "parallel_config.data_parallel_size": (1,),
-    "parallel_config.enable_expert_parallel": (False,),
-    "parallel_config.pipeline_parallel_size": (1,),
-    "speculative_config": (None,),
-}
-"""Options beside which quantized models were compared, with these values alone."""
 
 # npu-migrate: when int8_kernels_have_a_class
 # No kernel of this release's table was compared.
@@ -132,7 +119,7 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         yield f"{name} quantization with {reason} is not supported"
     if name == "compressed-tensors" and _has_experts(model_config):
         yield f"experts of {name} quantization are not supported"
-    options = list(not_compared(vllm_config, COMPARED))
+    options = list(not_compared(vllm_config, PLAIN))
     if str(getattr(model_config, "dtype", None)) == "torch.float16":
         options.append("dtype=float16")
     for option in options:
