@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
 from migrator.reports.log import pretty_json
 
+Format = Literal["text", "json", "github", "sarif"]
 Codes = Annotated[list[str], msgspec.Meta(description="Codes or names of rules, or beginnings.")]
 
 
@@ -23,10 +24,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     jobs: Annotated[int, msgspec.Meta(ge=1, description="Processes.")] | None = None
     """None: one for each processor."""
     cache: Annotated[bool, msgspec.Meta(description="Use and keep plans and results.")] = True
-    format: Annotated[
-        Literal["text", "json", "github", "sarif"],
-        msgspec.Meta(description="What is printed on stdout."),
-    ] = "text"
+    format: Annotated[Format, msgspec.Meta(description="What is printed on stdout.")] = "text"
 
 
 TAKES = {
@@ -34,7 +32,7 @@ TAKES = {
     "ignore": "a list of codes",
     "jobs": "a number from 1 on",
     "cache": "true or false",
-    "format": "one of text, json, github, sarif",
+    "format": f"one of {', '.join(get_args(Format))}",
 }
 """Each setting, and what it takes in words."""
 
