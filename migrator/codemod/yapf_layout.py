@@ -55,14 +55,16 @@ class YapfStyle:
         Where they want an import in two ways, isort has its own, as in vLLM's files. Code that yapf
         cannot read, such as syntax that is younger, stays as it is.
         """
+        imported = self._by_isort(code)
         for _ in range(PASSES):
-            imported = self._by_isort(code)
             new = self._by_yapf(imported)
-            if self._by_isort(new) != new:
+            again = self._by_isort(new)
+            if again != new:
                 new = self._by_yapf(self._set_apart(imported))
+                again = self._by_isort(new)
             if new == code:
                 break
-            code = new
+            code, imported = new, again
         return code
 
     def _by_isort(self, code: str) -> str:
