@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -174,30 +174,19 @@ def port(checkout: Path, upstream: str, old: str, new: str, options: argparse.Na
     if not fetch(checkout, upstream, new):
         raise PortError(f"{upstream} has no tag v{new}")
     named = fetch(checkout, upstream, old)
-    with (
-        tempfile.TemporaryDirectory(prefix="next-release-") as scratch,
-        worktree(checkout, Path(scratch) / "tree", "HEAD") as tree,
-        worktree(checkout, Path(scratch) / f"vllm-{new}", f"v{new}") as source,
-    ):
-        before = str(Path(scratch) / f"vllm-{old}") if named else f"vllm=={old}"
-        if named:
-            git(checkout, "worktree", "add", "-q", "--force", "--detach", before, f"v{old}")
-        try:
-            _steps(done, tree, source, before, options)
-        finally:
-            if named:
-                git(checkout, "worktree", "remove", "--force", before, check=False)
-        for step in done.steps.values():
-            text = f"exit code {step.code}\n{step.out}{step.err}".replace(scratch + os.sep, "")
-            (options.output / f"{step.name}.log").write_text(text, encoding="utf-8")
-        done.steps = {
-            name: replace(
-                step,
-                out=step.out.replace(scratch + os.sep, ""),
-                err=step.err.replace(scratch + os.sep, ""),
-            )
-            for name, step in done.steps.items()
-        }
+    with tempfile.TemporaryDirectory(prefix="next-release-") as scratch, ExitStack() as stack:
+
+        def checked_out(name: str, commit: str) -> Path:
+            return stack.enter_context(worktree(checkout, Path(scratch) / name, commit))
+
+        tree, source = checked_out("tree", "HEAD"), checked_out(f"vllm-{new}", f"v{new}")
+        before = str(checked_out(f"vllm-{old}", f"v{old}")) if named else f"vllm=={old}"
+        _steps(done, tree, source, before, options)
+        for name, step in done.steps.items():
+            out, err = (text.replace(scratch + os.sep, "") for text in (step.out, step.err))
+            done.steps[name] = replace(step, out=out, err=err)
+            log = options.output / f"{name}.log"
+            log.write_text(f"exit code {step.code}\n{out}{err}", encoding="utf-8")
         if not done.drifted:
             _push(checkout, tree, done, options.remote)
     return done
