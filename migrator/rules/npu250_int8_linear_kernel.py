@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from migrator.codemod.matchers import dotted
+from migrator.codemod.recipes.platforms import IMPORT, TEST
 from migrator.codemod.rule import (
     Absence,
     File,
@@ -31,10 +32,8 @@ _TABLES = {_NEW: (_NEW_TABLE,), _OLD: (_NEW_TABLE, _OLD_TABLE)}
 _KEY = "PlatformEnum.OOT"
 _KERNEL = "NPUInt8ScaledMMLinearKernel"
 _MODULE = "vllm.model_executor.layers.quantization.npu_scaled_mm"
-_PLATFORM = "from vllm.platforms import current_platform\n\n"
-
 OFFER = f"""\
-if current_platform.device_type == "npu":
+if {TEST}:
     from {_MODULE} import (
         {_KERNEL},
     )
@@ -127,5 +126,5 @@ def _offer(file: File, name: str, statement: cst.SimpleStatementLine) -> Iterato
         name,
         statement,
         "int8 linear layers have no kernel for an out-of-tree platform",
-        Insert(statement, code if known else _PLATFORM + code, where="after", blank_lines=1),
+        Insert(statement, code if known else f"{IMPORT}\n{code}", where="after", blank_lines=1),
     )
