@@ -26,6 +26,7 @@ from migrator.verify.simulate.report import Report as Simulated
 
 Result = TypeVar("Result", Verified, Simulated, Coverage)
 _NAMES = {Verified: "verify", Simulated: "simulated", Coverage: "coverage"}
+_SOURCES = (".py", ".cpp", ".h")
 KEPT = 200
 """Results that are kept, the newest."""
 
@@ -72,11 +73,9 @@ def _path(key: str, kind: type) -> Path:
 
 @cache
 def _code() -> str:
-    """A digest of all of the tool's code that a result may come from."""
-    found = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        found.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:12]
+    """A digest of all of the tool's code that a result may come from, the simulator's too."""
+    sources = (path for path in PACKAGE.rglob("*") if path.suffix in _SOURCES)
+    return _key({str(path.relative_to(PACKAGE)): path.read_bytes() for path in sources})[:12]
 
 
 def key_of_plan(plan: Plan) -> str:

@@ -399,6 +399,25 @@ def test_what_was_found_of_this_very_tree_is_shown(mini_tree: Path, run_cli: Run
 # ---- nothing of a tree runs, nothing is fetched --------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["verify/checks.py", "csrc/acl.cpp", "csrc/acl.h"])
+def test_evidence_is_of_the_code_that_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A simulator that is another one has not run anything yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(evidence, "PACKAGE", tmp_path / "package")
+    place = tmp_path / "package" / name
+    place.parent.mkdir(parents=True)
+    wheel = {"version": "2.8.0", "file": "w", "reason": "the tree's torch"}
+    found = Verified(1, "0.11.0", wheel, 7, 9, [], [])
+    for text, known in (("1", None), ("2", None), ("1", found)):
+        place.write_text(text, encoding="utf-8")
+        evidence._code.cache_clear()
+        assert evidence.kept("key", Verified) == known
+        evidence.keep("key", found)
+    evidence._code.cache_clear()
+
+
 def test_hostile_names_and_sources_stay_text(review: Review) -> None:
     text = render_page(review)
     page = parse(text)
