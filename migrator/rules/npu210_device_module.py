@@ -56,14 +56,12 @@ _RUNNER_V2 = "vllm/v1/worker/gpu/**/*.py"
 _WORKER = "vllm/v1/worker/gpu_worker.py"
 _STATE = "vllm/distributed/parallel_state.py"
 _GRAPH = "vllm/compilation/cuda_graph.py"
+_PIECEWISE = "vllm/compilation/cuda_piecewise_backend.py"
 _MEMORY = "vllm/utils/mem_utils.py"
 _UTILS = "vllm/utils/__init__.py"
 _CUDA = "torch.cuda"
 _UTILS_SCOPES = ("MemorySnapshot", "memory_profiling", "DeviceMemoryProfiler")
 """What the NPU's worker uses of `vllm.utils`; the rest there is CUDA's own bookkeeping."""
-
-
-_PIECEWISE = "vllm/compilation/cuda_piecewise_backend.py"
 
 
 def _piecewise_captures(tree: Tree) -> bool:
@@ -130,36 +128,38 @@ class DeviceModule(Rule):
             node = place.node
             called = dotted(node.value.func) if isinstance(node.value, cst.Call) else None
             if called == DEVICE_MODULE and _is_shared(file, place):
-                yield migrated(_site(place), node, [DEVICE_MODULE])
+                yield migrated(_site(file, place), node, [DEVICE_MODULE])
         for origin in origins(file, _CUDA):
             if _is_annotation(origin.place) or not _is_shared(file, origin.place):
                 continue
             before: cst.CSTNode | None = None
             for name, use in origin.chain():
                 if name.rpartition(".")[0] == _CUDA:
-                    yield from _rewrite(use, before, name.rpartition(".")[2], origin.certain)
+                    site, attribute = _site(file, use), name.rpartition(".")[2]
+                    yield from _rewrite(site, use, before, attribute, origin.certain)
                 before = use.node
         for asked in places(file.kept, (cst.Call, cst.Subscript)):
             text = named_by_string(asked.node, _CUDA, NAMES)
             if text is not None and _is_shared(file, asked):
-                yield manual(_site(asked), asked.node, f"it names torch.cuda by a string: {text}")
+                why = f"it names torch.cuda by a string: {text}"
+                yield manual(_site(file, asked), asked.node, why)
 
 
 def _rewrite(
-    place: Place[cst.CSTNode], before: cst.CSTNode | None, name: str, certain: bool
+    site: str, place: Place[cst.CSTNode], before: cst.CSTNode | None, name: str, certain: bool
 ) -> Iterator[Finding]:
     """Report one use of a name of `torch.cuda`.
 
     Args:
+        site: that it belongs to.
         place: the attribute, or the name where it was imported by itself.
         before: what stands for `torch.cuda` before the dot; None for an imported name.
         name: the name in `torch.cuda`.
         certain: whether it is that for certain.
     """
-    node, site = place.node, _site(place)
-    is_graph = name == "CUDAGraph" and (
-        isinstance(place.parent, cst.Call) and place.parent.func is node
-    )
+    node = place.node
+    is_called = isinstance(place.parent, cst.Call) and place.parent.func is node
+    is_graph = is_called and name == "CUDAGraph"
     if name not in NAMES and not is_graph:
         return
     if not certain:
@@ -185,13 +185,14 @@ def _rewrite(
 
 def _is_shared(file: File, place: Place[cst.CSTNode]) -> bool:
     """Does the NPU's worker share the code around a place?"""
-    return file.path != _UTILS or _site(place).partition(".")[0] in _UTILS_SCOPES
+    return file.path != _UTILS or place.qualified_name.partition(".")[0] in _UTILS_SCOPES
 
 
-def _site(place: Place[cst.CSTNode]) -> str:
-    """The function around a node; all of the model runner's are one site."""
+def _site(file: File, place: Place[cst.CSTNode]) -> str:
+    """The function around a node; all of V1's model runner are one site."""
     name = place.qualified_name
-    return "GPUModelRunner" if name.startswith("GPUModelRunner.") else name
+    of_v1 = file.path == _RUNNER and name.startswith("GPUModelRunner.")
+    return "GPUModelRunner" if of_v1 else name
 
 
 def _is_annotation(place: Place[cst.CSTNode]) -> bool:

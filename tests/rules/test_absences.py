@@ -214,6 +214,16 @@ def test_the_first_v2_had_the_buffers_of_v1(buffer: str, explained: bool) -> Non
     assert [absence.witness(tree) for absence in absences] == [explained]
 
 
+def test_the_second_runner_does_not_stand_for_the_first() -> None:
+    """Both have a class of one name; a V1 that is gone is missed all the same."""
+    runner = b"import torch\n\n\nclass GPUModelRunner:\n    def __init__(self, device):\n"
+    runner += b"        self.stream = torch.cuda.Stream(device)\n"
+    (rule,) = (rule for rule in all_rules() if rule.code == "NPU210")
+    first, second = "vllm/v1/worker/gpu_model_runner.py", "vllm/v1/worker/gpu/model_runner.py"
+    assert "GPUModelRunner" in missing(rule, Tree({second: runner}))
+    assert "GPUModelRunner" not in missing(rule, Tree({first: runner, second: runner}))
+
+
 EXPERTS = "vllm/model_executor/layers/fused_moe"
 ROUTES = b"def topk_softmax(gating_output):\n    torch.ops._moe_C.topk_softmax(gating_output)\n"
 
