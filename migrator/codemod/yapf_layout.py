@@ -9,6 +9,7 @@ comment that keeps a formatter away. Both have formatted alike in all their rele
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import re
 import textwrap
@@ -81,6 +82,9 @@ class YapfStyle:
             text, _ = yapf_api.FormatCode(code, style_config=dict(self.yapf))
         except (errors.YapfError, SyntaxError):
             return code
+        finally:
+            # Its trees refer to their parents, and the collector may be off.
+            gc.collect(0)
         return str(text)
 
     def _set_apart(self, code: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans, and the results of single files, kept from one run to the next.
+"""Plans, the results of single files, and layouts of what is added, kept from one run to the next.
 
 Nothing is taken from here that a run would not come to itself. A result is kept under a hash of the
 file, the codes of the rules, this package's own sources and the libraries that it works with. With
@@ -30,6 +30,7 @@ from migrator.files.tree import DiskTree, Question, Tree, WatchedTree, answer, d
 
 if TYPE_CHECKING:
     from migrator.codemod.engine import FileResult
+    from migrator.codemod.tree_style import Style
     from migrator.planning.plan import Plan
 
 LIMIT = 256 * 1024 * 1024
@@ -119,6 +120,14 @@ class Cache:
         body = cache_format.encode_result(result, asked)
         if body is not None:
             self._write(_file_key(path, data, codes), "file", body)
+
+    def get_layout(self, style: Style, text: bytes) -> bytes | None:
+        """What was kept of a module in a style."""
+        return self._read(_layout_key(style, text), "layout")
+
+    def put_layout(self, style: Style, text: bytes, laid_out: bytes) -> None:
+        """Keep a module in a style."""
+        self._write(_layout_key(style, text), "layout", laid_out)
 
     # ---- plans ---------------------------------------------------------------------------------
 
@@ -366,6 +375,10 @@ def _hash(*parts: str | bytes) -> str:
 
 def _file_key(path: str, data: bytes, codes: Sequence[str]) -> str:
     return _hash(code_fingerprint(), path, data, *codes)
+
+
+def _layout_key(style: Style, text: bytes) -> str:
+    return _hash(code_fingerprint(), repr(style), text)
 
 
 def _plan_key(tree: DiskTree, selection: Sequence[str]) -> str:

@@ -36,6 +36,7 @@ from migrator.files.tree import (
 from migrator.messages.errors import MigrateError
 from migrator.planning import workers
 from migrator.planning.garbage_collection import without_collector
+from migrator.planning.layouts import Layouts, lay_out
 from migrator.rules import all_rules
 
 PARALLEL_BYTES = 400_000
@@ -128,7 +129,7 @@ class Plan:
         return bool(self.failures) or any(r.status is Status.MANUAL for r in self.records)
 
 
-class Results(Protocol):
+class Results(Layouts, Protocol):
     """What became of files in earlier runs, by their content, the rules, and what these asked."""
 
     def get(
@@ -191,7 +192,14 @@ def make_plan(
     written = _written_before(earlier_log)
     sources, failures = _candidates(tree, python, chosen)
     # What these parse of the tree is there for the rules then, also in other processes.
-    added = [_added(tree, rule, path, written) for rule in chosen for path in rule.templates]
+    paths = [path for rule in chosen for path in rule.templates]
+    rendered = {path: templates.render(templates.load(path), tree) for path in paths}
+    laid_out = lay_out(rendered, Style.of(tree), jobs, results)
+    added = [
+        _added(tree, rule, path, laid_out[path], written)
+        for rule in chosen
+        for path in rule.templates
+    ]
     job = _Job(tree, sources, {rule.code: rule for rule in chosen})
     done = _run(job, jobs, progress, results)
     failures += [Failure(r.path, r.failure) for r in done if r.failure is not None]
@@ -382,12 +390,10 @@ def _results(job: _Job, todo: Sequence[str], jobs: int) -> Iterator[_Outcome]:
 
 
 def _added(
-    tree: Tree, rule: Rule, path: str, written_before: Mapping[str, str]
+    tree: Tree, rule: Rule, path: str, after: bytes, written_before: Mapping[str, str]
 ) -> tuple[FileChange | None, Record]:
     """The file that a rule adds, and what becomes of one that is there already."""
-    after = templates.render(templates.load(path), tree)
     if path.endswith(".py"):
-        after = Style.of(tree).module(after.decode()).encode()
         broken = unparsable(path, after)
         if broken is not None:
             raise templates.TemplateError(f"{path}: the template, fitted to this tree: {broken}")
