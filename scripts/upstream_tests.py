@@ -16,6 +16,9 @@ What they import beside the environment of docs/simulated-runs.md goes in a fold
     python scripts/upstream_tests.py --env DIR --extra EXTRA           # all files, or go on
     python scripts/upstream_tests.py --env DIR --extra EXTRA --only sample/test_sampler
     python scripts/upstream_tests.py --write-only                      # the page from what is there
+
+The page is of one release. Of another one, `--release` prints what came out, and `--page` has to
+name another file.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ from migrator.verify.simulate import environment, process
 
 PAGE = ROOT / "docs" / "upstream-tests.md"
 RELEASE = "0.32.0"
+"""That of the page."""
 PARTS = ROOT / "scripts" / "upstream"
 MEMORY = "6GiB"
 CASE_TIMEOUT = 900
@@ -113,11 +117,11 @@ class Result(msgspec.Struct):
     outcomes: list[Outcome]
 
 
-def copy_tests(folder: Path) -> tuple[int, int]:
+def copy_tests(folder: Path, release: str) -> tuple[int, int]:
     """A rewritten copy of the release's tests below `folder`: how many files and sites changed."""
     tests = folder / "tests"
     shutil.rmtree(tests, ignore_errors=True)
-    shutil.copytree(fetch(RELEASE) / "tests", tests)
+    shutil.copytree(fetch(release) / "tests", tests)
     return rewrite_copy(tests, sorted({suite.file for suite in SUITES}))
 
 
@@ -147,15 +151,15 @@ def made_of(suite: Suite, tree: str, versions: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def run(suite: Suite, state: State, python: Path, extra: Path) -> Result:
-    """Run the sample of a suite's cases in one process."""
+def run(suite: Suite, release: str, state: State, python: Path, extra: Path) -> Result:
+    """Run the sample of a suite's cases in one process, on the tree of a release."""
     folder = state.folder / "upstream"
     out, log, job = (kept(state, suite, end) for end in ("jsonl", "log", "job.json"))
     out.unlink(missing_ok=True)
     samples = {suite.file: suite.most}
     job.write_text(json.dumps({"samples": samples, "out": str(out)}), encoding="utf-8")
-    tree = environment.open_tree(state.tree(RELEASE))
-    variables = environment.variables(tree, state.folder / "work" / RELEASE)
+    tree = environment.open_tree(state.tree(release))
+    variables = environment.variables(tree, state.folder / "work" / release)
     # Nothing that the device does not take is let pass.
     for name in environment.FLOAT32:
         variables.pop(name)
@@ -218,9 +222,9 @@ def sort(test: str, outcome: str, says: str) -> Outcome:
 
 
 def unused(results: Iterable[Result]) -> list[Reason]:
-    """Reasons that told nothing."""
+    """Reasons that told nothing, of those that the release of the page has tests for."""
     used = {outcome.reason for result in results for outcome in result.outcomes}
-    return [reason for reason in REASONS if reason.name not in used]
+    return [reason for reason in REASONS if not reason.newer and reason.name not in used]
 
 
 # -- the page
@@ -240,7 +244,7 @@ message tells, or counts as failed.
 """
 
 
-def page(results: list[Result]) -> str:
+def page(results: list[Result], release: str) -> str:
     """The page in Markdown."""
     everything = [outcome for result in results for outcome in result.outcomes]
     kinds = Counter(outcome.kind for outcome in everything)
@@ -248,7 +252,7 @@ def page(results: list[Result]) -> str:
     lines = [
         "# vLLM's own tests",
         "",
-        INTRODUCTION.format(release=RELEASE),
+        INTRODUCTION.format(release=release),
         f"{kinds['passed']} passed, {kinds['not applicable']} not applicable, "
         f"{kinds['failed']} failed (torch_npu {versions}).",
         "",
@@ -294,14 +298,14 @@ def read(state: State, suite: Suite) -> Result | None:
         return None
 
 
-def write_page(state: State, path: Path) -> list[Result]:
+def write_page(state: State, path: Path, release: str) -> list[Result]:
     """Write the page from what is kept; the results, sorted by the reasons of now."""
     results = [result for suite in SUITES if (result := read(state, suite)) is not None]
     for result in results:
         result.outcomes = [
             sort(o.id, "passed" if o.kind == "passed" else "", o.says) for o in result.outcomes
         ]
-    path.write_text(page(results), encoding="utf-8")
+    path.write_text(page(results, release), encoding="utf-8")
     return results
 
 
@@ -315,26 +319,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--again", action="store_true", help="run what is kept, too")
     parser.add_argument("--write-only", action="store_true", help="run nothing")
     parser.add_argument("--page", type=Path, default=PAGE, help="what to write")
+    parser.add_argument("--release", default=RELEASE, help="of vLLM, by its number")
     given = parser.parse_args(arguments)
+    release = given.release
+    if release != RELEASE and given.page == PAGE:
+        parser.error(f"{PAGE.name} is of {RELEASE}; --page FILE")
     exit_on_sigterm()
     state = State(given.state.absolute())
     if not given.write_only:
         if given.env is None or given.extra is None:
             parser.error(f"{NO_ENV}; --extra DIR, which the top of this script tells how to make")
         python = interpreter(given.env)
-        static = emit(state, RELEASE)
+        static = emit(state, release)
         if static.problem:
-            print(f"{RELEASE}: {static.problem}")
+            print(f"{release}: {static.problem}")
             return 1
         folder = state.folder / "upstream"
         folder.mkdir(exist_ok=True)
-        changed, sites = copy_tests(folder)
+        changed, sites = copy_tests(folder, release)
         print(f"{sites} sites of {changed} files rewritten", flush=True)
         make_models(python, folder / "models")
         versions = environment.check(
-            python, environment.open_tree(state.tree(RELEASE)), serve=False
+            python, environment.open_tree(state.tree(release)), serve=False
         ).installed
-        tree = tree_digest(state.tree(RELEASE))
+        tree = tree_digest(state.tree(release))
         for suite in SUITES:
             if given.only and given.only not in suite.name:
                 continue
@@ -343,13 +351,13 @@ def main(arguments: list[str]) -> int:
             if known is not None and known.key == key and not given.again:
                 print(f"{suite.name}: kept", flush=True)
                 continue
-            result = run(suite, state, python, given.extra.absolute())
+            result = run(suite, release, state, python, given.extra.absolute())
             result.key, result.torch_npu = key, versions["torch_npu"]
             data = msgspec.json.format(msgspec.json.encode(result))
             kept(state, suite, "result.json").write_bytes(data)
             kinds = Counter(outcome.kind for outcome in result.outcomes)
             print(f"{suite.name}: {dict(kinds)}", flush=True)
-    results = write_page(state, given.page)
+    results = write_page(state, given.page, release)
     failed = [o for result in results for o in result.outcomes if o.kind == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.id}: {first(outcome.says)}")

@@ -101,8 +101,8 @@ if TYPE_CHECKING:
     "ray-pp2, tp2-graph, full-graph, tp2-full-graph, bfloat16, bfloat16-full-graph, float16, "
     "nz, no-nnal, no-nnal-installed, v2, v2-graph, v2-full-graph, v2-mp. With LoRA "
     "adapters in one slot or two: lora1- or lora2- and eager, graph, full-graph, tp2, tp2-graph "
-    "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram- or draft- and eager, graph, "
-    "full-graph, tp2 or no-nnal.  "
+    "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram-, draft-, eagle-, eagle3- or "
+    "mtp- and eager, graph, full-graph, tp2 or no-nnal.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(

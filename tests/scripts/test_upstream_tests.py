@@ -103,7 +103,8 @@ def test_every_reason_says_why_and_when() -> None:
 
 def test_outcomes_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Reason("gpu", r"a\.py::.*", "needs a GPU", "there is none")
-    monkeypatch.setattr(upstream_tests, "REASONS", (gpu,))
+    later = Reason("later", r"later\.py::.*", "no kernel", "it is refused", newer=True)
+    monkeypatch.setattr(upstream_tests, "REASONS", (gpu, later))
     kinds = [
         upstream_tests.sort(test, outcome, says).kind
         for test, outcome, says in (
@@ -118,7 +119,7 @@ def test_outcomes_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert upstream_tests.unused(results) == [gpu]
     results[0].outcomes.append(upstream_tests.sort("a.py::t", "failed", "needs a GPU"))
     assert upstream_tests.unused(results) == []
-    assert "| a.py | 4 | 1 | 0 | 1 | 0 |" in upstream_tests.page(results)
+    assert "| a.py | 4 | 1 | 0 | 1 | 0 |" in upstream_tests.page(results, "0.1.0")
 
 
 def test_a_case_without_an_outcome_failed(tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ class FakeRunner:
         if command[-2].endswith("reference.py"):
             Path(job["out"], "reference.json").write_text(json.dumps(self.reference))
             return process.Finished(0, 1.0)
+        if command[-2].endswith("draft.py"):
+            Path(job["out"], "config.json").write_text("{}")
+            return process.Finished(0, 1.0)
         if command[-2].endswith("score.py"):
             found = {"misses": [self.misses for _ in job["sequences"]], "own": 0.05}
             Path(job["out"]).write_text(json.dumps(found))
@@ -821,6 +824,40 @@ def test_a_reference_that_cannot_be_made(run: Simulate, tmp_path: Path) -> None:
     with pytest.raises(simulate.SimulateError, match="of llama cannot be made: ImportError"):
         run(fail)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "model"),
+    [("eagle-eager", "llama"), ("eagle3-eager", "llama"), ("mtp-eager", "deepseek-v3")],
+)
+def test_what_drafts_is_made_beside_the_model(
+    run: Simulate, tmp_path: Path, mode: str, model: str
+) -> None:
+    runner = FakeRunner()
+    run(runner, mode, model=model)
+    run(runner, mode, model=model)
+    made = [command for command in runner.commands if command[-2].endswith("draft.py")]
+    assert len(made) == 1
+    job = runner.jobs[-1]
+    drafts = job["engine"]["speculative_config"].get("model", job["model"])
+    assert Path(drafts).name.startswith(f"{model}-")
+    assert f"-{mode.partition('-')[0]}-" in Path(drafts).name
+    # One layer more is part of the model's own checkpoint.
+    assert (job["model"] == drafts) == (model == "deepseek-v3")
+
+
+def test_drafts_by_the_model_and_by_none(run: Simulate) -> None:
+    runner = FakeRunner()
+    run(runner, "ngram-eager", "draft-eager")
+    assert not any(command[-2].endswith("draft.py") for command in runner.commands)
+    ngram, draft = [job for job in runner.jobs if "engine" in job]
+    assert "model" not in ngram["engine"]["speculative_config"]
+    assert draft["engine"]["speculative_config"]["model"] == draft["model"] == ngram["model"]
+
+
+def test_drafts_of_another_model(run: Simulate) -> None:
+    with pytest.raises(simulate.SimulateError, match="needs a LlamaForCausalLM, which qwen2 is no"):
+        run(FakeRunner(), "eagle-eager", model="qwen2")
 
 
 def test_stop_at_the_first_failure(run: Simulate) -> None:

@@ -242,13 +242,30 @@ DRAFTS: dict[str, tuple[str, Mapping[str, Any]]] = {
         {"method": "ngram", "prompt_lookup_min": 1, "prompt_lookup_max": 3},
     ),
     "draft": ("drafts by the model itself", {"method": "draft_model"}),
+    "eagle": ("drafts by an EAGLE head of the model's own layers", {"method": "eagle"}),
+    "eagle3": ("drafts by an EAGLE-3 head that knows what follows", {"method": "eagle3"}),
+    "mtp": ("drafts by one layer more, which knows what follows", {"method": "mtp"}),
 }
 """Kind of drafts → what it is, and vLLM's configuration of it without the path of a model."""
 DRAFTED_TOKENS = 3
-ACCEPTED: Mapping[str, float] = {"ngram": 0.0, "draft": 0.9}
+ACCEPTED: Mapping[str, float] = {
+    "ngram": 0.0,
+    "draft": 0.9,
+    "eagle": 0.01,
+    "eagle3": 0.3,
+    "mtp": 0.3,
+}
 """Kind of drafts → the share of its tokens that a greedy run accepts at least."""
-WITHOUT_MODEL = frozenset({"ngram"})
-"""Kinds of drafts that no model makes."""
+SAME = frozenset({"draft"})
+"""Kinds of drafts that the model itself makes."""
+MADE: Mapping[str, str] = {
+    "eagle": "LlamaForCausalLM",
+    "eagle3": "LlamaForCausalLM",
+    "mtp": "DeepseekV3ForCausalLM",
+}
+"""Kinds of drafts by what `programs/draft.py` makes → the class of the models that it takes."""
+WITHIN = frozenset({"mtp"})
+"""Kinds of these that lie in the model's own checkpoint, which is then the one that is made."""
 
 
 def _with_drafts() -> Iterator[Mode]:

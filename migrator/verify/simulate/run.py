@@ -18,7 +18,7 @@ from migrator.files.locations import private_cache
 from migrator.verify.simulate import collectives, environment, judge, models, process
 from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
 from migrator.verify.simulate.models import Model
-from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, WITHOUT_MODEL, Mode
+from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, MADE, SAME, WITHIN, Mode
 from migrator.verify.simulate.report import SCHEMA_VERSION, Report, Run
 
 WANTED_GAP = 0.03
@@ -82,6 +82,10 @@ def simulate(
         without = [model.name for model in options.models if mode.adapters and not model.adapters]
         if without:
             raise SimulateError(f"{without[0]} has no LoRA adapters, which {mode.name} needs")
+        drafted = MADE.get(mode.draft)
+        for model in options.models:
+            if drafted not in (None, model.model_class):
+                raise SimulateError(f"{mode.name} needs a {drafted}, which {model.name} is not")
     runs: list[Run] = []
     with opened(options) as (tree, work):
         over_ray = any(mode.ray for mode in options.modes)
@@ -262,38 +266,76 @@ def reference(
         + b"".join(program.read_bytes() for program in programs)
     ).hexdigest()[:16]
     folder = cache_folder(options) / f"{model.name}-{key}"
-    if (folder / "reference.json").is_file():
+    return made(folder, programs[0], job, "reference.json", options, runner)
+
+
+def made(
+    folder: Path,
+    program: Path,
+    job: dict[str, Any],
+    last: str,
+    options: Options,
+    runner: Runner,
+) -> Path:
+    """`folder` with what a program writes into it, of which `last` is a file, made once.
+
+    Raises:
+        SimulateError: the program fails.
+    """
+    if (folder / last).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{model.name}-", dir=folder.parent))
+    name = folder.name.rpartition("-")[0]
+    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         job_file, log = part / "job.json", part / "log"
         job_file.write_text(json.dumps({**job, "out": str(part)}), encoding="utf-8")
-        command = [str(options.launcher.python), str(programs[0]), str(job_file)]
-        # On the CPU, without the simulator: the reference must not depend on what it judges.
+        command = [str(options.launcher.python), str(program), str(job_file)]
+        # On the CPU, without the simulator: it must not depend on what is judged by it.
         settings = environment.cpu_variables()
         finished = runner(command, settings, part, log, options.timeout)
-        if finished.code != 0 or not (part / "reference.json").is_file():
-            last = process.tail(log, 1)
+        if finished.code != 0 or not (part / last).is_file():
+            said = process.tail(log, 1)
             raise SimulateError(
-                f"the reference of {model.name} cannot be made: "
-                f"{last[0] if last else ending(finished)}"
+                f"{last} of {name} cannot be made: {said[0] if said else ending(finished)}"
             )
-        if not (folder / "reference.json").is_file():
+        if not (folder / last).is_file():
             part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
+def drafts(model_folder: Path, mode: Mode, options: Options, runner: Runner) -> Path | None:
+    """The folder of what makes a mode's drafts, made now or earlier; None where no model does.
+
+    Raises:
+        SimulateError: it cannot be made.
+    """
+    if mode.draft not in MADE:
+        return model_folder if mode.draft in SAME else None
+    program = environment.PROGRAMS / "draft.py"
+    key = hashlib.sha256(program.read_bytes()).hexdigest()[:16]
+    content = {"kind": mode.draft, "model": str(model_folder)}
+    return made(
+        model_folder.with_name(f"{model_folder.name}-{mode.draft}-{key}"),
+        program,
+        content,
+        "config.json",
+        options,
+        runner,
+    )
+
+
 def engine_job(
-    model_folder: Path, mode: Mode, reference: dict[str, Any], out: Path
+    model_folder: Path, mode: Mode, reference: dict[str, Any], out: Path, drafts: Path | None = None
 ) -> dict[str, Any]:
-    """What the engine program is told."""
+    """What the engine program is told; `drafts` is the folder of what makes them."""
     batches = judge.batches(reference) if mode.adapters else {}
     engine = {**ENGINE, **mode.engine}
-    if mode.draft and mode.draft not in WITHOUT_MODEL:
-        engine["speculative_config"] = {**engine["speculative_config"], "model": str(model_folder)}
+    served = drafts if drafts is not None and mode.draft in WITHIN else model_folder
+    if drafts is not None and mode.draft not in WITHIN:
+        engine["speculative_config"] = {**engine["speculative_config"], "model": str(drafts)}
     return {
         "adapters": [
             str(model_folder / adapter["name"]) for adapter in reference.get("adapters", ())
@@ -305,7 +347,7 @@ def engine_job(
         "unload_before": judge.UNLOADED_BEFORE,
         "prompt_logprobs_of": judge.PROMPT_LOGPROBS_OF,
         "out": str(out),
-        "model": str(model_folder),
+        "model": str(served),
         "devices": mode.devices,
         "workers_are_children": mode.multiprocess,
         "new_tokens": reference["new_tokens"],
@@ -333,7 +375,9 @@ def run(
     record = folder / "record"
     record.mkdir(parents=True)
     job, out, log = folder / "job.json", folder / "out.json", folder / "log"
-    job.write_text(json.dumps(engine_job(model_folder, mode, wanted, out)), encoding="utf-8")
+    drafting = drafts(model_folder, mode, options, runner)
+    content = engine_job(model_folder, mode, wanted, out, drafting)
+    job.write_text(json.dumps(content), encoding="utf-8")
     settings = {
         **environment.variables(tree, work),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
