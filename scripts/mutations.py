@@ -54,6 +54,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU260": (("llama", "v2"),),
     "NPU261": (("llama", "v2"),),
     "NPU262": (("llama", "v2-full-graph"),),
+    "NPU263": (("llama", "connector-host"),),
     "NPU121": (("gpt2", "eager"),),
     "NPU122": (("gemma", "eager"),),
     "NPU124": (("gemma", "eager"),),

@@ -49,6 +49,30 @@ def has_kv_cache_layouts(tree: Tree) -> bool:
     return _defined(tree, BACKEND_HOMES, "AttentionBackend.supported_kv_cache_layouts")
 
 
+_CONNECTORS = "vllm/distributed/kv_transfer/kv_connector/v1"
+
+
+def connectors_count_blocks_first(tree: Tree) -> bool:
+    """The connector that saves blocks takes them along the first dimension of any plain cache."""
+    homes = (f"{_CONNECTORS}/example_connector.py", f"{_CONNECTORS}/shared_storage_connector.py")
+    found = [module for home in homes if (module := tree.parse(home)) is not None]
+    # Where keys come first, it flattens the blocks behind them.
+    return bool(found) and not any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "reshape"
+        and bool(node.args)
+        and ast.unparse(node.args[0]) == "2"
+        for module in found
+        for node in ast.walk(module)
+    )
+
+
+def offloading_has_workers(tree: Tree) -> bool:
+    """A spec of KV offloading makes a worker that moves blocks both ways, not handlers."""
+    return _defined(tree, ("vllm/v1/kv_offload/base.py",), "OffloadingWorker.submit_store")
+
+
 def common_metadata_has_exact_host_lengths(tree: Tree) -> bool:
     """`CommonAttentionMetadata.seq_lens_cpu` holds the exact context lengths on the host."""
     return "seq_lens_cpu" in _class_fields(tree, COMMON_METADATA_HOMES, "CommonAttentionMetadata")
@@ -251,6 +275,8 @@ PROBES: dict[str, Probe] = {
     probe.__name__: probe
     for probe in (
         has_kv_cache_layouts,
+        connectors_count_blocks_first,
+        offloading_has_workers,
         common_metadata_has_exact_host_lengths,
         common_metadata_only_bounds_host_lengths,
         builders_take_the_runner,

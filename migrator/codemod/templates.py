@@ -8,7 +8,8 @@ another tree in two ways, both decided by what the tree itself contains:
   does define `Name` there, one of the known `HOMES`.
 * Variants. Whole statements (or lines of a file that is not Python) between
   `# npu-migrate: when PROBE`, an optional `# npu-migrate: otherwise` and `# npu-migrate: end` stay
-  or go, by a function of `migrator.codemod.probes`. Both sides are real code.
+  or go, by a function of `migrator.codemod.probes`. Both sides are real code. A template that is
+  one variant from its first line to its last is added to the trees that it is for, and no others.
 
 In a file that is not Python, a line `# npu-migrate: value NAME` becomes a line that a function of
 `migrator.codemod.probes` reads off the tree, such as a requirement.

@@ -194,11 +194,14 @@ def make_plan(
     # What these parse of the tree is there for the rules then, also in other processes.
     paths = [path for rule in chosen for path in rule.templates]
     rendered = {path: templates.render(templates.load(path), tree) for path in paths}
+    # A template that is one variant is not for every tree.
+    rendered = {path: text for path, text in rendered.items() if text.strip()}
     laid_out = lay_out(rendered, Style.of(tree), jobs, results)
     added = [
         _added(tree, rule, path, laid_out[path], written)
         for rule in chosen
         for path in rule.templates
+        if path in laid_out
     ]
     job = _Job(tree, sources, {rule.code: rule for rule in chosen})
     done = _run(job, jobs, progress, results)

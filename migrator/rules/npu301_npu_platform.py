@@ -38,6 +38,7 @@ class NpuPlatform(Rule):
     templates = (
         "vllm/platforms/npu.py",
         "vllm/platforms/npu_config.py",
+        "vllm/platforms/npu_connectors.py",
         "vllm/platforms/npu_quantization.py",
         "vllm/platforms/npu_speculation.py",
     )

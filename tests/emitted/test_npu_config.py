@@ -130,6 +130,62 @@ def test_connectors_are_refused_by_name(npu_config: ModuleType) -> None:
     assert said(npu_config, kv_transfer_config=SimpleNamespace(kv_connector=None)) == []
 
 
+def connected(name: str, *, cache: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:
+    """A configuration with a connector: as it was run, but for what is told."""
+    files = name != "OffloadingConnector"
+    parts: dict[str, dict[str, Any]] = {
+        "kv_transfer_config": {"kv_connector": name, "kv_connector_extra_config": {}},
+        "model_config": {"enforce_eager": True, "use_mla": False, "quantization": None},
+        "parallel_config": {"tensor_parallel_size": 1},
+        "scheduler_config": {"max_num_seqs": 8, "enable_chunked_prefill": not files},
+    }
+    size = {"block_size": 128, "enable_prefix_caching": not files, **(cache or {})}
+    for path, value in other.items():
+        part, _, option = path.partition("__")
+        parts[part][option] = value
+    config = {part: SimpleNamespace(**options) for part, options in parts.items()}
+    return {**config, "cache_config": SimpleNamespace(**size)}
+
+
+CONNECTORS = ("ExampleConnector", "SharedStorageConnector", "OffloadingConnector")
+
+
+@pytest.mark.parametrize("name", CONNECTORS)
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"model_config__use_mla": True}, "use_mla=True"),
+        ({"model_config__enforce_eager": False}, "enforce_eager=False"),
+        ({"model_config__enable_prompt_embeds": True}, "enable_prompt_embeds=True"),
+        ({"parallel_config__tensor_parallel_size": 2}, "tensor_parallel_size=2"),
+        ({"cache": {"block_size": 256}}, "block_size=256"),
+        ({"kv_transfer_config__kv_connector_module_path": "mine"}, "kv_connector_module_path"),
+        ({"kv_transfer_config__kv_connector_extra_config": {"spec_name": "My"}}, "spec_name"),
+        ({"use_v2_model_runner": True}, "model runner V2"),
+    ],
+)
+def test_connectors_are_taken_as_they_were_run(
+    npu_config: ModuleType, name: str, other: dict[str, Any], named: str
+) -> None:
+    assert list(npu_config._connector_reasons(SimpleNamespace(**connected(name)))) == []
+    runner = {"use_v2_model_runner": other.get("use_v2_model_runner", False)}
+    parts = {path: value for path, value in other.items() if path not in runner}
+    config = SimpleNamespace(**connected(name, **parts), **runner)
+    (reason,) = npu_config._connector_reasons(config)
+    assert reason.startswith(f"the KV connector {name} was not compared with {named}")
+
+
+@pytest.mark.parametrize("name", CONNECTORS[:2])
+def test_prompts_are_saved_as_a_whole(npu_config: ModuleType, name: str) -> None:
+    """What a first chunk has not computed would be saved, and loaded without a word."""
+    config = SimpleNamespace(**connected(name, scheduler_config__enable_chunked_prefill=True))
+    (reason,) = npu_config._connector_reasons(config)
+    assert reason.endswith("enable_chunked_prefill=True")
+    config = SimpleNamespace(**connected(name, cache={"enable_prefix_caching": True}))
+    (reason,) = npu_config._connector_reasons(config)
+    assert reason.endswith("enable_prefix_caching=True")
+
+
 @pytest.mark.parametrize(("chunk", "taken"), [(None, True), (256, True), (192, False)])
 def test_chunks_of_local_attention_are_whole_blocks(
     npu_config: ModuleType, chunk: int | None, taken: bool

@@ -77,6 +77,12 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         "CpuGpuBuffer",
     ),
     ("NPU261", "allocate_kv_cache", "<0.29"): ("get_kv_cache_shape",),
+    ("NPU263", "OffloadingConnectorWorker.register_kv_caches", "<0.11"): ("KVConnectorFactory",),
+    ("NPU263", "CPUOffloadingSpec.get_worker", "<0.11"): ("KVConnectorFactory",),
+    ("NPU263", "OffloadingConnectorWorker.register_kv_caches", ">=0.11,<0.25"): (
+        "OffloadingHandler",
+    ),
+    ("NPU263", "CPUOffloadingSpec.get_worker", ">=0.11,<0.25"): ("OffloadingHandler",),
     ("NPU262", "GPUModelRunner.execute_model", "<0.17"): ("GPUModelRunner", "cudagraph_manager"),
 }
 """Names that a tree has in the place of a site; with another name for each it has no witness."""

@@ -29,6 +29,7 @@ import pytest
 
 from migrator.verify import simulate
 from migrator.verify.simulate import (
+    connectors,
     environment,
     judge,
     models,
@@ -1414,8 +1415,9 @@ def test_what_a_mode_makes_of_a_checkpoint(
 @pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
 def test_modes_say_what_they_need(mode: modes.Mode) -> None:
     parallel = [mode.engine.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline")]
-    assert mode.devices == max(parallel)
-    assert mode.multiprocess or mode.devices == 1
+    engines = connectors.PROOFS[mode.connector].devices.values() if mode.connector else (0,)
+    assert mode.devices == max(parallel) * len(set(engines))
+    assert mode.multiprocess or max(parallel) == 1
     assert mode.graphs is not mode.engine["enforce_eager"]
     known = {name for names in ROLES.values() for name in names}
     known |= {"npu_format_cast", "npu_format_cast_"}

@@ -368,8 +368,8 @@ def operators(model: Model, mode: Mode, calls: Calls) -> Iterator[str]:
     for role in model.roles:
         if not any(calls.operators[name] for name in ROLES[role]):
             yield f"no NPU operator for {role} was called ({' or '.join(ROLES[role])})"
-    # Requests with adapters are greedy.
-    sampler = () if mode.adapters else (SAMPLER,)
+    # Requests with adapters, and of engines with a connector, are greedy.
+    sampler = () if mode.adapters or mode.connector else (SAMPLER,)
     for names in (*sampler, *mode.operators):
         if not any(calls.operators[name] for name in names):
             yield f"{' or '.join(names)} was not called"

@@ -51,6 +51,8 @@ class Mode:
     adapters: int = 0
     draft: str = ""
     """What makes drafts for speculative decoding, a key of DRAFTS; nothing if it is empty."""
+    connector: str = ""
+    """What a KV connector is put to, a key of `connectors.PROOFS`; nothing if it is empty."""
     triton: bool = False
     """Whether Triton has an NPU on the machine, by its interpreter."""
 
@@ -303,8 +305,56 @@ def _with_runner_v2() -> Iterator[Mode]:
         )
 
 
+SMALL_MODEL_LENGTH = 512
+SMALL_CACHE = 12
+"""Blocks on a device: enough for what runs at once, too few to keep it."""
+
+
+def _with_connectors() -> Iterator[Mode]:
+    """The modes with a KV connector: eager, each engine in a process of its own."""
+    whole_prompts = {
+        **_EAGER,
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": MAX_MODEL_LENGTH,
+        # Without statistics nobody counts what is loaded.
+        "disable_log_stats": False,
+    }
+    yield Mode(
+        "connector-files",
+        "an engine saves the cache in files, a second one loads it",
+        whole_prompts,
+        connector="files",
+    )
+    yield Mode(
+        "connector-pair",
+        "a prefill and a decode engine side by side, a device each",
+        whole_prompts,
+        devices=2,
+        connector="pair",
+    )
+    yield Mode(
+        "connector-host",
+        "a small cache on the device, whose blocks go to the host and come back",
+        {
+            **_EAGER,
+            "max_model_len": SMALL_MODEL_LENGTH,
+            "num_gpu_blocks_override": SMALL_CACHE,
+            "disable_log_stats": False,
+        },
+        connector="host",
+    )
+
+
 MODES: dict[str, Mode] = {
-    mode.name: mode for mode in (*_ALL, *_with_adapters(), *_with_drafts(), *_with_runner_v2())
+    mode.name: mode
+    for mode in (
+        *_ALL,
+        *_with_adapters(),
+        *_with_drafts(),
+        *_with_runner_v2(),
+        *_with_connectors(),
+    )
 }
 DEFAULT_MODES = ("eager", "graph", "mp", "tp2")
 

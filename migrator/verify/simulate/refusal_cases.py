@@ -491,7 +491,12 @@ CASES = (
     _option("calculate_kv_scales", True),
     Case(
         "KV connector",
-        "NPU: the KV connector ",
+        "NPU: the KV connector P2pNcclConnector was not tried on an NPU",
+        engine={"kv_transfer_config": {"kv_connector": "P2pNcclConnector", "kv_role": "kv_both"}},
+    ),
+    Case(
+        "KV connector beside prefix caching",
+        "the KV connector SharedStorageConnector was not compared with enable_prefix_caching=True",
         engine={
             "kv_transfer_config": {"kv_connector": "SharedStorageConnector", "kv_role": "kv_both"}
         },

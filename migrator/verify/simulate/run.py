@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from migrator.files.locations import private_cache
-from migrator.verify.simulate import collectives, environment, judge, models, process
+from migrator.verify.simulate import (
+    collectives,
+    connectors,
+    environment,
+    judge,
+    models,
+    process,
+)
 from migrator.verify.simulate.environment import EmittedTree, Launcher, SimulateError, Versions
 from migrator.verify.simulate.models import Model
 from migrator.verify.simulate.modes import DEVICE_MEMORY, ENGINE, MADE, SAME, WITHIN, Mode
@@ -375,8 +382,11 @@ def run(
     record = folder / "record"
     record.mkdir(parents=True)
     job, out, log = folder / "job.json", folder / "out.json", folder / "log"
-    drafting = drafts(model_folder, mode, options, runner)
-    content = engine_job(model_folder, mode, wanted, out, drafting)
+    if mode.connector:
+        content = connectors.job(tree.root, model_folder, mode, wanted, out)
+    else:
+        drafting = drafts(model_folder, mode, options, runner)
+        content = engine_job(model_folder, mode, wanted, out, drafting)
     job.write_text(json.dumps(content), encoding="utf-8")
     settings = {
         **environment.variables(tree, work),
@@ -388,7 +398,8 @@ def run(
         # What the device refuses is to be refused.
         for name in environment.FLOAT32:
             settings.pop(name)
-    program = [str(environment.PROGRAMS / "engine.py"), str(job)]
+    name = "connectors.py" if mode.connector else "engine.py"
+    program = [str(environment.PROGRAMS / name), str(job)]
     if mode.ray:
         program = environment.over_ray(program)
     command = options.launcher.simulated(
@@ -407,7 +418,11 @@ def run(
         score = score_answers(
             model_folder, variant, mode, wanted, seen["phases"], folder, options, runner
         )
-    paths, equal, problems = judge.judge(model, mode, wanted, seen, calls, score)
+    if mode.connector:
+        paths = judge.count_paths(calls, seen.get("phases", {}))
+        equal, problems = connectors.judge(model, mode, wanted, seen, calls)
+    else:
+        paths, equal, problems = judge.judge(model, mode, wanted, seen, calls, score)
     problems += collectives.unseen(mode, record, until)
     broken = ended_badly(finished, seen)
     if broken and not seen.get("phases"):

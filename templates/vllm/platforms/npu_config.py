@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import vllm.envs as envs
+from vllm.platforms.npu_connectors import CONNECTORS, KERNEL_BLOCK_SIZE
 from vllm.platforms.npu_speculation import default_of, speculation_reasons
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ TAKEN: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "cache_config.kv_offloading_size": (
         (None,),
-        "the offloading connector copies one tensor a layer, and an NPU has two",
+        "--kv-transfer-config names a connector and what it needs",
     ),
     "cache_config.kv_sharing_fast_prefill": (
         (False,),
@@ -501,11 +502,27 @@ def chunk_reason(model_config: ModelConfig, block_size: int) -> str | None:
 
 def _connector_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     config = vllm_config.kv_transfer_config
-    if config is not None and config.kv_connector is not None:
+    name = config.kv_connector if config is not None else None
+    if name is not None and name not in CONNECTORS:
         yield (
-            f"the KV connector {config.kv_connector} moves one tensor a layer, and the "
-            "KV cache has two. Leave --kv-transfer-config out"
+            f"the KV connector {name} was not tried on an NPU, only "
+            f"{' or '.join(CONNECTORS)}. Leave --kv-transfer-config out"
         )
+    elif name is not None:
+        connector = CONNECTORS[name]
+        others = list(not_compared(vllm_config, {**PLAIN, **connector.options}))
+        given = getattr(config, "kv_connector_extra_config", None) or {}
+        others += [key for key in given if key not in connector.extra]
+        cache_config = vllm_config.cache_config
+        size = cache_config.block_size
+        # Where nobody asked for one, the attention's own follows later.
+        asked = getattr(cache_config, "user_specified_block_size", size is not None)
+        if asked and size != KERNEL_BLOCK_SIZE:
+            others.append(f"block_size={size}")
+        if getattr(vllm_config, "use_v2_model_runner", False):
+            others.append("model runner V2")
+        for option in others:
+            yield f"the KV connector {name} was not compared with {option}"
     config = getattr(vllm_config, "ec_transfer_config", None)
     if config is not None and config.ec_connector is not None:
         yield (

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vllm.v1.attention.backends.ascend_attn import split_kv_cache
 from vllm.v1.attention.backends.mla.ascend_mla import LatentCache
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -18,15 +19,18 @@ from vllm.v1.worker.npu_kernels import PAD_SLOT_ID, keep_top_k_on_host
 from vllm.v1.worker.utils import bind_kv_cache
 
 KVBuffers = tuple[torch.Tensor, torch.Tensor]
+LayerCache = torch.Tensor | KVBuffers
+"""Keys and values in one tensor, or two of different shapes."""
 
 
 class NPUModelRunner(GPUModelRunner):
-    """Shares all of the GPU model runner but the shape of the KV cache.
+    """Shares all of the GPU model runner but the place of the KV cache in memory.
 
-    A layer's keys and values are two contiguous tensors
-    `[num_blocks, block_size, num_kv_heads, head_size]`: what NPU operators read
-    and write. So are the latents of latent attention and the rotated parts of its
-    keys. Layers of different groups that share memory share both.
+    A layer's keys and values are two contiguous halves
+    `[num_blocks, block_size, num_kv_heads, head_size]` of one tensor: what NPU
+    operators read and write. The latents of latent attention and the rotated parts
+    of its keys are two tensors. Layers of different groups that share memory share
+    both.
     """
 
     def _init_device_properties(self) -> None:
@@ -94,8 +98,8 @@ class NPUModelRunner(GPUModelRunner):
         kv_cache_config: KVCacheConfig,
         kernel_block_sizes: list[int] | None = None,
         kv_cache_allocation_context: AbstractContextManager | None = None,
-    ) -> dict[str, KVBuffers]:
-        """Allocate the key and value buffers and bind them to the layers.
+    ) -> dict[str, LayerCache]:
+        """Allocate the KV cache and bind it to the layers.
 
         Args:
             kv_cache_config: number of blocks and which layers share memory.
@@ -104,7 +108,8 @@ class NPUModelRunner(GPUModelRunner):
             kv_cache_allocation_context: entered around the allocation, if given.
 
         Returns:
-            Layer name to (keys, values).
+            Layer name to its keys and values, as KV connectors of this release take
+            them.
 
         """
         layers = self.compilation_config.static_forward_context
@@ -114,7 +119,7 @@ class NPUModelRunner(GPUModelRunner):
                 kv_cache_config, kernel_block_sizes
             )
         }
-        kv_caches: dict[str, KVBuffers] = {}
+        kv_caches: dict[str, LayerCache] = {}
         with kv_cache_allocation_context or nullcontext():
             for layer_names, num_bytes in _shared_regions(kv_cache_config):
                 kv_caches.update(_allocate(layer_names, num_bytes, specs, self.device))
@@ -129,8 +134,8 @@ class NPUModelRunner(GPUModelRunner):
                 slots = table.slot_mapping
                 on_device: Any = getattr(slots, "gpu", slots)
                 on_device.fill_(PAD_SLOT_ID)
-        # Whoever walks this list (block copies, zeroing) expects plain tensors.
-        self.kv_caches[:] = [t for buffers in self.kv_caches for t in buffers]
+        # Whoever walks this list to copy blocks counts them along the first dimension.
+        self.kv_caches[:] = [t for kv in self.kv_caches for t in split_kv_cache(kv)]
         return kv_caches
 
 
@@ -215,10 +220,10 @@ def _allocate(
     num_bytes: int,
     specs: dict[str, Buffers],
     device: torch.device,
-) -> dict[str, KVBuffers]:
-    """Allocate one pair of buffers and view it in each layer's shape."""
-    raw: KVBuffers | None = None
-    views: dict[str, KVBuffers] = {}
+) -> dict[str, LayerCache]:
+    """Allocate a piece of memory and view it in each layer's shape."""
+    raw: list[torch.Tensor] = []
+    views: dict[str, LayerCache] = {}
     for name in layer_names:
         spec, block_size, _ = specs[name]
         num_blocks = num_bytes // spec.page_size_bytes * (spec.block_size // block_size)
@@ -226,23 +231,43 @@ def _allocate(
             (num_blocks, block_size, spec.num_kv_heads, head_size)
             for head_size in specs[name].head_sizes
         ]
+        latent = specs[name].latent_size is not None
+        alike = shapes[0] == shapes[1] and not latent
+        if alike:
+            shapes = [(2, *shapes[0])]
         sizes = [math.prod(shape) * spec.dtype.itemsize for shape in shapes]
-        if raw is None:
-            raw = tuple(
-                torch.zeros(size, dtype=torch.int8, device=device) for size in sizes
-            )
-        elif any(size > buffer.numel() for size, buffer in zip(sizes, raw)):
+        if not raw:
+            raw = [torch.zeros(size, dtype=torch.int8, device=device) for size in sizes]
+        elif sizes != [buffer.numel() for buffer in raw]:
             raise NotImplementedError(
                 f"NPU: {layer_names} share memory but split it differently into keys "
                 "and values."
             )
-        views[name] = tuple(
-            buffer[:size].view(spec.dtype).view(shape)
-            for buffer, size, shape in zip(raw, sizes, shapes)
-        )
-        if specs[name].latent_size is not None:
-            views[name] = LatentCache(*views[name])
+        tensors = [
+            buffer.view(spec.dtype).view(shape) for buffer, shape in zip(raw, shapes)
+        ]
+        if alike:
+            views[name] = as_walked(tensors[0])
+        else:
+            views[name] = LatentCache(*tensors) if latent else tuple(tensors)
     return views
+
+
+def as_walked(both: torch.Tensor) -> torch.Tensor:
+    """A layer's cache as those expect it who copy, move or clear its blocks.
+
+    Args:
+        both: [2, num_blocks, block_size, num_kv_heads, head_size], contiguous.
+
+    Returns:
+        The same memory, with the dimensions in the order of vLLM's own attention.
+
+    """
+    # npu-migrate: when connectors_count_blocks_first
+    return both.transpose(0, 1)
+    # npu-migrate: otherwise
+    return both
+    # npu-migrate: end
 
 
 # npu-migrate: when has_kv_cache_layouts
@@ -293,7 +318,7 @@ def allocate_npu_kv_cache(
             shape = (2, num_blocks, block_size, spec.num_kv_heads, spec.head_size)
             size = math.prod(shape) * spec.dtype.itemsize
             both = raw[:size].view(spec.dtype).view(shape)
-            kv_caches[name] = both.transpose(0, 1)
+            kv_caches[name] = as_walked(both)
     return kv_caches
 
 

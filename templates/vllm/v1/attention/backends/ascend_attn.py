@@ -293,8 +293,8 @@ class AscendAttentionBackend(AttentionBackend):
 
     @classmethod
     def supports_kv_connector(cls) -> bool:
-        # Connectors expect one tensor a layer, not a key and a value buffer.
-        return False
+        # Which ones, the platform knows.
+        return True
 
     @classmethod
     def supports_pcp(cls) -> bool:
@@ -626,15 +626,14 @@ def split_kv_cache(
     Each is `[num_blocks, 128, num_kv_heads, head_size]`.
 
     Args:
-        kv_cache: these two, or one tensor of both, which the model runner V2 binds.
+        kv_cache: one tensor of both, or these two.
 
     """
     if isinstance(kv_cache, torch.Tensor):
-        # npu-migrate: when has_kv_cache_layouts
-        return kv_cache.unbind(1)
-        # npu-migrate: otherwise
-        return kv_cache.unbind(0)
-        # npu-migrate: end
+        # The keys of all blocks come first in memory, whichever dimension counts
+        # blocks.
+        blocks_first = kv_cache.stride(0) < kv_cache.stride(1)
+        return kv_cache.unbind(1 if blocks_first or kv_cache.shape[0] == 1 else 0)
     return kv_cache
 
 
