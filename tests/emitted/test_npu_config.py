@@ -161,18 +161,27 @@ CONNECTORS = ("ExampleConnector", "SharedStorageConnector", "OffloadingConnector
         ({"cache": {"block_size": 256}}, "block_size=256"),
         ({"kv_transfer_config__kv_connector_module_path": "mine"}, "kv_connector_module_path"),
         ({"kv_transfer_config__kv_connector_extra_config": {"spec_name": "My"}}, "spec_name"),
-        ({"use_v2_model_runner": True}, "model runner V2"),
     ],
 )
 def test_connectors_are_taken_as_they_were_run(
     npu_config: ModuleType, name: str, other: dict[str, Any], named: str
 ) -> None:
     assert list(npu_config._connector_reasons(SimpleNamespace(**connected(name)))) == []
-    runner = {"use_v2_model_runner": other.get("use_v2_model_runner", False)}
-    parts = {path: value for path, value in other.items() if path not in runner}
-    config = SimpleNamespace(**connected(name, **parts), **runner)
+    config = SimpleNamespace(**connected(name, **other))
     (reason,) = npu_config._connector_reasons(config)
     assert reason.startswith(f"the KV connector {name} was not compared with {named}")
+
+
+@pytest.mark.parametrize("name", CONNECTORS)
+def test_connectors_are_taken_with_the_runners_that_they_were_run_with(
+    npu_config: ModuleType, name: str
+) -> None:
+    config = SimpleNamespace(**connected(name), use_v2_model_runner=True)
+    reasons = list(npu_config._connector_reasons(config))
+    if npu_config.CONNECTORS[name].runner_v2:
+        assert reasons == []
+    else:
+        assert reasons == [f"the KV connector {name} was not compared with model runner V2"]
 
 
 @pytest.mark.parametrize("name", CONNECTORS[:2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention backend of emitted releases runs on the simulated NPU."""
+"""The attention backend of emitted releases and its KV cache, on the simulated NPU."""
 
 from __future__ import annotations
 
@@ -15,21 +15,32 @@ from tests.simulator.conftest import INSIDE, Simulator, checks
 
 pytestmark = [pytest.mark.simulator, pytest.mark.releases]
 
-FILES = ("checks_attention.py", "checks_latent_attention.py")
+FILES = ("checks_attention.py", "checks_latent_attention.py", "checks_kv_cache.py")
 RELEASES = ("0.11.0", "0.33.0")
 ADDED = (
     "vllm/compilation/npu_graph.py",
     "vllm/platforms/npu_config.py",
+    "vllm/platforms/npu_connectors.py",
     "vllm/platforms/npu_nnal.py",
     "vllm/platforms/npu.py",
     "vllm/v1/attention/backends/ascend_attn.py",
     "vllm/v1/attention/backends/mla/ascend_mla.py",
+    "vllm/v1/kv_offload/cpu/npu_worker.py",
+    "vllm/v1/worker/npu_model_runner.py",
 )
+_CONNECTORS = "vllm/distributed/kv_transfer/kv_connector/v1"
 PRISTINE = (
     "vllm/attention/backends/abstract.py",
     "vllm/platforms/interface.py",
     "vllm/v1/attention/backend.py",
+    "vllm/v1/kv_offload/base.py",
 )
+READ = (
+    f"{_CONNECTORS}/example_connector.py",
+    f"{_CONNECTORS}/shared_storage_connector.py",
+    "vllm/v1/worker/utils.py",
+)
+"""What no check imports: it lies in a folder of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +52,12 @@ def outcomes(
     for version in RELEASES:
         source = DiskTree(release(version))
         files = {path: source.read(path) for path in PRISTINE}
+        files |= {f"read/{path}": source.read(path) for path in READ}
         for path in ADDED:
             files[path] = render((template_root() / path).read_bytes(), source)
         tree = tmp_path_factory.mktemp(version)
         for path, content in files.items():
-            if content is not None:
+            if content and content.strip():
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (tree / path).write_bytes(content)
         for file in FILES:

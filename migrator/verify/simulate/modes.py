@@ -320,30 +320,27 @@ def _with_connectors() -> Iterator[Mode]:
         # Without statistics nobody counts what is loaded.
         "disable_log_stats": False,
     }
-    yield Mode(
-        "connector-files",
-        "an engine saves the cache in files, a second one loads it",
-        whole_prompts,
-        connector="files",
+    small = {
+        **_EAGER,
+        "max_model_len": SMALL_MODEL_LENGTH,
+        "num_gpu_blocks_override": SMALL_CACHE,
+        "disable_log_stats": False,
+    }
+    ways: tuple[tuple[str, str, dict[str, Any], int], ...] = (
+        ("files", "an engine saves the cache in files, a second one loads it", whole_prompts, 1),
+        ("pair", "a prefill and a decode engine side by side, a device each", whole_prompts, 2),
+        ("host", "a small cache, whose blocks go to the host and come back", small, 1),
     )
-    yield Mode(
-        "connector-pair",
-        "a prefill and a decode engine side by side, a device each",
-        whole_prompts,
-        devices=2,
-        connector="pair",
-    )
-    yield Mode(
-        "connector-host",
-        "a small cache on the device, whose blocks go to the host and come back",
-        {
-            **_EAGER,
-            "max_model_len": SMALL_MODEL_LENGTH,
-            "num_gpu_blocks_override": SMALL_CACHE,
-            "disable_log_stats": False,
-        },
-        connector="host",
-    )
+    for kind, summary, engine, devices in ways:
+        mode = Mode(f"connector-{kind}", summary, engine, devices=devices, connector=kind)
+        yield mode
+        yield replace(
+            mode,
+            name=f"v2-connector-{kind}",
+            summary=f"{summary}; model runner V2, vLLM's Triton kernels interpreted",
+            variables={RUNNER_VARIABLE: "1"},
+            triton=True,
+        )
 
 
 MODES: dict[str, Mode] = {

@@ -519,7 +519,8 @@ def _connector_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         asked = getattr(cache_config, "user_specified_block_size", size is not None)
         if asked and size != KERNEL_BLOCK_SIZE:
             others.append(f"block_size={size}")
-        if getattr(vllm_config, "use_v2_model_runner", False):
+        v2 = getattr(vllm_config, "use_v2_model_runner", False)
+        if v2 and not connector.runner_v2:
             others.append("model runner V2")
         for option in others:
             yield f"the KV connector {name} was not compared with {option}"

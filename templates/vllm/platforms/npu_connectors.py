@@ -25,6 +25,8 @@ class Connector(NamedTuple):
     options: Options
     extra: tuple[str, ...]
     """Keys of its own configuration."""
+    runner_v2: bool
+    """Whether it was run with model runner V2."""
 
 
 _ALIKE: Options = {
@@ -52,6 +54,7 @@ _FILES = Connector(
         "scheduler_config.long_prefill_token_threshold": (0,),
     },
     ("shared_storage_path",),
+    runner_v2=True,
 )
 
 CONNECTORS: dict[str, Connector] = {
@@ -66,6 +69,7 @@ CONNECTORS["OffloadingConnector"] = Connector(
         "cache_config.enable_prefix_caching": (True,),
     },
     ("cpu_bytes_to_use",),
+    runner_v2=False,
 )
 # npu-migrate: end
 """Name of a connector → what it was run with, beside what latent attention and
