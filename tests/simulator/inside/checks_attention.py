@@ -511,7 +511,6 @@ def check_the_selector_gets_an_answer() -> None:
         ({"attn_type": "encoder_only"}, "attention of type encoder_only"),
         ({"use_rswa": True}, "a rotating sliding window"),
         ({"use_batch_invariant": True}, "batch invariance"),
-        ({"use_kv_connector": True}, "KV connectors"),
         ({"use_pcp": True}, "prefill context parallelism"),
         ({"use_dcp": True}, "decode context parallelism"),
         ({"use_adaptive_verification": True}, "adaptive verification"),
@@ -524,7 +523,12 @@ def check_the_selector_gets_an_answer() -> None:
         if answers != ["unasked"]:
             assert found.startswith("NPU attention does not support "), (more, answers)
             assert message in found, (more, found)
-    for more in ({"use_mm_prefix": True}, {"use_non_causal": True}, {"use_what_nobody_knows": 0}):
+    for more in (
+        {"use_mm_prefix": True},
+        {"use_non_causal": True},
+        {"use_kv_connector": True},
+        {"use_what_nobody_knows": 0},
+    ):
         assert "unasked" in (answer := ask(**more)) or answer.endswith("AscendAttentionBackend")
 
 

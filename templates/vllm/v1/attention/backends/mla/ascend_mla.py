@@ -127,6 +127,11 @@ class AscendMLABackend(AscendAttentionBackend):
         return False
 
     @classmethod
+    def supports_kv_connector(cls) -> bool:
+        # Latents and rotated parts are two tensors of different sizes.
+        return False
+
+    @classmethod
     def supports_sliding_window(cls) -> bool:
         return False
 
