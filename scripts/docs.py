@@ -17,11 +17,8 @@ from pathlib import Path
 import docs_pages
 import picture
 
-from migrator.cli import settings
-from migrator.reports.log import schema
+from migrator.cli.schemas import schemas
 from migrator.rules import all_rules
-from migrator.verify import report as verify
-from migrator.verify.simulate import report as simulate
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- rules: begin -->", "<!-- rules: end -->"
@@ -42,12 +39,7 @@ def documents() -> dict[Path, str]:
     pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
     return {
         migration: re.sub(pattern, lambda _: block, text, flags=re.DOTALL),
-        ROOT / "docs" / "migration-log.schema.json": schema().decode(),
-        ROOT / "docs" / "settings.schema.json": settings.schema().decode(),
-        **{
-            ROOT / "docs" / f"{name}.schema.json": schema(kind).decode()
-            for name, kind in (("verify", verify.Report), ("simulate", simulate.Report))
-        },
+        **{ROOT / "docs" / name: text.decode() for name, text in schemas().items()},
         picture.PAGE: picture.picture(),
     }
 

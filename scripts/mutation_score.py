@@ -49,7 +49,7 @@ class Module:
 
 _ENGINE, _FUZZ = "tests/codemod/test_engine.py", "tests/codemod/test_fuzz.py"
 _WRITER, _HOSTILE = "tests/files/test_writer.py", "tests/planning/test_hostile_trees.py"
-_UPDATE = "tests/update/test_"
+_UPDATE = "tests/updating/test_"
 _SLOW_WRITING = " or ".join(
     ("command", "disk", "space", "journal", "half", "somebody", "limit", "waited_for", "killed")
 )
@@ -91,7 +91,7 @@ MODULES = {
         ),
     ),
     "merge": Module(
-        "migrator/update/merge.py",
+        "migrator/updating/merge.py",
         ((f"{_UPDATE}merge.py",), (f"{_UPDATE}trees.py", f"{_UPDATE}update.py")),
     ),
 }

@@ -9,6 +9,7 @@ takes it, so one that moves or goes is noticed. `scripts/docs.py` writes docs/im
 from __future__ import annotations
 
 import importlib
+import re
 import textwrap
 import tomllib
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def layers() -> list[list[str]]:
     (contract,) = (
         one for one in settings["tool"]["importlinter"]["contracts"] if one["type"] == "layers"
     )
-    return [[room.strip() for room in layer.split("|")] for layer in contract["layers"]]
+    return [re.split(r" *[|:] *", layer) for layer in contract["layers"]]
 
 
 def sentence(room: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.files.sources import fetch
 from migrator.files.tree import DiskTree
 from migrator.planning.plan import make_plan

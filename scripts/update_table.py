@@ -30,7 +30,7 @@ from tool import ROOT, command, digest
 
 from migrator.files.sources import fetch
 from migrator.plugin.runtime.patching import first_line
-from migrator.update.lines import has_markers
+from migrator.updating.lines import has_markers
 
 TABLE = ROOT / "docs" / "updates.md"
 UPGRADES = (

@@ -45,6 +45,7 @@ def command(
     none any more is an error (exit code 2), unless it says itself that the release has none; a site
     that is not as it was and may need the rule to change is for a person (exit code 1).
     """
+    from migrator.api.plans import refuse_missing
     from migrator.files.sources import open_source
     from migrator.messages.github import within_repository
     from migrator.messages.wording import Tense
@@ -78,7 +79,7 @@ def command(
     following = common.command_line("apply", tree) if plan.pending else None
     common.tell(plan, tense, planning, following=following)
     common.print_plan(plan, output_format, tense, source.tree.root)
-    common.refuse_missing(plan)
+    refuse_missing(plan)
     common.finish(plan, pending_counts=True)
 
 

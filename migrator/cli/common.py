@@ -294,104 +294,12 @@ def complete_rules(_: click.Context, __: click.Parameter, incomplete: str) -> li
     ]
 
 
-def choose_rules(select: Sequence[str], ignore: Sequence[str]) -> list[Rule]:
-    """The rules that `--select` and `--ignore` leave, by code, by the beginning of one, or by name.
-
-    Import rules come along with whatever is selected, unless they are ignored themselves.
-
-    Raises:
-        MigrateError: a code or name matches no rule.
-    """
-    from migrator.rules import all_rules
-
-    rules = all_rules()
-    codes = {rule.name: rule.code for rule in rules}
-
-    def prefixes(texts: Sequence[str]) -> tuple[str, ...]:
-        found = tuple(codes.get(text.lower(), text.upper()) for text in texts)
-        for text, prefix in zip(texts, found, strict=True):
-            if not any(rule.code.startswith(prefix) for rule in rules):
-                raise no_rule(text)
-        return found
-
-    wanted, unwanted = prefixes(select) or ("",), prefixes(ignore)
-    return [
-        rule
-        for rule in rules
-        if (rule.code.startswith(wanted) or rule.provides is not None)
-        and not (unwanted and rule.code.startswith(unwanted))
-    ]
-
-
-def no_rule(text: str) -> MigrateError:
-    """The error of a code or name that no rule has."""
-    from migrator.messages.wording import did_you_mean
-    from migrator.rules import all_rules
-
-    if text.upper().startswith("NPU"):
-        # Of codes, the first digits tell which are related; NPU itself tells nothing.
-        starts = (text.upper()[:length] for length in range(len(text), len("NPU"), -1))
-        related = ([r.code for r in all_rules() if r.code.startswith(start)] for start in starts)
-        found = next(filter(None, related), [])
-        near = f"; did you mean {' or '.join(found[:3])}?" if found else ""
-    else:
-        near = did_you_mean(text, [rule.name for rule in all_rules()])
-    return MigrateError(f"there is no rule {text}; `vllm-npu-migrate rules` lists them{near}")
-
-
 def opened(text: str, known: Mapping[str, Any], planning: Planning) -> Source:
-    """Open what a user named; a release that is too old is refused before it is fetched."""
-    from migrator.files.sources import open_source, requested_release
+    """Open what a user named; one that is too old only by rules that were chosen by hand."""
+    from migrator.api import sources
 
-    named = None if os.path.lexists(text) else requested_release(text)
-    if named is not None and not _chosen(known, planning)[0]:
-        from migrator.reports.releases import is_too_old
-
-        if is_too_old(named):
-            raise _too_old(f"vLLM {named}")
-    source = open_source(text)
-    name_release(source.tree, planning, named)
-    return source
-
-
-def name_release(tree: Tree, planning: Planning, named: str | None = None) -> None:
-    """Call a tree what the user says it is, if anything.
-
-    Args:
-        tree: what was opened.
-        planning: options.
-        named: the release by whose name it was opened.
-
-    Raises:
-        MigrateError: it was opened by the name of another release.
-    """
-    from migrator.files.tree import Label
-
-    if planning.release is None:
-        return
-    if named is not None and named != planning.release:
-        raise MigrateError(
-            f"vllm=={named} is no release {planning.release}; leave --release out, or name that one"
-        )
-    tree.label = Label(planning.release)
-
-
-def _too_old(name: str, why: str = "") -> MigrateError:
-    from migrator.reports.releases import KNOWN
-
-    return MigrateError(
-        f"{name} is older than {KNOWN[0]}, the oldest release known{why}; name a later one, or by "
-        "--select rules to try all the same"
-    )
-
-
-def _refuse_too_old(tree: Tree, known: Mapping[str, Any], planning: Planning) -> None:
-    """Raise for a tree older than all releases known, unless rules were chosen by hand."""
-    from migrator.reports.releases import older_shape
-
-    shape = None if _chosen(known, planning)[0] else older_shape(tree)
-    if shape is not None:
-        raise _too_old(str(tree.label), f": {shape}")
+    select, _ = chosen_codes(known, planning)
+    return sources.open(text, release=planning.release, too_old=bool(select))
 
 
 def plan_for(
@@ -459,35 +367,43 @@ def make_plan(
     planning: Planning,
 ) -> Plan:
     """Take the plan of an earlier run, or make it, with a progress bar if stderr is a terminal."""
-    from migrator.files.tree import DiskTree
-    from migrator.planning import plan
+    from migrator.api.plans import plan
 
     _tell_unfinished(tree)
-    rules = rules_for(known, planning)
-    _refuse_too_old(tree, known, planning)
-    jobs = processes(planning, known)
-    cache = plan_cache(known)
-
-    def make(tree: Tree) -> Plan:
-        with _progress(planning.quiet) as progress:
-            return plan.make_plan(tree, rules, jobs=jobs, progress=progress, results=cache)
-
-    if cache is None or not isinstance(tree, DiskTree):
-        return make(tree)
-    return cache.planned(tree, _selection(known, planning), make)
+    select, ignore = chosen_codes(known, planning)
+    with _progress(planning.quiet) as progress:
+        return plan(
+            tree,
+            select=select,
+            ignore=ignore,
+            jobs=processes(planning, known),
+            cache=plan_cache(known) or False,
+            release=planning.release,
+            progress=progress,
+        )
 
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """What draws a bar on stderr, where that is a terminal; it comes with the first file."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import Progress
+    with contextlib.ExitStack() as stack:
+        drawn: list[Callable[[int, int], None]] = []
 
-    # It is drawn after each file, not by a thread: processes are forked while it is there.
-    with Progress(console=stderr_console(), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("planning", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
+        def progress(done: int, total: int) -> None:
+            if not drawn:
+                from rich.progress import Progress
+
+                # It is drawn after each file, not by a thread: processes are forked meanwhile.
+                bar = Progress(console=stderr_console(), transient=True, auto_refresh=False)
+                stack.enter_context(bar)
+                task = bar.add_task("planning", total=None)
+                drawn.append(lambda d, t: bar.update(task, completed=d, total=t, refresh=True))
+            drawn[0](done, total)
+
+        yield progress
 
 
 def plan_cache(known: Mapping[str, Any]) -> Cache | None:
@@ -501,17 +417,17 @@ def plan_cache(known: Mapping[str, Any]) -> Cache | None:
     return cache
 
 
-def _selection(known: Mapping[str, Any], planning: Planning) -> list[str]:
-    """What was said about the rules and the release, the same for what says the same."""
-    select, ignore = _chosen(known, planning)
-    chosen = {code.upper() for code in select}
-    left = {code.upper() for code in ignore}
-    return [*sorted(chosen), "-", *sorted(left), *([planning.release] if planning.release else [])]
-
-
-def _chosen(known: Mapping[str, Any], planning: Planning) -> tuple[Sequence[str], Sequence[str]]:
+def chosen_codes(
+    known: Mapping[str, Any], planning: Planning
+) -> tuple[Sequence[str], Sequence[str]]:
     """What is selected and what is ignored: by the options, else by the settings."""
     return planning.select or known.get("select", []), planning.ignore or known.get("ignore", [])
+
+
+def _selection(known: Mapping[str, Any], planning: Planning) -> list[str]:
+    from migrator.api.plans import selection
+
+    return selection(*chosen_codes(known, planning), planning.release)
 
 
 def rules_for(known: Mapping[str, Any], planning: Planning) -> list[Rule]:
@@ -520,7 +436,9 @@ def rules_for(known: Mapping[str, Any], planning: Planning) -> list[Rule]:
     Raises:
         MigrateError: a code matches no rule.
     """
-    return choose_rules(*_chosen(known, planning))
+    from migrator.api.plans import choose_rules
+
+    return choose_rules(*chosen_codes(known, planning))
 
 
 def kept_output(
@@ -555,24 +473,9 @@ def keep_output(
 
 def processes(planning: Planning, known: Mapping[str, Any]) -> int:
     """How many processes to use: what was asked for, else the setting, else one a processor."""
-    return planning.jobs or known.get("jobs") or _processors()
+    from migrator.api.plans import processors
 
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def refuse_missing(plan: Plan) -> None:
-    """Stop where a rule does not find what it should.
-
-    Raises:
-        MigrateError: naming each rule, where it looked and the nearest candidates.
-    """
-    if plan.missing:
-        lines = [m.describe() for m in plan.missing]
-        codes = ",".join(sorted({m.rule for m in plan.missing}))
-        lines.append(f"nothing was written; to go on without: --ignore {codes}")
-        raise MigrateError(*lines)
+    return planning.jobs or known.get("jobs") or processors()
 
 
 def exit_code(plan: Plan, *, pending_counts: bool) -> int:

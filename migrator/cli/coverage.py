@@ -45,6 +45,7 @@ def command(
 
     With --since, code that was moved is not new; exit code 1 where something new is reachable.
     """
+    from migrator.api.sources import name_release
     from migrator.coverage import Grade, survey
     from migrator.coverage.render import annotated, render
     from migrator.files.sources import open_source, requested_release
@@ -53,7 +54,7 @@ def command(
 
     known = common.settings(Path.cwd())
     tree = open_source(source).tree
-    common.name_release(tree, planning, requested_release(source))
+    name_release(tree, planning.release, requested_release(source))
     older = open_source(since).tree if since is not None else None
     if not planning.quiet:
         names = tree.name if older is None else f"{tree.name} and {older.name}"

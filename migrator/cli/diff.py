@@ -55,6 +55,7 @@ def command(
         if done is not None:
             _write(done.data)
             sys.exit(done.code)
+    from migrator.api.plans import refuse_missing
     from migrator.messages.wording import Tense
     from migrator.reports.log import emitted_files
 
@@ -64,7 +65,7 @@ def command(
     plan = common.make_plan(tree, known, planning)
     following = common.command_line("apply", src) if plan.pending else None
     common.tell(plan, Tense.WOULD, planning, following=following)
-    common.refuse_missing(plan)
+    refuse_missing(plan)
     changes = emitted_files(plan)
     if stat:
         _print_stat(plan, by)

@@ -13,6 +13,7 @@ from migrator.cli import common
 @common.command
 def command(code: str) -> None:
     """Explain the rule CODE, given by its code or its name."""
+    from migrator.api.plans import no_rule
     from migrator.rules import all_rules
 
     for rule in all_rules():
@@ -27,4 +28,4 @@ def command(code: str) -> None:
             if not rule.sites and not rule.templates:
                 click.echo("Wherever its pattern is found; no release has to have one.")
             return
-    raise common.no_rule(code)
+    raise no_rule(code)

@@ -24,12 +24,10 @@ def command(output_format: str) -> None:
 
     rules = all_rules()
     if output_format == "json":
+        from migrator.cli.schemas import ListedRule
         from migrator.reports.log import pretty_json
 
-        listing = [
-            {"code": r.code, "name": r.name, "safety": r.safety.value, "summary": r.summary}
-            for r in rules
-        ]
+        listing = [ListedRule(r.code, r.name, r.safety, r.summary) for r in rules]
         click.echo(pretty_json(listing), nl=False)
         return
     width = max(len(rule.name) for rule in rules)

@@ -49,12 +49,10 @@ def command(name: str, path: str | None, fetch: bool, output_format: str) -> Non
         )
     without = [one for one in releases if all(one not in form.releases for form in forms)]
     if output_format == "json":
-        from dataclasses import asdict
-
+        from migrator.cli.schemas import Since
         from migrator.reports.log import pretty_json
 
-        listing = {"name": name, "forms": [asdict(form) for form in forms], "not_in": without}
-        click.echo(pretty_json(listing), nl=False)
+        click.echo(pretty_json(Since(name, forms, without)), nl=False)
         return
     ranges = [spans(form.releases, releases) for form in forms]
     width = max(map(len, ranges))

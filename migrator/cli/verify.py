@@ -256,15 +256,16 @@ _OURSELVES = (
 
 def _fit(plugin: Path, vllm: Path, format_: str, *, quiet: bool) -> NoReturn:
     """Say whether a plugin fits a vLLM, and exit as that says."""
-    import json
-
     from migrator.plugin import check
 
     if format_ == "github":
         raise UserError("--format github marks lines of files; here are none: take text or json")
     patches, misfits = check(plugin, vllm)
     if format_ == "json":
-        click.echo(json.dumps({"patches": patches, "misfits": misfits}, indent=2))
+        from migrator.cli.schemas import PluginFit
+        from migrator.reports.log import pretty_json
+
+        click.echo(pretty_json(PluginFit(patches, list(misfits))), nl=False)
     else:
         for line in misfits:
             click.echo(terminal(line))

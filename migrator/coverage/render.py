@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
-from typing import Any
+
+import msgspec
 
 from migrator.codemod.engine import Span
 from migrator.coverage import Grade, Item, Survey
@@ -107,44 +108,96 @@ def _what(item: Item) -> str:
     return f"{item.kind.value}: {item.source}"
 
 
-def _json(survey: Survey) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "tree": printable(survey.name),
-        "release": survey.release,
-        "since": survey.since,
-        "known": survey.known,
-        "modules": survey.modules,
-        "imported": survey.imported,
-        "counts": [
-            {
-                "kind": IDENTIFIERS[kind],
+class KindCount(msgspec.Struct, frozen=True):
+    """Sites of one kind, by whether an NPU comes to them."""
+
+    kind: str
+    reachable: int
+    guarded: int
+    unreachable: int
+    claimed: int
+    """Sites that rules change, or leave alone for a reason."""
+
+
+class UnreadFile(msgspec.Struct, frozen=True):
+    """A file that does not parse."""
+
+    path: str
+    reason: str
+
+
+class UnclaimedSite(msgspec.Struct, frozen=True):
+    """A site that no rule claims."""
+
+    kind: str
+    path: str
+    line: int
+    end_line: int
+    function: str
+    source: str
+    grade: Grade
+    reason: str
+    via: list[str]
+    """How an NPU comes there: callers as `path function`, the nearest first."""
+    effort: Effort
+    effort_reason: str
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What `coverage --format json` prints."""
+
+    version: int
+    tree: str
+    release: str | None
+    since: str | None
+    """The older tree, if only what is new since it is listed."""
+    known: int
+    """Sites that are not listed because the older tree had them."""
+    modules: int
+    imported: int
+    """How many of the modules an NPU imports."""
+    counts: list[KindCount]
+    claimed_by: dict[str, int]
+    failures: list[UnreadFile]
+    sites: list[UnclaimedSite]
+
+
+def _json(survey: Survey) -> Document:
+    return Document(
+        version=VERSION,
+        tree=printable(survey.name),
+        release=survey.release,
+        since=survey.since,
+        known=survey.known,
+        modules=survey.modules,
+        imported=survey.imported,
+        counts=[
+            KindCount(
+                kind=IDENTIFIERS[kind],
                 **{grade.value: counts[grade] for grade in Grade},
-                "claimed": survey.claimed.get(kind, 0),
-            }
+                claimed=survey.claimed.get(kind, 0),
+            )
             for kind, counts in survey.counts().items()
         ],
-        "claimed_by": dict(survey.by_rule),
-        "failures": [
-            {"path": printable(path), "reason": reason} for path, reason in survey.failures
-        ],
-        "sites": [
-            {
-                "kind": IDENTIFIERS[item.kind],
-                "path": printable(item.path),
-                "line": item.line,
-                "end_line": item.end_line,
-                "function": item.function,
-                "source": item.source,
-                "grade": item.grade.value,
-                "reason": item.reason,
-                "via": list(item.via),
-                "effort": item.effort.value,
-                "effort_reason": item.effort_why,
-            }
+        claimed_by=dict(survey.by_rule),
+        failures=[UnreadFile(printable(path), reason) for path, reason in survey.failures],
+        sites=[
+            UnclaimedSite(
+                kind=IDENTIFIERS[item.kind],
+                path=printable(item.path),
+                line=item.line,
+                end_line=item.end_line,
+                function=item.function,
+                source=item.source,
+                grade=item.grade,
+                reason=item.reason,
+                via=list(item.via),
+                effort=item.effort,
+                effort_reason=item.effort_why,
+            )
             for item in survey.items
         ],
-    }
+    )
 
 
 def annotated(survey: Survey, grades: Collection[Grade]) -> list[Annotation]:

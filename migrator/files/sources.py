@@ -13,9 +13,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from migrator.files.locations import private_cache
 from migrator.files.tree import (
@@ -39,11 +39,16 @@ class UnknownSourceError(MigrateError):
     """What a user named is neither a directory nor a release."""
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Source:
     """A tree to migrate and where its result goes by default."""
 
     tree: DiskTree
     default_output: Path
+    release: str | None = None
+    """What the user says that the tree's release is."""
+    fetched: str | None = None
+    """By which name it was fetched into the cache, if it was."""
 
 
 def open_source(text: str) -> Source:
@@ -78,7 +83,7 @@ def open_source(text: str) -> Source:
             f"{text} is neither a directory nor a release; name one, or write vllm==0.11.0"
         )
     root = fetch(version)
-    return Source(DiskTree(root), Path.cwd() / f"{root.name}-npu")
+    return Source(DiskTree(root), Path.cwd() / f"{root.name}-npu", fetched=text)
 
 
 class _Checkout(DiskTree):

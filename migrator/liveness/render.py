@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from migrator.codemod.candidates import Kind
 from migrator.codemod.engine import Span
-from migrator.liveness import Cell, Finding, Level, Liveness
+from migrator.liveness import Cell, Change, Finding, Level, Liveness
 from migrator.messages.escaping import terminal
 from migrator.messages.github import Annotation
 from migrator.messages.wording import counted
@@ -88,57 +90,110 @@ def _cell(cell: Cell) -> Text:
     return Text(str(cell.found))
 
 
-def _json(liveness: Liveness) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "releases": [
-            {"name": column.name, "release": column.plan.release} for column in liveness.columns
-        ],
-        "rules": [
-            {
-                "code": rule.code,
-                "name": rule.name,
-                "sites": {
-                    column.name: _counts(liveness.cell(rule, column)) for column in liveness.columns
-                },
-            }
+class Compared(msgspec.Struct, frozen=True):
+    """A tree or release that is compared."""
+
+    name: str
+    release: str | None
+
+
+class SiteCounts(msgspec.Struct, frozen=True):
+    """What a rule finds in one release."""
+
+    found: int
+    skipped: int
+    absent: list[str]
+    """Declared sites that the release is known not to have."""
+    missing: list[str]
+    """Declared sites that should be there."""
+
+
+class RuleCounts(msgspec.Struct, frozen=True):
+    """What a rule finds, by the names of what is compared."""
+
+    code: str
+    name: str
+    sites: dict[str, SiteCounts]
+
+
+class NearbyDefinition(msgspec.Struct, frozen=True):
+    """A definition that may be what a site was."""
+
+    what: Kind
+    path: str
+    line: int
+    name: str
+    detail: str
+
+
+class ChangedSite(msgspec.Struct, frozen=True):
+    """A site that is not in a later release what it was in an earlier one."""
+
+    rule: str
+    site: str
+    level: Level
+    change: Change
+    earlier: str
+    later: str
+    path: str
+    line: int | None
+    place_in: str
+    """The release in which `path` and `line` are."""
+    message: str
+    candidates: list[NearbyDefinition]
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What `check --against … --format json` prints."""
+
+    version: int
+    releases: list[Compared]
+    rules: list[RuleCounts]
+    findings: list[ChangedSite]
+
+
+def _json(liveness: Liveness) -> Document:
+    return Document(
+        version=VERSION,
+        releases=[Compared(column.name, column.plan.release) for column in liveness.columns],
+        rules=[
+            RuleCounts(
+                rule.code,
+                rule.name,
+                {column.name: _counts(liveness.cell(rule, column)) for column in liveness.columns},
+            )
             for rule in liveness.rules
         ],
-        "findings": [
-            {
-                "rule": finding.rule,
-                "site": finding.site,
-                "level": finding.level.value,
-                "change": finding.change.value,
-                "earlier": finding.earlier,
-                "later": finding.later,
-                "path": printable(finding.path),
-                "line": finding.line,
-                "place_in": finding.later if finding.at_later else finding.earlier,
-                "message": finding.message,
-                "candidates": [
-                    {
-                        "what": candidate.kind.value,
-                        "path": printable(candidate.path),
-                        "line": candidate.line,
-                        "name": candidate.name,
-                        "detail": candidate.detail,
-                    }
+        findings=[
+            ChangedSite(
+                rule=finding.rule,
+                site=finding.site,
+                level=finding.level,
+                change=finding.change,
+                earlier=finding.earlier,
+                later=finding.later,
+                path=printable(finding.path),
+                line=finding.line,
+                place_in=finding.later if finding.at_later else finding.earlier,
+                message=finding.message,
+                candidates=[
+                    NearbyDefinition(
+                        what=candidate.kind,
+                        path=printable(candidate.path),
+                        line=candidate.line,
+                        name=candidate.name,
+                        detail=candidate.detail,
+                    )
                     for candidate in finding.candidates
                 ],
-            }
+            )
             for finding in liveness.findings
         ],
-    }
+    )
 
 
-def _counts(cell: Cell) -> dict[str, Any]:
-    return {
-        "found": cell.found,
-        "skipped": cell.skipped,
-        "absent": list(cell.absent),
-        "missing": list(cell.missing),
-    }
+def _counts(cell: Cell) -> SiteCounts:
+    return SiteCounts(cell.found, cell.skipped, list(cell.absent), list(cell.missing))
 
 
 def _later_place(finding: Finding) -> tuple[str, Span | None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.coverage import Grade, Item, Survey, survey
 from migrator.coverage.conditions import evaluate
 from migrator.coverage.effort import Effort

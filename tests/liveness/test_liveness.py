@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.codemod.candidates import (
     Candidate,
     Kind,

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import migrator
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.codemod import engine
 from migrator.codemod.engine import FileResult
 from migrator.codemod.rule import File, Finding, Replace, Rule, Safety, changed

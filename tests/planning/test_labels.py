@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import migrator
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.files import tree as trees
 from migrator.files.sources import open_source
 from migrator.files.tree import LOG_NAME, METADATA, SUMMARY_NAME, DiskTree, Label, Tree

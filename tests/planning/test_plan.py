@@ -12,7 +12,7 @@ import libcst as cst
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.codemod.candidates import nearest_candidates
 from migrator.codemod.engine import migrate_file
 from migrator.codemod.rule import (

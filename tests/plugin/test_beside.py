@@ -8,8 +8,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from migrator.cli.schemas import schemas
 from migrator.verify import simulate
 from migrator.verify.simulate import environment
 from migrator.verify.simulate.environment import SimulateError
@@ -140,6 +142,9 @@ def test_plugin_is_compared_without_running(
     other = run_cli("verify", plugin, "--with-vllm", mini_tree, "--format", "json")
     assert other.code == 1
     found = json.loads(other.text)
+    schema = json.loads(schemas()["plugin-fit.schema.json"])
+    assert jsonschema.Draft202012Validator(schema).is_valid(found)
+    assert not jsonschema.Draft202012Validator(schema).is_valid({"patches": 7})
     assert found["patches"] == 7
     (line,) = found["misfits"]
     assert line.startswith("vllm/_custom_ops.py: rms_norm is not the one")

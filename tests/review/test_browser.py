@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.files.tree import DiskTree
 from migrator.planning.plan import Plan, make_plan
 from migrator.review import render_page, review_plan

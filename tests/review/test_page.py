@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.codemod.rule import Rule, Status
 from migrator.files.tree import DiskTree, Label
 from migrator.messages.errors import MigrateError

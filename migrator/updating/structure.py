@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from migrator.update.lines import (
+from migrator.updating.lines import (
     Clean,
     Conflict,
     Hunk,
@@ -30,7 +30,7 @@ from migrator.update.lines import (
     join,
     merge_lines,
 )
-from migrator.update.statements import first_line, merge_statement
+from migrator.updating.statements import first_line, merge_statement
 
 RENAMED = 0.6
 """Share of a definition's lines that has to be the same for it to count as renamed."""

@@ -52,7 +52,7 @@ def refuse_unclean(root: Path, *, forcible: bool) -> None:
         root: the tree that is to be changed in place.
         forcible: would `--force` go on?
     """
-    from migrator.update.git import Repository
+    from migrator.updating.git import Repository
 
     force = ", or --force" if forcible else ""
     repository = Repository.around(root)

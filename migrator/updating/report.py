@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,9 +12,9 @@ from migrator.files.tree import Label
 from migrator.messages.escaping import terminal
 from migrator.messages.wording import counted
 from migrator.reports.log import pretty_json, printable
-from migrator.update.base import Pristine
-from migrator.update.run import Update
-from migrator.update.trees import UPSTREAM, Fate, Outcome, by_fate
+from migrator.updating.base import Pristine
+from migrator.updating.run import Update
+from migrator.updating.trees import UPSTREAM, Fate, Outcome, by_fate
 
 _STYLES = {Fate.CONFLICT: "red", Fate.MERGED: "green"}
 SHOWN = 40
@@ -85,33 +84,59 @@ def _note(outcome: Outcome) -> str:
     return "; ".join(parts)
 
 
+class UpdatedFile(msgspec.Struct, frozen=True):
+    """What became of one file."""
+
+    path: str
+    was: str | None
+    """Its path before, where somebody has renamed it."""
+    fate: Fate
+    conflicts: int
+    marked: bool
+    """Are the conflicts between git's markers in the file?"""
+    reason: str
+
+
+class Document(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What `update --format json` prints: from what to what, and what became of every file."""
+
+    from_: str | None = msgspec.field(name="from")
+    """The release that the tree was."""
+    to: str | None
+    from_claim: str | None = None
+    """What a tree that is no release says that it is."""
+    to_claim: str | None = None
+    to_commit: str | None = None
+    base: str
+    """What the tree was made from."""
+    unsure: list[str]
+    """Files of which it is not known what the tool once wrote."""
+    counts: dict[str, int]
+    """Files by what became of them."""
+    files: list[UpdatedFile]
+
+
 def render(update: Update) -> str:
     """The update as JSON: from what to what, and what became of every file."""
-    document: dict[str, Any] = {
-        "from": update.old.release,
-        "to": update.plan.release,
-        **{
-            name: claim
-            for name, claim in (
-                ("from_claim", update.old.claim),
-                ("to_claim", update.plan.label.claim),
-                ("to_commit", update.new.commit),
+    document = Document(
+        from_=update.old.release,
+        to=update.plan.release,
+        from_claim=update.old.claim,
+        to_claim=update.plan.label.claim,
+        to_commit=update.new.commit,
+        base=update.base.pristine.origin,
+        unsure=[printable(path) for path in sorted(update.base.unsure)],
+        counts={fate.value: len(o) for fate, o in by_fate(update.merge.outcomes).items()},
+        files=[
+            UpdatedFile(
+                path=printable(outcome.path),
+                was=None if outcome.was is None else printable(outcome.was),
+                fate=outcome.fate,
+                conflicts=outcome.conflicts,
+                marked=outcome.marked,
+                reason=outcome.reason,
             )
-            if claim is not None
-        },
-        "base": update.base.pristine.origin,
-        "unsure": [printable(path) for path in sorted(update.base.unsure)],
-        "counts": {fate.value: len(o) for fate, o in by_fate(update.merge.outcomes).items()},
-        "files": [
-            {
-                "path": printable(outcome.path),
-                "was": None if outcome.was is None else printable(outcome.was),
-                "fate": outcome.fate.value,
-                "conflicts": outcome.conflicts,
-                "marked": outcome.marked,
-                "reason": outcome.reason,
-            }
             for outcome in update.merge.outcomes
         ],
-    }
+    )
     return pretty_json(document).decode()

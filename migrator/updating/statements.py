@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from merge3 import Merge3
 
-from migrator.update.lines import (
+from migrator.updating.lines import (
     Clean,
     Conflict,
     Hunk,

@@ -25,12 +25,12 @@ from migrator.reports.log import (
     updated_log,
     with_summary,
 )
-from migrator.update import commits
-from migrator.update.base import Base, Pristine, source_digest
-from migrator.update.git import SUBMODULE, Node, Repository
-from migrator.update.lines import has_markers
-from migrator.update.merge import merge_file
-from migrator.update.trees import UPSTREAM, Fate, Item, Outcome, TreeMerge, Version, merge_trees
+from migrator.updating import commits
+from migrator.updating.base import Base, Pristine, source_digest
+from migrator.updating.git import SUBMODULE, Node, Repository
+from migrator.updating.lines import has_markers
+from migrator.updating.merge import merge_file
+from migrator.updating.trees import UPSTREAM, Fate, Item, Outcome, TreeMerge, Version, merge_trees
 
 _KINDS = {
     Fate.CONFLICT: "conflict",

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from migrator.files.changes import FileChange
 from migrator.files.tree import LOG_NAME, SUMMARY_NAME, Entry, Tree
 from migrator.messages.errors import MigrateError
-from migrator.update.lines import has_markers
-from migrator.update.merge import is_binary, merge_file
-from migrator.update.structure import parse
+from migrator.updating.lines import has_markers
+from migrator.updating.merge import is_binary, merge_file
+from migrator.updating.structure import parse
 
 LIKE, LIKE_ELSEWHERE = 0.5, 0.6
 """Share of two files' text that has to be the same for a rename, with and without the same name."""

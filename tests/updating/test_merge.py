@@ -14,9 +14,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from migrator.update import structure
-from migrator.update.lines import Clean, Matcher, has_markers, split_lines
-from migrator.update.merge import Merge, is_binary, merge_file, missing_lines
+from migrator.updating import structure
+from migrator.updating.lines import Clean, Matcher, has_markers, split_lines
+from migrator.updating.merge import Merge, is_binary, merge_file, missing_lines
 
 BASE = """\
 # SPDX-License-Identifier: Apache-2.0

@@ -13,7 +13,7 @@ import pytest
 from migrator.files.tree import LOG_NAME, SUMMARY_NAME
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, commit_all, git, git_environment, snapshot
-from tests.update.releases import HAND, NEW, edit_by_hand, new_release, old_release, write
+from tests.updating.releases import HAND, NEW, edit_by_hand, new_release, old_release, write
 
 OPTIONS = ("--select", SELECT)
 STEPS: tuple[tuple[str, ...], ...] = (

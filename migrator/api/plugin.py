@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`apply --layout plugin`: write the migration as a package beside an untouched vLLM."""
+"""The migration as a package beside an untouched vLLM, and where it may be written."""
 
 from __future__ import annotations
 
 import fnmatch
-import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from migrator.cli import targets
+from migrator.api import targets
 from migrator.messages.errors import MigrateError
 
 if TYPE_CHECKING:
-    from migrator.files.tree import DiskTree, Label
+    from migrator.files.tree import DiskTree
     from migrator.planning.plan import Plan
 
 BUILT = ("build/*", "*.egg-info/*")
@@ -32,18 +30,6 @@ def write_plugin(plan: Plan, tree: DiskTree, target: Path, *, force: bool) -> No
     files = make_plugin(plan, tree)
     refuse_plugin_target(tree, target, force=force)
     writer.write_tree(None, files, target, replace=target.exists())
-
-
-def what_was_written(target: Path, label: Label) -> list[str]:
-    """The lines to be said of a plugin, and what to do with it."""
-    pinned = (
-        f"It asks for vllm=={label.release}, which it was made from."
-        if label.release is not None
-        else f"It was made from {label}: it asks for no version, and refuses by function."
-    )
-    # To pip, what has no slash is a name, which it would fetch from the package index.
-    place = str(target) if os.sep in str(target) else f".{os.sep}{target}"
-    return [f"Plugin: {target}", pinned, f"Next, beside vLLM: pip install {shlex.quote(place)}"]
 
 
 def refuse_plugin_target(tree: DiskTree, target: Path, *, force: bool) -> None:

@@ -26,8 +26,8 @@ from migrator.messages.errors import MigrateError
 from migrator.planning.plan import Results, make_plan
 from migrator.reports.log import FileEntry, Log, printable
 from migrator.rules import all_rules
-from migrator.update.git import Repository
-from migrator.update.trees import Version
+from migrator.updating.git import Repository
+from migrator.updating.trees import Version
 
 FITTING = 0.5
 """Share of the recorded files that a source has to have as they were for it to be the right one."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from migrator.files import git, sources
 from migrator.files.tree import DiskTree, Entry, Tree
 from migrator.messages.errors import MigrateError, after_writing
-from migrator.update.trees import Item
+from migrator.updating.trees import Item
 
 FILE, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 """Modes of git's index."""

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from migrator.cli.common import choose_rules
+from migrator.api.plans import choose_rules
 from migrator.files.sources import open_source
 from migrator.files.tree import LOG_NAME, SUMMARY_NAME, DiskTree
 from migrator.planning.plan import make_plan
-from migrator.update.commits import message, steps_of
-from migrator.update.git import Repository
+from migrator.updating.commits import message, steps_of
+from migrator.updating.git import Repository
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, commit_all, copy_mini, executables, git, git_environment, snapshot
-from tests.update.releases import (
+from tests.updating.releases import (
     HAND,
     NEW,
     edit,

@@ -17,8 +17,8 @@ from migrator.files.changes import FileChange
 from migrator.files.tree import LOG_NAME, SUMMARY_NAME, Label, Tree
 from migrator.messages.escaping import terminal
 from migrator.planning.plan import Plan
-from migrator.update.git import Node, Repository
-from migrator.update.trees import Item
+from migrator.updating.git import Node, Repository
+from migrator.updating.trees import Item
 
 BRANCH = "feat/ascend-npu-adapt-v{}"
 """Name of the branch for a release."""

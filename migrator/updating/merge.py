@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from migrator.update import structure
-from migrator.update.lines import (
+from migrator.updating import structure
+from migrator.updating.lines import (
     Conflict,
     Hunk,
     Lines,

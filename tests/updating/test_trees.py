@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 
 from migrator.files.tree import Tree
-from migrator.update import structure
-from migrator.update.lines import has_markers
-from migrator.update.trees import Fate, Item, TreeMerge, Version, find_renames, merge_trees
+from migrator.updating import structure
+from migrator.updating.lines import has_markers
+from migrator.updating.trees import Fate, Item, TreeMerge, Version, find_renames, merge_trees
 
 Files = Mapping[str, str]
 

@@ -16,10 +16,10 @@ import pytest
 from migrator.files import sources
 from migrator.files.tree import LOG_NAME, SUMMARY_NAME, DiskTree, digest
 from migrator.reports.log import read_log, schema
-from migrator.update.lines import has_markers
+from migrator.updating.lines import has_markers
 from tests.conftest import Outcome, RunCli
 from tests.trees import SELECT, snapshot
-from tests.update.releases import HAND, edit, edit_by_hand, new_release, old_release, write
+from tests.updating.releases import HAND, edit, edit_by_hand, new_release, old_release, write
 
 OPTIONS = ("--select", SELECT)
 
