@@ -44,7 +44,7 @@ EARLY = ("0.10.0",)
 RELEASES = (*EARLY, "0.11.0", "0.13.0", "0.18.0", "0.23.0", "0.29.0", "0.32.0", "0.33.0")
 DEEP = ("0.11.0", "0.32.0")
 """Releases that run in every mode and with every model."""
-DRAFTS = ("ngram-eager", "draft-eager")
+DRAFTS = ("ngram-eager", "draft-eager", "eagle-eager")
 """Modes with speculative decoding that an NPU does."""
 RUNNER_V2 = tuple(name for name, mode in simulate.MODES.items() if mode.runner_v2)
 NEWER = {"0.11.0": ("minimax-m2", *DRAFTS, *RUNNER_V2)}

@@ -16,7 +16,7 @@ from tests.trees import template_module
 def speculation() -> ModuleType:
     module = template_module("vllm/platforms/npu_speculation.py")
     # A release in which something is done.
-    module.METHODS = {"ngram": ("eager",)}  # type: ignore[attr-defined]
+    module.METHODS = {"eagle": ("eager",), "ngram": ("eager",)}  # type: ignore[attr-defined]
     return module
 
 
@@ -29,6 +29,12 @@ class Speculative:
     num_speculative_tokens: int = 3
     draft_sample_method: str = "greedy"
     later_option: int | None = None
+    draft_model_config: Any = None
+
+
+def head(architecture: str) -> Speculative:
+    config = SimpleNamespace(architectures=[architecture])
+    return Speculative("eagle", draft_model_config=config)
 
 
 def said(speculation: ModuleType, speculative: Speculative | None, **parts: Any) -> list[str]:
@@ -49,12 +55,18 @@ def said(speculation: ModuleType, speculative: Speculative | None, **parts: Any)
 def test_nothing_is_said_without_speculation_and_of_what_is_done(speculation: ModuleType) -> None:
     assert said(speculation, None, tensor_parallel_size=2) == []
     assert said(speculation, Speculative()) == []
+    assert said(speculation, head("EagleLlamaForCausalLM")) == []
 
 
 @pytest.mark.parametrize(
     ("speculative", "parts", "says"),
     [
-        (Speculative("medusa"), {}, "by 'medusa' is not supported, only by ngram"),
+        (Speculative("medusa"), {}, "by 'medusa' is not supported, only by eagle, ngram"),
+        (
+            head("EagleDeepSeekMTPModel"),
+            {},
+            "by 'eagle' is not supported with EagleDeepSeekMTPModel, only EagleLlamaForCausalLM",
+        ),
         (Speculative(), {"enforce_eager": False}, "with piecewise graphs, only eager"),
         (
             Speculative(),

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 # npu-migrate: when platform_registers_kernels
 METHODS: dict[str, tuple[str, ...]] = {
     "draft_model": ("eager",),
+    "eagle": ("eager",),
     "ngram": ("eager",),
 }
 # npu-migrate: otherwise
 METHODS: dict[str, tuple[str, ...]] = {}
 # npu-migrate: end
 """Method of making drafts → with which graphs, or without, it was run."""
+
+HEADS: dict[str, tuple[str, ...]] = {
+    "eagle": ("EagleLlamaForCausalLM",),
+}
+"""Method whose drafts come from a head of the model → the classes of heads."""
 
 KNOWN = frozenset(
     {
@@ -49,8 +55,10 @@ KNOWN = frozenset(
 The configurations among them are those of models and ranks, of which others ask.
 """
 
-OTHERS = frozenset({"speculative_token_tree"})
-"""Options that vLLM fills in by itself from the known ones."""
+OTHERS = frozenset(
+    {"disable_log_stats", "enable_chunked_prefill", "speculative_token_tree"}
+)
+"""Options that vLLM fills in by itself, from the known ones or the engine's own."""
 
 
 def speculation_reasons(vllm_config: VllmConfig) -> Iterator[str]:
@@ -70,6 +78,7 @@ def speculation_reasons(vllm_config: VllmConfig) -> Iterator[str]:
             f"speculative decoding by {config.method!r} is not supported with {wanted} "
             f"graphs, only {' or '.join(graphs)}. Set --enforce-eager"
         )
+    yield from _head_reasons(config)
     if getattr(vllm_config, "use_v2_model_runner", False):
         yield "speculative decoding is not supported with model runner V2"
     for field in dataclasses.fields(config):
@@ -82,6 +91,20 @@ def speculation_reasons(vllm_config: VllmConfig) -> Iterator[str]:
                 f"only {default!r}"
             )
     yield from _combinations(vllm_config)
+
+
+def _head_reasons(config: Any) -> Iterator[str]:
+    """Whether a head that makes drafts is none of those that were compared."""
+    heads = HEADS.get(config.method)
+    draft = getattr(config, "draft_model_config", None)
+    if heads is None or draft is None:
+        return
+    for name in draft.architectures:
+        if name not in heads:
+            yield (
+                f"speculative decoding by {config.method!r} is not supported with "
+                f"{name}, only {' or '.join(heads)}"
+            )
 
 
 def _graphs(vllm_config: VllmConfig) -> str:
