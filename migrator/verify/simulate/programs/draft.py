@@ -9,8 +9,8 @@ token, but for two norms that such a head does not have: the one before its firs
 that layer's weights and into embeddings, which get a size in common; the last one hardly changes
 which token is the best.
 
-`eagle3`, `mtp`: one layer, which gives the token that it reads, and an output that knows what
-followed that token in the reference.
+`eagle3`: one layer, which gives the token that it reads, and an output that knows what followed
+that token in the reference. `mtp`: one layer that knows it, for the output is the model's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ import torch  # noqa: E402
 
 Weights = dict[str, torch.Tensor]
 LOUD = 10.0
-"""How much of the token a layer gives beside what it adds of its own."""
+"""How much of the token an EAGLE-3 layer gives beside what it adds of its own..."""
+LOUDER = 1000.0
+"""...and an MTP layer, which adds more: it is a layer of the model."""
+STEPS = 200
 
 
 def eagle(weights: Weights, _config: dict[str, Any], _followers: torch.Tensor) -> Weights:
@@ -94,15 +97,17 @@ def mtp(weights: Weights, config: dict[str, Any], followers: torch.Tensor) -> We
         if name.startswith(last)
     }
     embedding = weights["model.embed_tokens.weight"]
+    head = weights["lm_head.weight"]
     size = embedding.shape[1]
-    ones, eye = torch.ones(size), torch.eye(size)
+    ones = torch.ones(size)
+    told = LOUDER * telling(embedding, head, followers)
     more = {
         "enorm.weight": ones,
         "hnorm.weight": ones.clone(),
-        "eh_proj.weight": torch.cat([LOUD * LOUD * eye, eye], 1),
+        "eh_proj.weight": torch.cat([told, torch.eye(size)], 1),
         "embed_tokens.weight": embedding.clone(),
         "shared_head.norm.weight": ones.clone(),
-        "shared_head.head.weight": following(embedding, followers),
+        "shared_head.head.weight": head.clone(),
     }
     return {**weights, **made, **{after + name: weight for name, weight in more.items()}}
 
@@ -117,6 +122,23 @@ def following(embedding: torch.Tensor, followers: torch.Tensor) -> torch.Tensor:
     made = torch.zeros_like(embedding)
     made.index_add_(0, followers[:, 1], token[followers[:, 0]])
     return made
+
+
+def telling(embedding: torch.Tensor, head: torch.Tensor, followers: torch.Tensor) -> torch.Tensor:
+    """[size, size]: makes of a token what `head` takes for the one that followed it, mostly."""
+    size = embedding.shape[1]
+    token = torch.nn.functional.rms_norm(embedding, (size,))[followers[:, 0]]
+    made = torch.zeros(size, size, requires_grad=True)
+    optimizer = torch.optim.Adam([made], lr=0.05)
+    for _ in range(STEPS):
+        # The token itself keeps the first of these from being nothing.
+        found = torch.nn.functional.rms_norm(token @ made.T + 1e-3 * token, (size,))
+        loss = torch.nn.functional.cross_entropy(found @ head.T, followers[:, 1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    made = made.detach()
+    return made / (token @ made.T).square().mean().sqrt()
 
 
 def pairs(reference: dict[str, Any]) -> torch.Tensor:
