@@ -254,8 +254,8 @@ ACCEPTED: Mapping[str, float] = {
     "ngram": 0.0,
     "draft": 0.9,
     "eagle": 0.01,
-    "eagle3": 0.3,
-    "mtp": 0.3,
+    "eagle3": 0.1,
+    "mtp": 0.1,
 }
 """Kind of drafts → the share of its tokens that a greedy run accepts at least."""
 SAME = frozenset({"draft"})

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -126,10 +126,7 @@ class NPUModelRunner(GPUModelRunner):
         for name, target in self.shared_kv_cache_layers.items():
             kv_caches[name] = kv_caches[target]
 
-        for caches in _caches_by_model(kv_caches):
-            bound: list[LayerCache] = []
-            bind_kv_cache(caches, layers, bound)
-            self.kv_caches += bound
+        bind_kv_cache(kv_caches, layers, self.kv_caches)
         # Dummy batches use what is in these buffers: nothing to write, instead of
         # slot 0 for every token. They may be inference tensors.
         with torch.inference_mode():
@@ -184,20 +181,6 @@ def _layer_specs(
             if kernel_block_sizes is not None:
                 block_size = kernel_block_sizes[index]
             yield name, (spec, block_size)
-
-
-def _caches_by_model(
-    kv_caches: dict[str, LayerCache],
-) -> Iterable[dict[str, LayerCache]]:
-    """The caches of the model, and those of a model that makes drafts.
-
-    Both count their layers from 0, and some releases bind two layers of one number
-    together on devices that they know alone.
-    """
-    models: dict[str, dict[str, LayerCache]] = {}
-    for name, cache in kv_caches.items():
-        models.setdefault(name.partition(".layers.")[0], {})[name] = cache
-    return models.values()
 
 
 def _shared_regions(
