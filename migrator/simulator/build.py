@@ -38,6 +38,8 @@ OLDEST_TORCH = (2, 8)
 _SOURCES = HERE / "csrc"
 _KERNELS = "libascend_sim_aten.so"
 _CONFIG = "libascend_sim_torch.so"
+_ALLOCATOR = "libascend_sim_allocator.so"
+"""Fills memory that is let go; only where torch_npu's allocator tells of that."""
 _NNAL = "libatb.so"
 # CANN's operator library, which torch_npu opens by name: some releases while they are imported.
 # It is empty here, so torch_npu names the operator that a program wanted of it.
@@ -298,43 +300,30 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
         reason = (asked.stderr.strip().splitlines() or ["no message"])[-1]
         raise SimulatorError(f"torch {environment.torch} does not import: {reason}")
     torch = json.loads(asked.stdout)
-    _run(
-        [
-            "g++",
-            "-std=c++20",
-            "-O2",
-            "-g0",
-            "-fPIC",
-            "-shared",
-            "-fvisibility=hidden",
-            "-w",
-            f"-D_GLIBCXX_USE_CXX11_ABI={torch['abi']}",
-            *(f"-isystem{path}" for path in torch["include"]),
-            f"-I{_SOURCES}",
-            _SOURCES / "aten_kernels.cpp",
-            "-o",
-            lib / _KERNELS,
-            f"-L{environment.torch_dir / 'lib'}",
-            f"-L{environment.torch_npu_dir / 'lib'}",
-            f"-L{lib}",
-            "-Wl,--unresolved-symbols=ignore-in-shared-libs",
-            "-ltorch",
-            "-ltorch_cpu",
-            "-lc10",
-            "-ltorch_npu",
-            "-lascendcl",
-        ]
-    )
-    _run(
-        [
-            *("g++", "-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
-            f"-D_GLIBCXX_USE_CXX11_ABI={torch['abi']}",
-            _SOURCES / "torch_config.cpp",
-            *("-o", lib / _CONFIG),
-            f"-L{environment.torch_dir / 'lib'}",
-            "-lc10",
-        ]
-    )
+    shared = [
+        *("g++", "-std=c++20", "-g0", "-fPIC", "-shared", "-fvisibility=hidden", "-w"),
+        f"-D_GLIBCXX_USE_CXX11_ABI={torch['abi']}",
+        f"-I{_SOURCES}",
+        f"-L{environment.torch_dir / 'lib'}",
+        f"-L{environment.torch_npu_dir / 'lib'}",
+        f"-L{lib}",
+    ]
+    headers = [f"-isystem{path}" for path in torch["include"]]
+    ends = ["-Wl,--unresolved-symbols=ignore-in-shared-libs", "-ltorch", "-ltorch_cpu", "-lc10"]
+    ends += ["-ltorch_npu", "-lascendcl"]
+    kernels = [_SOURCES / "aten_kernels.cpp", "-o", lib / _KERNELS]
+    config = [_SOURCES / "torch_config.cpp", "-o", lib / _CONFIG]
+    commands: list[list[str | Path]] = [
+        [*shared, "-O2", *headers, *kernels, *ends],
+        [*shared, "-O2", *config, "-lc10"],
+    ]
+    if _tells_of_its_memory(environment):
+        # Its headers take long to read, and there is next to nothing to optimise.
+        own = f"-isystem{environment.torch_npu_dir / 'include'}"
+        watch = [_SOURCES / "torch_allocator.cpp", "-o", lib / _ALLOCATOR]
+        commands.append([*shared, "-O0", own, *headers, *watch, *ends])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_run, commands))
     shutil.rmtree(work)
     known = implemented | set(needs.symbols)
     facts = {
@@ -346,6 +335,15 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
         "socs": list(needs.socs),
     }
     (directory / "build.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _tells_of_its_memory(environment: Environment) -> bool:
+    """Whether torch_npu's allocator can be asked to tell of what it is given back."""
+    header = "include/torch_npu/csrc/core/npu/NPUCachingAllocator.h"
+    try:
+        return "attachAllocatorTraceTracker" in (environment.torch_npu_dir / header).read_text()
+    except OSError:
+        return False
 
 
 def _fallback_source(names: Sequence[str]) -> str:

@@ -37,6 +37,13 @@ def test_memory(simulator: Simulator, check: str) -> None:
     simulator.outcome("checks_memory.py", check, SMALL)
 
 
+def test_garbage_can_be_turned_off(simulator: Simulator) -> None:
+    source = "import torch; print(torch.empty(4, device='npu').tolist())"
+    assert simulator.run(source).stdout == "[nan, nan, nan, nan]\n"
+    clean = simulator.run(source, env={"ASCEND_SIM_GARBAGE": "0"})
+    assert clean.stdout == "[0.0, 0.0, 0.0, 0.0]\n"
+
+
 def hold(simulator: Simulator, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """A process that has taken 100 MiB of device 0."""
     process = simulator.start(["-c", HOLD], SMALL, env)

@@ -499,6 +499,31 @@ def test_a_crash_shows_the_end_of_its_log_only(run: Simulate) -> None:
     assert len(outcome.log) == 15
 
 
+def test_races_that_the_simulator_names_are_problems(run: Simulate) -> None:
+    runner = FakeRunner()
+    race = "race: host memory was read at a.py:3 while the copy to the host at a.py:2"
+    runner.log = f"ascend simulator: {race}\n" * 2
+    (outcome,) = run(runner).runs
+    assert outcome.problems == [f"{race} (simulated Ascend)"]
+    assert runner.variables[-1]["ASCEND_SIM_RACES"] == "error"
+    # It ends the run, as a rule.
+    runner.phases, runner.record = {}, {}
+    runner.finished = process.Finished(1, 3.0)
+    (outcome,) = run(runner).runs
+    assert outcome.problems == ["exit code 1", f"{race} (simulated Ascend)"]
+
+
+def test_the_caller_may_leave_checks_of_the_simulator_out(
+    run: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASCEND_SIM_RACES", "report")
+    monkeypatch.setenv("ASCEND_SIM_GARBAGE", "0")
+    runner = FakeRunner()
+    run(runner)
+    settings = runner.variables[-1]
+    assert (settings["ASCEND_SIM_RACES"], settings["ASCEND_SIM_GARBAGE"]) == ("report", "0")
+
+
 def test_a_run_out_of_time(run: Simulate) -> None:
     runner = FakeRunner()
     runner.phases, runner.record = {}, {}

@@ -42,6 +42,27 @@ namespace {
 
 std::map<char *, size_t> pinned;  // page-locked host memory
 
+constexpr uint64_t kFresh = 0x7fff7fff7fff7fffu;
+constexpr uint64_t kFreed = 0x7ffb7ffb7ffb7ffbu;
+constexpr size_t kFilledWhole = size_t{32} << 20;
+constexpr size_t kFilledEnd = size_t{1} << 20;
+
+void fill_all(char *p, size_t bytes, uint64_t pattern) {
+  const size_t words = bytes / sizeof pattern;
+  uint64_t *at = reinterpret_cast<uint64_t *>(p);
+  for (size_t i = 0; i < words; ++i) __builtin_memcpy(at + i, &pattern, sizeof pattern);
+  memcpy(p + words * sizeof pattern, &pattern, bytes - words * sizeof pattern);
+}
+
+void fill(void *p, size_t bytes, uint64_t pattern) {
+  char *at = static_cast<char *>(p);
+  if (!ascend_sim_garbage()) return;
+  if (bytes <= kFilledWhole) return fill_all(at, bytes, pattern);
+  fill_all(at, kFilledEnd, pattern);
+  fill_all(at + (bytes - kFilledEnd) / sizeof pattern * sizeof pattern,
+           bytes - (bytes - kFilledEnd) / sizeof pattern * sizeof pattern, pattern);
+}
+
 bool open_arena(int device) {
   Arena &a = arenas[device];
   if (a.base.load()) return true;
@@ -90,6 +111,7 @@ int device_malloc(void **p, size_t bytes, const char *function) {
       if (rest) a.holes[offset + size] = rest;
       a.live[offset] = size;
       *p = a.base.load() + offset;
+      fill(*p, size, kFresh);
       return ACL_SUCCESS;
     }
   }
@@ -133,6 +155,22 @@ int device_free(void *p) {
 
 using namespace acl_sim;
 
+namespace {
+std::atomic<bool> &garbage() {
+  static std::atomic<bool> wanted{[] {
+    const char *text = getenv("ASCEND_SIM_GARBAGE");
+    return !text || strcmp(text, "0") != 0;
+  }()};
+  return wanted;
+}
+}  // namespace
+
+int ascend_sim_garbage(void) { return garbage().load(std::memory_order_relaxed); }
+void ascend_sim_set_garbage(int wanted) { garbage() = wanted != 0; }
+
+void ascend_sim_fill_fresh(void *p, size_t bytes) { fill(p, bytes, kFresh); }
+void ascend_sim_fill_freed(void *p, size_t bytes) { fill(p, bytes, kFreed); }
+
 int ascend_sim_ptr_device(const void *p) {
   int device = arena_of(p);
   if (device >= 0 || !have_ranges.load()) return device;
@@ -174,6 +212,8 @@ ACL_API int aclrtGetMemInfo(int, size_t *free_bytes, size_t *total) {
 
 ACL_API int aclrtMallocHost(void **p, size_t bytes) {
   if (!p || bytes == 0) return ascend_sim_error(ACL_ERROR_RT_PARAM_INVALID, "aclrtMallocHost of %zu bytes", bytes);
+  // Whole pages: they can be guarded without what else may lie on them.
+  bytes = round_up(bytes, kPage);
   if (posix_memalign(p, kPage, bytes))
     return ascend_sim_error(ACL_ERROR_RT_MEMORY_ALLOCATION, "the host has no room for %zu pinned bytes", bytes);
   Guard guard(state_mutex);
@@ -213,11 +253,20 @@ ACL_API int aclrtHostUnregister(void *p) {
   return ACL_SUCCESS;
 }
 
-int ascend_sim_is_pinned(const void *p) {
+bool acl_sim::pinned_block(const void *p, char **start, size_t *bytes) {
   Guard guard(state_mutex);
   const char *c = static_cast<const char *>(p);
   auto it = pinned.upper_bound(const_cast<char *>(c));
-  return it != pinned.begin() && (--it, c < it->first + it->second);
+  if (it == pinned.begin() || (--it, c >= it->first + it->second)) return false;
+  *start = it->first;
+  *bytes = it->second;
+  return true;
+}
+
+int ascend_sim_is_pinned(const void *p) {
+  char *start;
+  size_t bytes;
+  return pinned_block(p, &start, &bytes);
 }
 
 struct PointerAttributes {  // aclrtPtrAttributes

@@ -63,6 +63,9 @@ inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // A file in memory of that size; -1 where the host has no room.
 int memory_file(size_t bytes);
+// The pinned host memory that `p` lies in, by its whole pages where it was made here; false
+// where it lies in none.
+bool pinned_block(const void *p, char **start, size_t *bytes);
 // Device in whose arena `p` lies, -1 if in none.
 int arena_of(const void *p);
 

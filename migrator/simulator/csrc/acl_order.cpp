@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The order of work on a device, and what breaks it; see acl_order.h.
+#include "acl_guard.h"
 #include "acl_order.h"
 #include "acl_stream.h"
 
@@ -25,13 +26,17 @@ namespace {
 
 enum class Watch { kOff, kReport, kError };
 
+Watch wanted() {
+  const char *text = getenv("ASCEND_SIM_RACES");
+  if (!text || !*text || !strcmp(text, "report")) return Watch::kReport;
+  return strcmp(text, "error") ? Watch::kOff : Watch::kError;
+}
+
+std::atomic<bool> off{false};
+
 Watch watch() {
-  static const Watch w = [] {
-    const char *text = getenv("ASCEND_SIM_RACES");
-    if (!text || !*text || !strcmp(text, "report")) return Watch::kReport;
-    return strcmp(text, "error") ? Watch::kOff : Watch::kError;
-  }();
-  return w;
+  static const Watch w = wanted();
+  return off.load(std::memory_order_relaxed) ? Watch::kOff : w;
 }
 
 struct Progress {
@@ -54,6 +59,7 @@ struct Copy {
   void *held;                    // keeps the host memory from being used again
   void (*release)(void *);
   std::string place;
+  bool used = false;  // by the host, which has been said
 };
 
 struct Access {
@@ -129,23 +135,46 @@ void found(const std::string &text) {
   if (watch() == Watch::kError && unreported.empty()) unreported = text;
 }
 
+std::string named(const Copy &c) {
+  return std::string(c.data ? "the copy to the host" : "the copy to the device") + " at " + c.place +
+         " (non_blocking, stream " + std::to_string(c.stream_id) + ", " + std::to_string(c.bytes) + " bytes)";
+}
+
+// The host uses memory that a copy has still to fill.
+void used_too_early(const char *p, bool write, bool python) {
+  std::string copy;
+  {
+    Guard guard(state_mutex);
+    for (Copy &c : copies) {
+      if (!c.data || p < c.host || p >= c.host + c.bytes || c.used) continue;
+      c.used = true;
+      copy = named(c);
+      break;
+    }
+  }
+  // What else lies on the page may be used.
+  if (copy.empty()) return;
+  found(std::string("host memory was ") + (write ? "written" : "read") + " at " +
+        (python ? here(true) : "a thread without Python") + " while " + copy +
+        " was still to fill it; nothing had waited for that copy");
+}
+
 // The host has waited for it: the source was left alone, or the target gets what it should.
-void finish(Copy &c, bool named) {
-  std::string copy = std::string(c.data ? "the copy to the host" : "the copy to the device") + " at " + c.place +
-                     " (non_blocking, stream " + std::to_string(c.stream_id) + ", " + std::to_string(c.bytes) +
-                     " bytes)";
+void finish(Copy &c, bool asks) {
   if (!c.data) {
     if (hash_of(c.host, c.bytes) == c.hash) return;
-    found("host memory was changed while " + copy + " was still to read it; nothing waited for that copy before " +
-          here(named));
+    found("host memory was changed while " + named(c) + " was still to read it; nothing waited for that copy before " +
+          here(asks));
     // What a device may have read, where nothing has used the target yet.
     if (launches.load() == c.launches && ascend_sim_device_range(c.device, c.bytes)) memcpy(c.device, c.host, c.bytes);
     return;
   }
-  for (size_t i = 0; i < c.bytes; ++i) {
+  unguard_pages(c.host, c.bytes);
+  // Where the pages could not be guarded: by what it holds.
+  for (size_t i = 0; i < c.bytes && !c.used; ++i) {
     if (static_cast<unsigned char>(c.host[i]) == kPoison) continue;
-    found("host memory was written while " + copy + " was still to fill it; nothing waited for that copy before " +
-          here(named));
+    found("host memory was written while " + named(c) +
+          " was still to fill it; nothing waited for that copy before " + here(asks));
     break;
   }
   memcpy(c.host, c.data.get(), c.bytes);
@@ -242,6 +271,8 @@ int order_error() {
 
 using namespace acl_sim;
 
+void ascend_sim_set_races(int wanted) { off = wanted == 0; }
+
 void ascend_sim_set_site(void (*find)(char *, size_t)) {
   Guard guard(state_mutex);
   site = find;
@@ -297,6 +328,8 @@ void ascend_sim_copy_pending(void *stream, void *host, void *device, size_t byte
       c.data.reset(new char[bytes]);
       memcpy(c.data.get(), at, bytes);
       memset(at, kPoison, bytes);
+      guard_by(used_too_early);
+      guard_pages(at, bytes);
     } else {
       c.hash = hash_of(at, bytes);
     }

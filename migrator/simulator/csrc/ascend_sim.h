@@ -80,6 +80,14 @@ ASCEND_SIM_API int ascend_sim_ptr_device(const void *p);
 // 1 if all of [p, p + bytes) lies in one live device allocation, else 0.
 ASCEND_SIM_API int ascend_sim_device_range(const void *p, size_t bytes);
 
+// What nobody has written: fresh memory holds NaN in floats of every width and large numbers
+// in integers, memory that was let go others of the kind. Not with ASCEND_SIM_GARBAGE=0. Of a
+// region above 32 MiB, of which most may never be touched, only the ends are filled.
+ASCEND_SIM_API int ascend_sim_garbage(void);
+ASCEND_SIM_API void ascend_sim_set_garbage(int wanted);  // to measure what it costs
+ASCEND_SIM_API void ascend_sim_fill_fresh(void *p, size_t bytes);
+ASCEND_SIM_API void ascend_sim_fill_freed(void *p, size_t bytes);
+
 // Take what a device needs for itself (a communicator's buffers) of its memory: 1 taken, 0
 // where such overheads do not count on so small a device, -1 with an error kept where it is
 // not free. What was taken is given back by ascend_sim_give_overhead.
@@ -127,6 +135,8 @@ ASCEND_SIM_API int ascend_sim_capture_takes_streams(void *stream, const void *of
 // What finds the line of the program that the calling thread is at, for reports. It may
 // take Python's lock. Null when Python ends.
 ASCEND_SIM_API void ascend_sim_set_site(void (*find)(char *text, size_t room));
+// Whether races are looked for from now on, to measure what that costs.
+ASCEND_SIM_API void ascend_sim_set_races(int wanted);
 // Not 0 while copies are pending or several streams of a device work: else there is
 // nothing to tell.
 ASCEND_SIM_API int ascend_sim_watched(void);

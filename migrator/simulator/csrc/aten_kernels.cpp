@@ -15,7 +15,10 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty_ops.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/empty_strided_ops.h>
+#include <c10/core/TensorOptions.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
@@ -635,6 +638,32 @@ Tensor copy_from_and_resize(const Tensor &self, const Tensor &dst) {
   return dst;
 }
 
+// ---- fresh memory ----------------------------------------------------------------------------
+
+// torch's own choice of a backend, as it is generated, and garbage in what the device gave.
+Tensor filled(Tensor t) {
+  if (on_npu(t) && t.layout() == c10::kStrided && t.has_storage() && t.storage().nbytes() != 0)
+    ascend_sim_fill_fresh(t.storage().mutable_data(), t.storage().nbytes());
+  return t;
+}
+
+c10::DispatchKeySet backend(std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                            std::optional<Device> device) {
+  return c10::DispatchKeySet(c10::computeDispatchKey(dtype, layout, device));
+}
+
+Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+             std::optional<Device> device, std::optional<bool> pin, std::optional<at::MemoryFormat> format) {
+  return filled(at::_ops::empty_memory_format::redispatch(backend(dtype, layout, device), size, dtype, layout, device,
+                                                          pin, format));
+}
+
+Tensor empty_strided(c10::SymIntArrayRef size, c10::SymIntArrayRef stride, std::optional<at::ScalarType> dtype,
+                     std::optional<at::Layout> layout, std::optional<Device> device, std::optional<bool> pin) {
+  return filled(
+      at::_ops::empty_strided::redispatch(backend(dtype, layout, device), size, stride, dtype, layout, device, pin));
+}
+
 // ---- registration ------------------------------------------------------------------------------
 
 // Taking the place of torch_npu's kernels is the point: the dispatcher need not warn of it.
@@ -711,7 +740,8 @@ std::tuple<Tensor, Tensor> gru_cell(const Tensor &input_gates, const Tensor &hid
 // Put the kernels behind these operators ("add.Tensor" for aten::add.Tensor), views left out:
 // `device` are those that torch_npu computes, `autograd` those that it differentiates. Gives
 // the names that are computed here.
-std::vector<std::string> take_over(const std::vector<std::string> &device, const std::vector<std::string> &autograd) {
+std::vector<std::string> take_over(const std::vector<std::string> &device, const std::vector<std::string> &autograd,
+                                   bool fresh) {
   Silence silence;
   c10::WarningUtils::WarningHandlerGuard guard(&silence);
   torch::Library &kernels = library(c10::DispatchKey::PrivateUse1);
@@ -743,6 +773,11 @@ std::vector<std::string> take_over(const std::vector<std::string> &device, const
       derivatives.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&differentiate>());
     }
   }
+  if (fresh) {
+    torch::Library &choice = library(c10::DispatchKey::BackendSelect);
+    choice.impl("empty.memory_format", &empty);
+    choice.impl("empty_strided", &empty_strided);
+  }
   kernels.impl("copy_", &copy_);
   kernels.impl("_copy_from", &copy_from);
   kernels.impl("_copy_from_and_resize", &copy_from_and_resize);
@@ -763,7 +798,7 @@ Tensor host_view(const Tensor &t) {
 }  // namespace
 
 TORCH_LIBRARY(ascend_sim, m) {
-  m.def("take_over(str[] device, str[] autograd) -> str[]", &take_over);
+  m.def("take_over(str[] device, str[] autograd, bool fresh) -> str[]", &take_over);
   m.def("host_view(Tensor x) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(ascend_sim, CompositeImplicitAutograd, m) {

@@ -41,6 +41,10 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps({"python": sys.executable, "found": found}))
 """
 
+CHECKS = {"ASCEND_SIM_RACES": "error"}
+"""What a run asks of the simulator beside what it does by itself: a race ends the run."""
+CHOSEN = (*CHECKS, "ASCEND_SIM_GARBAGE")
+"""Checks of the simulator that the caller's environment may set otherwise."""
 FLOAT32 = {"ASCEND_SIM_RELAX": "float32", "VLLM_NPU_ALLOW_FLOAT32": "1"}
 """Variables of a comparison in float32, which the device's attention and rotary do not take."""
 
@@ -239,6 +243,7 @@ def variables(
     # With it each process would compile all of torch, transformers and vLLM again.
     names.pop("PYTHONDONTWRITEBYTECODE", None)
     kept = {name: value for name, value in names.items() if not name.startswith(foreign)}
+    chosen = {name: names[name] for name in CHOSEN if name in names}
     metadata = metadata_folder(tree, folder / "metadata")
     paths = [*tree.beside, metadata, tree.root, PROGRAMS / "recorder"]
     return {
@@ -260,6 +265,8 @@ def variables(
         "VLLM_CONFIG_ROOT": str(folder / "vllm-config"),
         "VLLM_LOGGING_LEVEL": "WARNING",
         **FLOAT32,
+        **CHECKS,
+        **chosen,
     }
 
 

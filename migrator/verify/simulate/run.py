@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -428,7 +429,7 @@ def run(
     if broken and not seen.get("phases"):
         # What it did not come to says nothing.
         problems = []
-    problems = [*broken, *problems]
+    problems = [*broken, *races(log), *problems]
     return Run(
         model=model.name,
         mode=mode.name,
@@ -442,6 +443,19 @@ def run(
         log=process.tail(log) if broken else [],
         exact=exact,
     )
+
+
+def races(log: Path) -> list[str]:
+    """What the simulator said in a log of races, each once.
+
+    The error that it makes of one reaches whoever waits next, and may be caught there.
+    """
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = re.findall(r"ascend simulator: (race: [^\n]*)", text)
+    return list(dict.fromkeys(f"{line[:600]} (simulated Ascend)" for line in found))
 
 
 def score_answers(

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
+from pathlib import Path
 
 import torch
 
@@ -123,3 +126,59 @@ def check_contents_survive_neighbours() -> None:
         del other
         settle()
     assert torch.equal(kept.cpu(), torch.arange(4 * MIB, dtype=torch.int32))
+
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+INTEGERS = (torch.int16, torch.int32, torch.int64)
+
+
+def dirty(t: torch.Tensor) -> bool:
+    """Whether it holds what memory holds that nobody has written."""
+    values = t.cpu()
+    return bool((values.isnan() if values.is_floating_point() else values > 30000).all())
+
+
+def check_fresh_memory_holds_garbage() -> None:
+    settle()
+    for dtype in (*FLOATS, *INTEGERS):
+        # Twice: the first may be new on the device, the second lies where the first was written.
+        for _ in range(2):
+            x = torch.empty(1001, dtype=dtype, device="npu")
+            assert dirty(x), (dtype, x)
+            x.zero_()
+            del x
+        strided = torch.empty_strided((7, 5), (1, 7), dtype=dtype, device="npu")
+        assert dirty(strided), (dtype, strided)
+    # Whoever writes all of it has what was written.
+    assert (torch.zeros(1001, device="npu") == 0).all()
+    large = torch.empty(40 * MIB, dtype=torch.uint8, device="npu")
+    assert large[:4].tolist() == large[-4:].tolist() == [0xFF, 0x7F] * 2
+
+
+def check_memory_that_was_let_go_holds_garbage() -> None:
+    if not Path(os.environ["ASCEND_SIM"], "lib", "libascend_sim_allocator.so").exists():
+        return  # torch_npu 2.8
+    settle()
+    for where in ("reused", "let go"):
+        x = torch.full((1001,), 3.0, device="npu")
+        like, address = torch.empty_like(x), x.data_ptr()
+        assert dirty(like), where
+        with torch.inference_mode():
+            assert dirty(x.new_empty(12)), where
+        del x
+        words = (ctypes.c_uint32 * 1001).from_address(address)
+        assert set(words) == {0x7FFB7FFB}, where
+
+
+def check_a_graph_that_reads_memory_let_go_reads_garbage() -> None:
+    if not Path(os.environ["ASCEND_SIM"], "lib", "libascend_sim_allocator.so").exists():
+        return  # torch_npu 2.8
+    settle()
+    graph, x = torch.npu.NPUGraph(), torch.full((1001,), 3.0, device="npu")
+    with torch.npu.graph(graph):
+        y = x * 2
+    graph.replay()
+    assert (y == 6).all()
+    del x
+    graph.replay()
+    assert dirty(y), y

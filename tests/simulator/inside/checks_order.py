@@ -6,11 +6,16 @@ Every race here is one for certain: nothing in the program orders the two sides.
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import gc
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -90,7 +95,6 @@ def check_every_way_to_wait() -> None:
         with reported():
             target.copy_(source, non_blocking=True)
             back.copy_(target, non_blocking=True)
-            assert back[0] == -1
             wait()
             assert back.tolist() == [3] * N
             source.fill_(7)
@@ -116,21 +120,81 @@ def check_waits_go_through_events_and_not_past_them() -> None:
         source.fill_(5)
 
 
-def check_a_target_read_or_written_too_early() -> None:
+def line_of(text: str) -> str:
+    """Where the one line of this file is that holds `text`, as reports have it."""
+    lines = Path(__file__).read_text().splitlines()
+    (number,) = [i for i, line in enumerate(lines, 1) if line.strip().startswith(text)]
+    return f"checks_order.py:{number} "
+
+
+def check_a_target_read_too_early() -> None:
     source, target = device(3), pinned()
     floats, read = torch.ones(4, device="npu"), torch.zeros(4).pin_memory()
-    with reported():
-        read.copy_(floats, non_blocking=True)
-        assert read.isnan().all()
-        target.copy_(source, non_blocking=True)
+    first, second = line_of("assert target[0] == -1"), line_of("target.copy_(source, non_blocking=True)  #")
+    with reported(f"memory was read at {first}", f"copy to the host at {second}", "4096 bytes"):
+        target.copy_(source, non_blocking=True)  # is not waited for
+        assert target[0] == -1
         assert target.tolist() == [-1] * N
         torch.npu.synchronize()
         assert target.tolist() == [3] * N
+    with reported("host memory was read at", "16 bytes"):
+        read.copy_(floats, non_blocking=True)
+        assert read.isnan().all()
+        torch.npu.synchronize()
         assert read.tolist() == [1.0] * 4
-    with reported("written while the copy to the host at", "checks_order.py"):
+
+
+def check_a_target_written_too_early() -> None:
+    source, target = device(3), pinned()
+    with reported("memory was written at", "while the copy to the host at", "checks_order.py"):
         target.copy_(source, non_blocking=True)
         target[4] = 9
     assert target[4] == 3
+
+
+def check_a_target_used_by_a_thread() -> None:
+    source, target = device(3), pinned()
+    seen: list[int] = []
+    with reported(f"memory was read at {line_of('seen.append(int(target[7]))')}"):
+        target.copy_(source, non_blocking=True)
+
+        def read() -> None:
+            seen.append(int(target[7]))
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+    assert seen == [-1]
+
+
+def check_what_lies_beside_a_target_may_be_used() -> None:
+    source, buffer = device(3), torch.zeros(3 * N, dtype=torch.int32).pin_memory()
+    with reported():
+        buffer[N : N + 8].copy_(source[:8], non_blocking=True)
+        assert buffer[:N].sum() == 0
+        buffer[N + 8 :] = 1
+        buffer[2 * N :].sum()
+        torch.npu.synchronize()
+        assert buffer[N : N + 9].tolist() == [3] * 8 + [1]
+    with reported("memory was read at", "32 bytes"):
+        buffer[N : N + 8].copy_(source[:8], non_blocking=True)
+        assert buffer[N + 7] == -1
+
+
+def check_another_handler_of_faults_is_kept() -> None:
+    with reported("memory was read at"):
+        target = pinned()
+        target.copy_(device(3), non_blocking=True)
+        faulthandler.enable()  # takes the signal from us
+        faulthandler.disable()
+        back = pinned()
+        back.copy_(device(4), non_blocking=True)  # here it is taken again
+        assert back[0] == -1
+    child = os.fork()
+    if child == 0:
+        ctypes.string_at(8)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
 
 
 def check_a_stream_orders_its_own_copies() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import warnings
@@ -56,6 +57,12 @@ def boot() -> None:
     build = os.environ["ASCEND_SIM"]
     _site.tell_the_runtime()
     torch.ops.load_library(os.path.join(build, "lib", "libascend_sim_aten.so"))
+    garbage = os.environ.get("ASCEND_SIM_GARBAGE", "1") != "0"
+    watching = os.path.join(build, "lib", "libascend_sim_allocator.so")
+    told = garbage and os.path.exists(watching)
+    if told:
+        # Its allocator knows of the devices once torch_npu has been initialised.
+        torch.npu._lazy_call(ctypes.CDLL(watching).ascend_sim_watch_allocator)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 
     def registered(key: str) -> set[str]:
@@ -68,7 +75,9 @@ def boot() -> None:
         if any(has_kernel(f"aten::{name}", key) for key in _CPU_KEYS)
     }
     autograd = registered("AutogradPrivateUse1")
-    taken = frozenset(torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd)))
+    taken = frozenset(
+        torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd), garbage and not told)
+    )
     # ASCEND_SIM_OPERATORS=0 leaves torch_npu's own fused operators, which call CANN, in place.
     wanted = os.environ.get("ASCEND_SIM_OPERATORS", "1") != "0"
     if wanted and importlib.util.find_spec("ascend_sim.operators") is not None:
