@@ -24,7 +24,14 @@ from migrator.simulator import build, runner
 
 INSIDE = Path(__file__).parent / "inside"
 READY = INSIDE / "ready.py"
-LATE = {"ASCEND_SIM_CHECK_META", "ASCEND_SIM_HCCL_TIMEOUT", "ASCEND_SIM_RACES", "EMITTED_TREE"}
+LATE = {
+    "ASCEND_SIM_CHECK_META",
+    "ASCEND_SIM_GARBAGE",
+    "ASCEND_SIM_HCCL_TIMEOUT",
+    "ASCEND_SIM_ORDER",
+    "ASCEND_SIM_RACES",
+    "EMITTED_TREE",
+}
 """Variables that are read when they are needed, and not by the import of torch and torch_npu."""
 MOST_READY = 4
 """Processes with torch and torch_npu that wait at the same time, for the memory they take."""

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The ACL runtime: copies and fills.
+#include "acl_defer.h"
 #include "acl_process.h"
 #include "acl_stream.h"
 
@@ -54,12 +55,14 @@ void drop_copy(void *argument) { delete static_cast<Copy *>(argument); }
 ACL_API int aclrtMemcpy(void *dst, size_t dst_max, const void *src, size_t bytes, int kind) {
   if (int code = check_copy("aclrtMemcpy", dst, dst_max, src, bytes, kind)) return code;
   if (int code = not_while_capturing("a synchronous copy (aclrtMemcpy)")) return code;
+  Direct nothing_is_queued;
   memmove(dst, src, bytes);
   return ACL_SUCCESS;
 }
 
 ACL_API int aclrtMemcpyAsync(void *dst, size_t dst_max, const void *src, size_t bytes, int kind, void *stream) {
   if (int code = check_copy("aclrtMemcpyAsync", dst, dst_max, src, bytes, kind)) return code;
+  Direct nothing_is_queued;
   ascend_sim_capture_will_write(stream, dst, bytes);
   return ascend_sim_capture_record(stream, do_copy, new Copy{dst, src, bytes, 0}, drop_copy);
 }
@@ -75,12 +78,14 @@ int check_set(const char *function, void *p, size_t max, size_t bytes) {
 ACL_API int aclrtMemset(void *p, size_t max, int32_t value, size_t bytes) {
   if (int code = check_set("aclrtMemset", p, max, bytes)) return code;
   if (int code = not_while_capturing("aclrtMemset")) return code;
+  Direct nothing_is_queued;
   memset(p, value, bytes);
   return ACL_SUCCESS;
 }
 
 ACL_API int aclrtMemsetAsync(void *p, size_t max, int32_t value, size_t bytes, void *stream) {
   if (int code = check_set("aclrtMemsetAsync", p, max, bytes)) return code;
+  Direct nothing_is_queued;
   ascend_sim_capture_will_write(stream, p, bytes);
   return ascend_sim_capture_record(stream, do_copy, new Copy{p, nullptr, bytes, value}, drop_copy);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The ACL runtime: events.
+#include "acl_defer.h"
 #include "acl_stream.h"
 
 #include <stdint.h>
@@ -158,19 +159,32 @@ int captured_event(Event *e, const char *what) {
 }
 }  // namespace
 
-// Its answer to a query is that all before it is done.
-static void passed(Event *e) {
+// The answer to a query is that all before it is done, unless another thread is at work.
+static bool passed(Event *e) {
+  Order all;
+  {
+    Guard guard(state_mutex);
+    all = e->order;
+  }
+  if (!defer_try(all)) return false;
   {
     Guard guard(state_mutex);
     order_done(e->order);
   }
   order_settle(false);
+  return true;
 }
 
 ACL_API int aclrtSynchronizeEvent(void *event) {
   Event *e = event_of(event);
   if (!e) return last_error;
   if (int code = captured_event(e, "synchronisation with")) return code;
+  Order all;
+  {
+    Guard guard(state_mutex);
+    all = e->order;
+  }
+  if (int code = defer_wait(&all)) return code;
   {
     Guard guard(state_mutex);
     order_done(e->order);
@@ -181,24 +195,21 @@ ACL_API int aclrtSynchronizeEvent(void *event) {
 ACL_API int aclrtQueryEventStatus(void *event, int *status) {
   Event *e = event_of(event);
   if (!e) return last_error;
-  *status = 1;  // complete
-  passed(e);
+  *status = passed(e) ? 1 : 0;  // complete or not
   return captured_event(e, "query of");
 }
 
 ACL_API int aclrtQueryEventWaitStatus(void *event, int *status) {
   Event *e = event_of(event);
   if (!e) return last_error;
-  *status = 0;  // complete
-  passed(e);
+  *status = passed(e) ? 0 : 1;  // complete or not
   return ACL_SUCCESS;
 }
 
 ACL_API int aclrtQueryEvent(void *event, int *status) {
   Event *e = event_of(event);
   if (!e) return last_error;
-  *status = 0;  // complete
-  passed(e);
+  *status = passed(e) ? 0 : 1;  // complete or not
   return captured_event(e, "query of");
 }
 

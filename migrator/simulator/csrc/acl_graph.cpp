@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The ACL runtime: graphs, their capture and their replays.
+#include "acl_defer.h"
 #include "acl_stream.h"
 
 #include <pthread.h>
@@ -175,6 +176,7 @@ int ascend_sim_capture_takes_streams(void *stream, const void *of, uint32_t coun
 }
 
 ACL_API int aclmdlRICaptureBegin(void *stream, int mode) {
+  Direct nothing_is_queued;
   Stream *s = stream_of(stream);
   if (!s) return last_error;
   Guard guard(state_mutex);
@@ -256,6 +258,7 @@ ModelPtr model_of(void *handle) {
 }  // namespace
 
 ACL_API int aclmdlRIExecuteAsync(void *model, void *stream) {
+  Direct nothing_is_queued;
   ModelPtr m = model_of(model);
   Stream *s = stream_of(stream);
   if (!m || !s) return last_error;
@@ -313,6 +316,7 @@ ACL_API int aclmdlRICaptureTaskGrpEnd(void *stream, void **handle) {
 }
 
 ACL_API int aclmdlRICaptureTaskUpdateBegin(void *stream, void *handle) {
+  Direct nothing_is_queued;
   Guard guard(state_mutex);
   Stream *s = stream_of(stream);
   if (!s) return last_error;

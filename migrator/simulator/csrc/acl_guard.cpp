@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Host memory that nobody may use yet; see acl_guard.h.
+#include "acl_defer.h"
 #include "acl_guard.h"
 #include "acl_memory.h"
 
@@ -50,6 +51,10 @@ void on_fault(int, siginfo_t *info, void *context) {
       ours = true;
     }
   }
+  if (!ours && info->si_code == SEGV_ACCERR && defer_fault(p)) {
+    errno = kept;
+    return;
+  }
   if (ours) {
     tell(p, wrote(context), of_python());
   } else if (!ascend_sim_is_pinned(p)) {
@@ -93,7 +98,11 @@ void each_run(const char *p, size_t bytes, int protection, Wanted wanted) {
 
 }  // namespace
 
-void guard_by(void (*used)(const char *, bool, bool)) { tell = used; }
+void guard_by(void (*used)(const char *, bool, bool)) {
+  Guard lock(state_mutex);
+  if (used) tell = used;
+  listen();
+}
 
 void guard_pages(char *p, size_t bytes) {
   if (!tell || bytes == 0) return;

@@ -15,6 +15,7 @@ namespace acl_sim {
 
 // `used(p, write)` is called by the thread that uses `p`, which is guarded, once; it gives
 // whether Python may be asked where that is.
+// Null leaves that as it is, and sees to it that faults come here.
 void guard_by(void (*used)(const char *p, bool write, bool python));
 // All of [p, p + bytes) that lies on pages of pinned memory.
 void guard_pages(char *p, size_t bytes);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The ACL runtime: device memory and pinned host memory.
+#include "acl_defer.h"
 #include "acl_memory.h"
 
 #include <stdint.h>
@@ -56,7 +57,8 @@ void fill_all(char *p, size_t bytes, uint64_t pattern) {
 
 void fill(void *p, size_t bytes, uint64_t pattern) {
   char *at = static_cast<char *>(p);
-  if (!ascend_sim_garbage()) return;
+  // What runs late must not find memory filled at once.
+  if (!ascend_sim_garbage() || ascend_sim_deferring()) return;
   if (bytes <= kFilledWhole) return fill_all(at, bytes, pattern);
   fill_all(at, kFilledEnd, pattern);
   fill_all(at + (bytes - kFilledEnd) / sizeof pattern * sizeof pattern,
@@ -121,6 +123,7 @@ int device_malloc(void **p, size_t bytes, const char *function) {
 }
 
 int device_free(void *p) {
+  Direct nothing_is_queued;
   Guard guard(state_mutex);
   int device = arena_of(p);
   if (device < 0) return ascend_sim_error(ACL_ERROR_RT_PARAM_INVALID, "aclrtFree of %p, which is not device memory", p);

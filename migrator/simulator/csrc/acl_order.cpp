@@ -58,15 +58,19 @@ struct Copy {
   std::unique_ptr<char[]> data;  // what the target gets, for a copy to the host
   void *held;                    // keeps the host memory from being used again
   void (*release)(void *);
+  int (*shared)(void *);  // whether the program still has that memory
   std::string place;
+  bool to_host;
+  std::string spoiled = {};  // what became of its source before it had been read
   bool used = false;  // by the host, which has been said
 };
 
 struct Access {
-  Stream *stream;
-  int32_t stream_id;
-  uint64_t number;
+  Stream *stream = nullptr;
+  int32_t stream_id = 0;
+  uint64_t number = 0;
   std::string what;
+  std::string place;  // of streams beside the first, which work little
 };
 
 // Device memory from one address to another, by who used it last.
@@ -92,6 +96,7 @@ std::string unreported;
 std::set<std::string> &told = *new std::set<std::string>;
 std::atomic<uint64_t> launches{0};
 void (*site)(char *, size_t) = nullptr;
+std::atomic<void *> first{nullptr};  // the stream that worked first
 // Done copies of this thread, which are looked at without the state's lock; and what kept
 // their host memory, which is let go where no lock of torch_npu's can be held.
 thread_local std::vector<Copy> finished;
@@ -136,7 +141,7 @@ void found(const std::string &text) {
 }
 
 std::string named(const Copy &c) {
-  return std::string(c.data ? "the copy to the host" : "the copy to the device") + " at " + c.place +
+  return std::string(c.to_host ? "the copy to the host" : "the copy to the device") + " at " + c.place +
          " (non_blocking, stream " + std::to_string(c.stream_id) + ", " + std::to_string(c.bytes) + " bytes)";
 }
 
@@ -146,7 +151,7 @@ void used_too_early(const char *p, bool write, bool python) {
   {
     Guard guard(state_mutex);
     for (Copy &c : copies) {
-      if (!c.data || p < c.host || p >= c.host + c.bytes || c.used) continue;
+      if (!c.to_host || p < c.host || p >= c.host + c.bytes || c.used) continue;
       c.used = true;
       copy = named(c);
       break;
@@ -159,17 +164,32 @@ void used_too_early(const char *p, bool write, bool python) {
         " was still to fill it; nothing had waited for that copy");
 }
 
+// A copy to the host whose source is changed has gone wrong if anybody is to see its target: the
+// workers of vLLM that hand nothing on let go of both while the copy runs. Whether that copy is
+// still pending.
+bool spoil(const Access &read, const std::string &text) {
+  for (Copy &c : copies) {
+    if (!c.to_host || c.stream != read.stream || c.number != read.number + 1) continue;
+    if (c.spoiled.empty()) c.spoiled = text;
+    return true;
+  }
+  return false;
+}
+
 // The host has waited for it: the source was left alone, or the target gets what it should.
 void finish(Copy &c, bool asks) {
-  if (!c.data) {
+  if (!c.to_host) {
     if (hash_of(c.host, c.bytes) == c.hash) return;
     found("host memory was changed while " + named(c) + " was still to read it; nothing waited for that copy before " +
           here(asks));
     // What a device may have read, where nothing has used the target yet.
+    if (ascend_sim_deferring()) return;
     if (launches.load() == c.launches && ascend_sim_device_range(c.device, c.bytes)) memcpy(c.device, c.host, c.bytes);
     return;
   }
   unguard_pages(c.host, c.bytes);
+  if (!c.spoiled.empty() && c.shared(c.held)) found(c.spoiled);
+  if (!c.data) return;  // it fills its target by itself
   // Where the pages could not be guarded: by what it holds.
   for (size_t i = 0; i < c.bytes && !c.used; ++i) {
     if (static_cast<unsigned char>(c.host[i]) == kPoison) continue;
@@ -200,7 +220,7 @@ std::string conflict(const Access &first, const char *did, Stream *s, const char
                      size_t bytes) {
   return std::string(operation) + " on stream " + std::to_string(s->id) + (write ? " writes " : " reads ") +
          std::to_string(bytes) + " bytes of device memory that " + first.what + " " + did + " on stream " +
-         std::to_string(first.stream_id) +
+         std::to_string(first.stream_id) + (first.place.empty() ? "" : " at " + first.place) +
          "; nothing orders the two: no wait_stream, no event, no record_stream before the memory was let go, no "
          "synchronisation. The later is at ";
 }
@@ -213,6 +233,8 @@ Order order_of(Stream *s) {
   all[s] = p.issued;
   return all;
 }
+
+uint64_t order_issue(Stream *s) { return ++progress[s].issued; }
 
 void order_wait(Stream *s, const Order &before) {
   Order &known = progress[s].known;
@@ -284,6 +306,7 @@ int ascend_sim_several_streams(void) { return several.load(std::memory_order_rel
 void ascend_sim_launch(void *stream) {
   launches.fetch_add(1, std::memory_order_relaxed);
   static std::atomic<void *> last{nullptr};
+  if (stream && !first.load(std::memory_order_relaxed)) first = stream;
   if (!stream || several || last.load(std::memory_order_relaxed) == stream) return;
   Guard guard(state_mutex);
   Stream *s = stream_of(stream);
@@ -306,8 +329,8 @@ void ascend_sim_host_memory_ready(const void *host, size_t bytes) {
   order_settle(true);
 }
 
-void ascend_sim_copy_pending(void *stream, void *host, void *device, size_t bytes, int to_host, void *keep,
-                             void (*release)(void *)) {
+void ascend_sim_copy_pending(void *stream, void *host, void *device, size_t bytes, int to_host, int late,
+                             void *keep, void (*release)(void *), int (*shared)(void *)) {
   std::vector<std::pair<void (*)(void *), void *>> unused;
   {
     Guard guard(state_mutex);
@@ -323,11 +346,13 @@ void ascend_sim_copy_pending(void *stream, void *host, void *device, size_t byte
     if (copies.size() >= kMostCopies) take(copies.begin());
     char *at = static_cast<char *>(host);
     Copy c{s,  s->id, ++progress[s].issued, at,      static_cast<char *>(device), bytes, 0, launches.load(),
-           {}, keep,  release,              place};
+           {}, keep,  release,              shared, place,              to_host != 0};
     if (to_host) {
-      c.data.reset(new char[bytes]);
-      memcpy(c.data.get(), at, bytes);
-      memset(at, kPoison, bytes);
+      if (!late) {
+        c.data.reset(new char[bytes]);
+        memcpy(c.data.get(), at, bytes);
+        memset(at, kPoison, bytes);
+      }
       guard_by(used_too_early);
       guard_pages(at, bytes);
     } else {
@@ -360,13 +385,14 @@ int ascend_sim_device_done(int device) {
 
 int ascend_sim_access(void *stream, const void *const *starts, const size_t *sizes, const int *writes, int count,
                       const char *operation) {
-  std::vector<std::string> conflicts;
+  std::vector<std::pair<std::string, Access>> conflicts;  // and the read that was too late
+  const std::string place = stream == first.load(std::memory_order_relaxed) ? "" : here(true);
   {
     Guard guard(state_mutex);
     Stream *s = stream_of(stream);
     if (!s || s->capture || s->update) return ACL_SUCCESS;
     if (uses.size() > kMostUses) uses.clear();
-    const Access now{s, s->id, ++progress[s].issued, operation};
+    const Access now{s, s->id, ++progress[s].issued, operation, place};
     for (int i = 0; i < count; ++i) {
       char *start = const_cast<char *>(static_cast<const char *>(starts[i])), *end = start + sizes[i];
       if (start == end) continue;
@@ -376,10 +402,10 @@ int ascend_sim_access(void *stream, const void *const *starts, const size_t *siz
       while (it != uses.end() && it->first < end) {
         Use &use = it->second;
         if (use.has_write && !before(use.write, s))
-          conflicts.push_back(conflict(use.write, "wrote", s, operation, writes[i], sizes[i]));
+          conflicts.emplace_back(conflict(use.write, "wrote", s, operation, writes[i], sizes[i]), Access{});
         if (writes[i])
           for (const Access &read : use.reads)
-            if (!before(read, s)) conflicts.push_back(conflict(read, "read", s, operation, true, sizes[i]));
+            if (!before(read, s)) conflicts.emplace_back(conflict(read, "read", s, operation, true, sizes[i]), read);
         if (writes[i] && it->first >= start && use.end <= end) {
           it = uses.erase(it);
           continue;
@@ -399,8 +425,15 @@ int ascend_sim_access(void *stream, const void *const *starts, const size_t *siz
     }
   }
   if (!conflicts.empty()) {
-    const std::string place = here(true);
-    for (const std::string &text : conflicts) found(text + place);
+    const std::string later = here(true);
+    for (const auto &[text, read] : conflicts) {
+      bool pending = false;
+      if (read.stream) {
+        Guard guard(state_mutex);
+        pending = spoil(read, text + later);
+      }
+      if (!pending) found(text + later);
+    }
   }
   return order_error();
 }

@@ -29,6 +29,8 @@ void order_wait(Stream *s, const Order &before);
 // The host knows that this work is done: pending copies among it wait for order_settle.
 void order_done(const Order &done);
 void order_forget(Stream *s);
+// The number of the work that is issued to the stream now.
+uint64_t order_issue(Stream *s);
 
 // Without it, for they may take Python's lock:
 

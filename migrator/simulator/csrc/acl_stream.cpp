@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The ACL runtime: streams, and work in their order.
+#include "acl_defer.h"
 #include "acl_settings.h"
 #include "acl_stream.h"
 
@@ -85,6 +86,7 @@ int submit(void *handle, int (*run)(void *), void *argument, void (*drop)(void *
   node->argument = argument;
   node->drop = drop;
   if (!s) return last_error;
+  Direct nothing_is_queued;
   {
     Guard guard(state_mutex);
     if (Nodes *to = recording(s)) {
@@ -149,6 +151,7 @@ ACL_API int aclrtCreateStream(void **stream) {
 ACL_API int aclrtCreateStreamWithConfig(void **stream, uint32_t, uint32_t) { return aclrtCreateStream(stream); }
 
 ACL_API int aclrtDestroyStream(void *stream) {
+  Direct nothing_is_queued;
   Stream *s = stream_of(stream);
   if (!s) return last_error;
   std::unique_ptr<Stream> dead;
@@ -175,6 +178,7 @@ ACL_API int aclrtStreamGetId(void *stream, int32_t *id) {
 
 ACL_API int aclrtSynchronizeStream(void *stream) {
   if (int code = ascend_sim_stream_host_access(stream, "a synchronisation with the stream")) return code;
+  if (int code = ascend_sim_work_wait(stream ? stream : stream_of(nullptr))) return code;
   return ascend_sim_watched() ? ascend_sim_stream_done(stream) : ACL_SUCCESS;
 }
 ACL_API int aclrtSynchronizeStreamWithTimeout(void *stream, int32_t) { return aclrtSynchronizeStream(stream); }
@@ -183,6 +187,7 @@ ACL_API int aclrtSynchronizeDevice(void) {
   int device = 0;
   if (int code = need_device(&device)) return code;
   if (int code = not_while_capturing("a synchronisation with the device")) return code;
+  if (int code = defer_wait(nullptr)) return code;
   {
     Guard guard(state_mutex);
     for (Stream *s : streams) {
@@ -196,6 +201,17 @@ ACL_API int aclrtSynchronizeDevice(void) {
 ACL_API int aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
 
 ACL_API int aclrtStreamQuery(void *stream, int *status) {
+  Order all;
+  {
+    Guard guard(state_mutex);
+    Stream *s = stream_of(stream);
+    if (!s) return last_error;
+    if (!s->capture) all = order_of(s);
+  }
+  if (!all.empty() && !defer_try(all)) {
+    *status = 1;  // another thread is at work
+    return ACL_SUCCESS;
+  }
   {
     Guard guard(state_mutex);
     Stream *s = stream_of(stream);

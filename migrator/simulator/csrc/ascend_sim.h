@@ -147,10 +147,13 @@ ASCEND_SIM_API int ascend_sim_is_pinned(const void *p);
 // Pending copies of this host memory come before what is issued now.
 ASCEND_SIM_API void ascend_sim_host_memory_ready(const void *host, size_t bytes);
 // A copy that the host does not wait for, which has been done. Until the host has waited
-// the source must stay as it is; a target on the host holds bytes of ones. `release(held)`
-// is called when the host memory is no longer needed.
+// the source must stay as it is; a target on the host holds bytes of ones
+// until then. A `late` copy to the host has not been done and does it by itself. `release(held)`
+// is called when the host memory is no longer needed; `shared(held)`: whether the program has
+// it, too.
 ASCEND_SIM_API void ascend_sim_copy_pending(void *stream, void *host, void *device, size_t bytes, int to_host,
-                                            void *held, void (*release)(void *));
+                                            int late, void *held, void (*release)(void *),
+                                            int (*shared)(void *));
 // The host has waited for a stream: success, or the error of a race, with
 // ASCEND_SIM_RACES=error.
 ASCEND_SIM_API int ascend_sim_stream_done(void *stream);
@@ -158,6 +161,22 @@ ASCEND_SIM_API int ascend_sim_device_done(int device);
 // Work on a stream reads or writes these pieces of device memory.
 ASCEND_SIM_API int ascend_sim_access(void *stream, const void *const *starts, const size_t *sizes, const int *writes,
                                      int count, const char *operation);
+
+// Work that runs late (ASCEND_SIM_ORDER). Around work on a stream that can run again with the
+// addresses that it had: begin gives 1 where it is guessed now and queued by the end (`run` null:
+// it is not queued; `to_host`: it changes memory of the host and is not guessed). No work may be
+// waited for in between. 0: it runs now, and there is no end.
+ASCEND_SIM_API int ascend_sim_deferring(void);
+ASCEND_SIM_API int ascend_sim_work_begin(void *stream);
+ASCEND_SIM_API void ascend_sim_work_end(void *stream, int (*run)(void *), void *argument, void (*drop)(void *),
+                                        int to_host);
+// Around what cannot run again: nothing is queued until the end.
+ASCEND_SIM_API void ascend_sim_direct_begin(void);
+ASCEND_SIM_API void ascend_sim_direct_end(void);
+// Host memory that a queued copy fills now.
+ASCEND_SIM_API void ascend_sim_host_memory_filled(void *p, size_t bytes);
+// The host waits for all that was issued to the stream; to any, where it is null.
+ASCEND_SIM_API int ascend_sim_work_wait(void *stream);
 
 // Success, or the error that a host read or synchronisation named `what` meets
 // while this stream captures or waits for ever.

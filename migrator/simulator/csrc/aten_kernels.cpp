@@ -417,7 +417,9 @@ struct Recorded {
   const Operator *op;
   std::vector<IValue> arguments;
   std::vector<Tensor> created;  // views of the new results, undefined where a result is an operand
-  at::Generator generator;
+  at::Generator generator;      // draws at each replay; with `seeded` it has drawn
+  bool seeded = false;
+  uint64_t seed = 0;
 };
 
 int replay(void *argument) {
@@ -425,7 +427,7 @@ int replay(void *argument) {
   try {
     at::AutoDispatchBelowADInplaceOrView guard;
     Stack stack(r->arguments.begin(), r->arguments.end());
-    run_on_cpu(*r->op, stack, r->generator.defined() ? draw_seed(r->generator) : 0);
+    run_on_cpu(*r->op, stack, r->seeded ? r->seed : r->generator.defined() ? draw_seed(r->generator) : 0);
     size_t next = 0;
     auto put = [&](const Tensor &t) {
       const Tensor &to = r->created[next++];
@@ -461,8 +463,8 @@ bool has_mask(const IValue &v) {
   return false;
 }
 
-void refuse_in_capture(const Operator &op, const Stack &stack, size_t base, void *stream) {
-  const auto &name = op.handle.schema().operator_name();
+// Whether the shape of the results depends on the data.
+bool shaped_by_data(const Operator &op, const Stack &stack, size_t base) {
   bool shape = op.data_shape;
   if (shape && op.indexes) {
     shape = false;
@@ -471,7 +473,12 @@ void refuse_in_capture(const Operator &op, const Stack &stack, size_t base, void
   const auto &arguments = op.handle.schema().arguments();
   for (size_t i = 0; shape && i < arguments.size(); ++i)
     if (arguments[i].name() == "output_size" && !stack[base + i].isNone()) shape = false;
-  if (op.reads_host || shape)
+  return shape;
+}
+
+void refuse_in_capture(const Operator &op, const Stack &stack, size_t base, void *stream) {
+  const auto &name = op.handle.schema().operator_name();
+  if (op.reads_host || shaped_by_data(op, stack, base))
     check(ascend_sim_stream_host_access(stream, c10::str(name, op.reads_host ? " (a read by the host)"
                                                                               : " (a shape that depends on data)").c_str()));
 }
@@ -499,6 +506,36 @@ class Accesses {
   std::vector<int> writes_;
 };
 
+// ---- work that runs late ----------------------------------------------------------------------
+
+// Work is guessed within the scope, where work runs late, and queued where it is said to be.
+class Guess {
+ public:
+  explicit Guess(void *stream) : stream_(stream), on_(stream && ascend_sim_deferring() && ascend_sim_work_begin(stream)) {}
+  ~Guess() {
+    if (on_) ascend_sim_work_end(stream_, nullptr, nullptr, nullptr, 0);
+  }
+  Guess(const Guess &) = delete;
+  Guess &operator=(const Guess &) = delete;
+  explicit operator bool() const { return on_; }
+  void queue(int (*run)(void *), void *argument, void (*drop)(void *), bool to_host = false) {
+    on_ = false;
+    ascend_sim_work_end(stream_, run, argument, drop, to_host);
+  }
+
+ private:
+  void *stream_;
+  bool on_;
+};
+
+class Direct {
+ public:
+  Direct() { ascend_sim_direct_begin(); }
+  ~Direct() { ascend_sim_direct_end(); }
+  Direct(const Direct &) = delete;
+  Direct &operator=(const Direct &) = delete;
+};
+
 // ---- the kernel -----------------------------------------------------------------------------
 
 void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack) {
@@ -511,7 +548,11 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
   void *stream = special_stream(device);
   const bool capturing = stream && ascend_sim_stream_capturing(stream);
   void *const own = watched_stream(device);
-  if (!capturing && (op.reads_host || op.data_shape) && ascend_sim_watched()) host_waited(own, device);
+  if (!capturing && (op.reads_host || shaped_by_data(op, *stack, base))) {
+    check(ascend_sim_work_wait(own));
+    if (ascend_sim_watched()) host_waited(own, device);
+  }
+  Guess guess(capturing ? nullptr : own);
   ascend_sim_launch(own);
   if (stream && !capturing) check(ascend_sim_stream_host_access(stream, toString(op.handle.schema().operator_name()).c_str()));
   if (capturing) {
@@ -541,16 +582,19 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
     for (const Tensor &t : results.created) accesses.add(t, true);
     accesses.tell(own, toString(handle.schema().operator_name()));
   }
-  if (capturing) {
+  if (capturing || (guess && !op.reads_host)) {
     auto record = std::make_unique<Recorded>();
     record->op = &op;
     record->generator = generator;
+    record->seeded = !capturing;
+    record->seed = seed;
     for (const IValue &v : given) record->arguments.push_back(Operands::frozen(v));
     for (const Tensor &t : results.created) {
       record->created.push_back(t.defined() ? cpu_view(t) : t);
-      if (t.defined()) ascend_sim_capture_will_create(stream, t.storage().mutable_data(), t.storage().nbytes());
+      if (t.defined() && capturing) ascend_sim_capture_will_create(stream, t.storage().mutable_data(), t.storage().nbytes());
     }
-    check(ascend_sim_stream_submit(stream, replay, record.release(), drop_recorded));
+    if (capturing) check(ascend_sim_stream_submit(stream, replay, record.release(), drop_recorded));
+    else guess.queue(replay, record.release(), drop_recorded);
   }
 }
 
@@ -565,6 +609,12 @@ int replay_copy(void *argument) {
   at::AutoDispatchBelowADInplaceOrView guard;
   r->dst.copy_(r->src);
   return ACL_SUCCESS;
+}
+
+int replay_copy_to_host(void *argument) {
+  const Tensor &host = static_cast<RecordedCopy *>(argument)->dst;
+  ascend_sim_host_memory_filled(host.data_ptr(), host.nbytes());
+  return replay_copy(argument);
 }
 
 void drop_copy(void *argument) { delete static_cast<RecordedCopy *>(argument); }
@@ -585,16 +635,26 @@ void move(const Tensor &dst, const Tensor &src, Tensor &to, const Tensor &from, 
   if (queued) ascend_sim_host_memory_ready(host.data_ptr(), host.nbytes());
   else if (between && ascend_sim_watched()) host_waited(stream, device.device());
   ascend_sim_launch(stream);
-  to.copy_(from);
+  // A copy that the host waits for, or of another device's, is done when it returns.
+  std::optional<Direct> direct;
+  if (!stream || (between && !queued)) direct.emplace();
+  Guess guess(direct ? nullptr : stream);
+  const bool to_host = !on_npu(dst), late = guess && queued && to_host;
+  if (!late) to.copy_(from);
   if (stream && ascend_sim_several_streams()) {
     Accesses accesses;
     accesses.add(src, false);
     accesses.add(dst, true);
     accesses.tell(stream, "a copy");
   }
-  if (!queued) return;
-  ascend_sim_copy_pending(stream, host.data_ptr(), device.data_ptr(), host.nbytes(), !on_npu(dst),
-                          new c10::Storage(host.storage()), [](void *held) { delete static_cast<c10::Storage *>(held); });
+  if (queued)
+    ascend_sim_copy_pending(stream, host.data_ptr(), device.data_ptr(), host.nbytes(), to_host, late,
+                            new c10::Storage(host.storage()), [](void *held) { delete static_cast<c10::Storage *>(held); },
+                            [](void *held) -> int { return static_cast<c10::Storage *>(held)->use_count() > 1; });
+  if (!guess) return;
+  auto *again = new RecordedCopy{to, from};
+  if (late) guess.queue(replay_copy_to_host, again, drop_copy, true);
+  else guess.queue(replay_copy, again, drop_copy);
 }
 
 // Between any two of host and devices. The host waits for a copy that is not `non_blocking`,
@@ -789,17 +849,18 @@ std::vector<std::string> take_over(const std::vector<std::string> &device, const
   return taken;
 }
 
-Tensor host_view(const Tensor &t) {
+Tensor host_view(const Tensor &t, bool own) {
   TORCH_CHECK(on_npu(t), "host_view takes a tensor on the npu, not on ", t.device());
   ascend_sim_launch(nullptr);
-  return cpu_view(t, /*own=*/true);
+  Direct nothing_is_queued;
+  return cpu_view(t, own);
 }
 
 }  // namespace
 
 TORCH_LIBRARY(ascend_sim, m) {
   m.def("take_over(str[] device, str[] autograd, bool fresh) -> str[]", &take_over);
-  m.def("host_view(Tensor x) -> Tensor");
+  m.def("host_view(Tensor x, bool own=True) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(ascend_sim, CompositeImplicitAutograd, m) {
   m.impl("host_view", &host_view);

@@ -43,7 +43,7 @@ print(json.dumps({"python": sys.executable, "found": found}))
 
 CHECKS = {"ASCEND_SIM_RACES": "error"}
 """What a run asks of the simulator beside what it does by itself: a race ends the run."""
-CHOSEN = (*CHECKS, "ASCEND_SIM_GARBAGE")
+CHOSEN = (*CHECKS, "ASCEND_SIM_GARBAGE", "ASCEND_SIM_ORDER")
 """Checks of the simulator that the caller's environment may set otherwise."""
 FLOAT32 = {"ASCEND_SIM_RELAX": "float32", "VLLM_NPU_ALLOW_FLOAT32": "1"}
 """Variables of a comparison in float32, which the device's attention and rotary do not take."""

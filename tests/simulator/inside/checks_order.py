@@ -271,3 +271,20 @@ def check_memory_let_go_while_another_stream_uses_it() -> None:
             c = torch.full((1 << 18,), 9.0, device="npu")
             assert recorded or c.data_ptr() == where
         del c
+
+
+def check_a_copy_whose_source_is_changed() -> None:
+    side, main = torch.npu.Stream(), torch.npu.current_stream()
+    for seen in (True, False):
+        torch.npu.synchronize()
+        a = torch.ones(1 << 18, device="npu")
+        side.wait_stream(main)
+        with torch.npu.stream(side):
+            host = a.to("cpu", non_blocking=True)
+        if not seen:
+            del host
+        del a
+        # A target that nobody can look at is none: workers that hand nothing on let go of it.
+        parts = ("aten::full", "a copy read on stream", " at checks_order.py", "record_stream")
+        with reported(*(parts if seen else ())):
+            torch.full((1 << 18,), 9.0, device="npu")

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["host_view"]
 
 
-def host_view(tensor: torch.Tensor) -> torch.Tensor:
+def host_view(tensor: torch.Tensor, *, own: bool = True) -> torch.Tensor:
     """A CPU tensor over the same memory as `tensor`, which is on the npu.
 
     Same shape, strides and dtype; writing to one writes to the other. Raises `RuntimeError` for a
     tensor elsewhere. It reads device memory from the host without a synchronisation, so it is for
-    the inside of operators, never for a program.
+    the inside of operators, never for a program. It keeps the memory, unless it is not to `own` it.
     """
     import torch
 
-    view: torch.Tensor = torch.ops.ascend_sim.host_view(tensor)
+    view: torch.Tensor = torch.ops.ascend_sim.host_view(tensor, own)
     return view

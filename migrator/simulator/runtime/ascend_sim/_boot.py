@@ -57,11 +57,11 @@ def boot() -> None:
     build = os.environ["ASCEND_SIM"]
     _site.tell_the_runtime()
     torch.ops.load_library(os.path.join(build, "lib", "libascend_sim_aten.so"))
-    garbage = os.environ.get("ASCEND_SIM_GARBAGE", "1") != "0"
+    # Where its allocator tells what it gives out and gets back; not torch_npu 2.8.
     watching = os.path.join(build, "lib", "libascend_sim_allocator.so")
-    told = garbage and os.path.exists(watching)
+    told = os.path.exists(watching)
     if told:
-        # Its allocator knows of the devices once torch_npu has been initialised.
+        # It knows of the devices once torch_npu has been initialised.
         torch.npu._lazy_call(ctypes.CDLL(watching).ascend_sim_watch_allocator)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 
@@ -76,7 +76,7 @@ def boot() -> None:
     }
     autograd = registered("AutogradPrivateUse1")
     taken = frozenset(
-        torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd), garbage and not told)
+        torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd), not told)
     )
     # ASCEND_SIM_OPERATORS=0 leaves torch_npu's own fused operators, which call CANN, in place.
     wanted = os.environ.get("ASCEND_SIM_OPERATORS", "1") != "0"

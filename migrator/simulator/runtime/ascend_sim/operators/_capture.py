@@ -9,10 +9,11 @@ tensor or list that changes afterwards has no effect on a replay.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -35,6 +36,9 @@ def _runtime() -> ctypes.CDLL:
         call = getattr(runtime, name)
         call.restype = None
         call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    runtime.ascend_sim_work_begin.argtypes = [ctypes.c_void_p]
+    end = runtime.ascend_sim_work_end
+    end.restype, end.argtypes = None, [ctypes.c_void_p, _CALL, ctypes.c_void_p, _DROP, ctypes.c_int]
     runtime.ascend_sim_error.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p]
     return runtime
 
@@ -74,6 +78,44 @@ def stream_of(device: torch.device, operator: str) -> int | None:
     return None
 
 
+@contextlib.contextmanager
+def nothing_queued() -> Iterator[None]:
+    """The body does to device memory what cannot be done again."""
+    runtime = _runtime()
+    runtime.ascend_sim_direct_begin()
+    try:
+        yield
+    finally:
+        runtime.ascend_sim_direct_end()
+
+
+def begin_late(device: torch.device) -> int | None:
+    """The handle of the device's current stream where the operator is to run late, else None.
+
+    Then it is guessed until :func:`end_late`.
+    """
+    runtime = _runtime()
+    if not runtime.ascend_sim_deferring():
+        return None
+    stream = int(torch.npu.current_stream(device).npu_stream)
+    return stream if runtime.ascend_sim_work_begin(stream) else None
+
+
+def end_late(stream: int, again: Callable[[], None] | None) -> None:
+    """Queue ``again``, which is what the operator did; nothing where it failed."""
+    if again is None:
+        _runtime().ascend_sim_work_end(stream, _CALL(), None, _DROP(), 0)
+    else:
+        _runtime().ascend_sim_work_end(stream, _REPLAY, _kept(again), _FORGET, 0)
+
+
+def _kept(again: Callable[[], None]) -> int:
+    global _next  # noqa: PLW0603 - keys must never be used twice while a graph lives
+    _next += 1
+    _recorded[_next] = again
+    return _next
+
+
 def _extent(tensor: torch.Tensor) -> int:
     if not tensor.numel():
         return 0
@@ -94,13 +136,10 @@ def will_write_bytes(stream: int, address: int, size: int) -> None:
 
 def record(stream: int, again: Callable[[], None], created: Iterable[torch.Tensor]) -> None:
     """Record ``again`` for every replay; ``created`` are device tensors that the call made."""
-    global _next  # noqa: PLW0603 - keys must never be used twice while a graph lives
     runtime = _runtime()
     for tensor in created:
         storage = tensor.untyped_storage()
         runtime.ascend_sim_capture_will_create(stream, storage.data_ptr(), storage.nbytes())
-    _next += 1
-    _recorded[_next] = again
-    code = runtime.ascend_sim_stream_submit(stream, _REPLAY, _next, _FORGET)
+    code = runtime.ascend_sim_stream_submit(stream, _REPLAY, _kept(again), _FORGET)
     if code:
         raise RuntimeError(f"the capture took no operator, error {code} (simulated Ascend)")

@@ -333,35 +333,49 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
         created: list[torch.Tensor] = []
         views = {name: _map(call[name], view) for name in accepted}
         stream = _capture.stream_of(device, op.name)
-        if stream is not None:
-            _capture.will_write(stream, tensors([call[name] for name in written]))
-        result = op(**views)
-        if check_meta and os.environ.get(META_VARIABLE, "1") != "0":
-            _compare_with_meta(op, overload, call, result)
-        placed = _map(result, bring)
-        if stream is not None:
-            _record(op, stream, views, origin, created)
+        late = _capture.begin_late(device) if stream is None else None
+        again: Callable[[], None] | None = None
+        try:
+            if stream is not None:
+                _capture.will_write(stream, tensors([call[name] for name in written]))
+            result = op(**views)
+            if check_meta and os.environ.get(META_VARIABLE, "1") != "0":
+                _compare_with_meta(op, overload, call, result)
+            placed = _map(result, bring)
+            if stream is not None or late is not None:
+                again = _again(op, views, origin, created, own=late is None)
+            if stream is not None and again is not None:
+                _capture.record(stream, again, created)
+        finally:
+            if late is not None:
+                _capture.end_late(late, again)
         return tuple(placed) if isinstance(result, tuple) else placed
 
     return kernel
 
 
-def _record(
+def _again(
     op: Operator,
-    stream: int,
     views: Mapping[str, Any],
     operands: Mapping[int, torch.Tensor],
     created: Sequence[torch.Tensor],
-) -> None:
-    """Record a call in the graph that ``stream`` captures; see :mod:`._capture`."""
+    *,
+    own: bool,
+) -> Callable[[], None]:
+    """The call again, with the same addresses and host values; see :mod:`._capture`.
+
+    It keeps its operands' memory if it is to `own` it.
+    """
     import ascend_sim
 
     def freeze(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if id(tensor) in operands else tensor.clone()
+        if id(tensor) not in operands:
+            return tensor.clone()
+        return tensor if own else ascend_sim.host_view(operands[id(tensor)], own=False)
 
     frozen = {name: _map(value, freeze) for name, value in views.items()}
     known = {id(tensor) for value in frozen.values() for tensor in tensors(value)}
-    targets = [ascend_sim.host_view(tensor) for tensor in created]
+    targets = [ascend_sim.host_view(tensor, own=own) for tensor in created]
 
     def again() -> None:
         new = [tensor for tensor in tensors(op(**frozen)) if id(tensor) not in known]
@@ -373,7 +387,7 @@ def _record(
                 )
             target.copy_(tensor)
 
-    _capture.record(stream, again, created)
+    return again
 
 
 def _brief(value: Any) -> str:

@@ -159,7 +159,8 @@ def take_over(interpreter: ModuleType) -> None:
             )
         stream = _capture.stream_of(device, name)
         if stream is None:
-            run(self, *args, **kwargs)
+            with _capture.nothing_queued():
+                run(self, *args, **kwargs)
             return
         _capturing.append((stream, name))
         try:
