@@ -311,8 +311,8 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     headers = [f"-isystem{path}" for path in torch["include"]]
     ends = ["-Wl,--unresolved-symbols=ignore-in-shared-libs", "-ltorch", "-ltorch_cpu", "-lc10"]
     ends += ["-ltorch_npu", "-lascendcl"]
-    kernels = [_SOURCES / "aten_kernels.cpp", "-o", lib / _KERNELS]
-    config = [_SOURCES / "torch_config.cpp", "-o", lib / _CONFIG]
+    kernels: list[str | Path] = [_SOURCES / "aten_kernels.cpp", "-o", lib / _KERNELS]
+    config: list[str | Path] = [_SOURCES / "torch_config.cpp", "-o", lib / _CONFIG]
     commands: list[list[str | Path]] = [
         [*shared, "-O2", *headers, *kernels, *ends],
         [*shared, "-O2", *config, "-lc10"],
@@ -320,7 +320,7 @@ def _compile(environment: Environment, directory: Path, tell: Callable[[str], No
     if _tells_of_its_memory(environment):
         # Its headers take long to read, and there is next to nothing to optimise.
         own = f"-isystem{environment.torch_npu_dir / 'include'}"
-        watch = [_SOURCES / "torch_allocator.cpp", "-o", lib / _ALLOCATOR]
+        watch: list[str | Path] = [_SOURCES / "torch_allocator.cpp", "-o", lib / _ALLOCATOR]
         commands.append([*shared, "-O0", own, *headers, *watch, *ends])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, commands))

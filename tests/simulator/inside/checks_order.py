@@ -130,7 +130,10 @@ def line_of(text: str) -> str:
 def check_a_target_read_too_early() -> None:
     source, target = device(3), pinned()
     floats, read = torch.ones(4, device="npu"), torch.zeros(4).pin_memory()
-    first, second = line_of("assert target[0] == -1"), line_of("target.copy_(source, non_blocking=True)  #")
+    first, second = (
+        line_of("assert target[0] == -1"),
+        line_of("target.copy_(source, non_blocking=True)  #"),
+    )
     with reported(f"memory was read at {first}", f"copy to the host at {second}", "4096 bytes"):
         target.copy_(source, non_blocking=True)  # is not waited for
         assert target[0] == -1

@@ -75,9 +75,7 @@ def boot() -> None:
         if any(has_kernel(f"aten::{name}", key) for key in _CPU_KEYS)
     }
     autograd = registered("AutogradPrivateUse1")
-    taken = frozenset(
-        torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd), not told)
-    )
+    taken = frozenset(torch.ops.ascend_sim.take_over(sorted(device), sorted(autograd), not told))
     # ASCEND_SIM_OPERATORS=0 leaves torch_npu's own fused operators, which call CANN, in place.
     wanted = os.environ.get("ASCEND_SIM_OPERATORS", "1") != "0"
     if wanted and importlib.util.find_spec("ascend_sim.operators") is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def site() -> str:
     return ""
 
 
+@functools.cache
 def _short(path: str) -> str:
     """A path without the folder of sys.path that it lies in."""
     folders = [f.rstrip(os.sep) + os.sep for f in sys.path if f]
