@@ -222,6 +222,12 @@ def platform_registers_kernels(tree: Tree) -> bool:
 _PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
 
 
+def draft_inputs_have_kernels(tree: Tree) -> bool:
+    """Kernels beside the proposers prepare the input of a draft model, not the proposers alone."""
+    home = "vllm/v1/spec_decode/utils.py"
+    return _defined(tree, (home,), "eagle_prepare_inputs_padded_kernel")
+
+
 def _punica_takes(tree: Tree, method: str, parameter: str) -> bool:
     return parameter in (tree.parameters(_PUNICA_BASE, f"PunicaWrapperBase.{method}") or ())
 
@@ -298,6 +304,7 @@ PROBES: dict[str, Probe] = {
         runner_keeps_prompt_logprobs,
         runner_asks_by_cache_dtype,
         platform_registers_kernels,
+        draft_inputs_have_kernels,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

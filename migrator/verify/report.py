@@ -19,6 +19,7 @@ CODES = {
     "V105": "a call does not fit the signature in the tree",
     "V106": "a name that only type checkers see is used at run time",
     "V107": "a dotted path in a string does not resolve",
+    "V108": "nothing leads to a module that the migration added",
     "V201": "torch_npu has no such name",
     "V202": "a call does not bind to the operator's schema or the function's signature",
     "V301": "a file does not compile",

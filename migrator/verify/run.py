@@ -9,7 +9,7 @@ from pathlib import Path
 
 from migrator.files.locations import private_cache
 from migrator.files.tree import module_name
-from migrator.verify import compiles, imports, wheel
+from migrator.verify import compiles, imports, reached, wheel
 from migrator.verify.api import NpuApi
 from migrator.verify.calls import TRIGGERS, CallChecker
 from migrator.verify.names import NameChecker
@@ -60,6 +60,7 @@ def verify(options: Options, progress: Callable[[str], None] = lambda _: None) -
     progress("compiling")
     findings += [
         *names.findings,
+        *reached.check(tree),
         *calls.findings,
         *compiles.check(tree),
         *imports.check_source(tree),

@@ -1,3 +1,4 @@
+# npu-migrate: when draft_inputs_have_kernels
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
 """The kernels of `spec_decode.utils`, of operators that an NPU has.
@@ -227,3 +228,6 @@ REPLACEMENTS: dict[str, Replacement] = {
 def npu_kernel(kernel: Any) -> Launcher:
     """What is launched instead of a kernel."""
     return Launcher(kernel, REPLACEMENTS[kernel.__name__])
+
+
+# npu-migrate: end
