@@ -271,6 +271,11 @@ def model(**more: Any) -> SimpleNamespace:
     return SimpleNamespace(is_multimodal_model=False, use_mla=False, **more)
 
 
+def text_model(**config: Any) -> SimpleNamespace:
+    """One whose text part has this in its own configuration."""
+    return model(hf_text_config=SimpleNamespace(**config))
+
+
 @pytest.fixture(params=[True])
 def triton(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vLLM that has Triton or, by its parameter, not."""
@@ -289,8 +294,16 @@ def of_v2(npu_config: ModuleType, **parts: Any) -> list[str]:
 
 def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None:
     parallel = SimpleNamespace(data_parallel_size=1, distributed_executor_backend="mp")
-    plain = model(runner_type="generate", logprobs_mode="raw_logprobs", logits_processors=None)
-    assert of_v2(npu_config, model_config=plain, parallel_config=parallel) == []
+    text = SimpleNamespace(attention_chunk_size=None, num_kv_shared_layers=0)
+    plain = model(
+        runner_type="generate",
+        logprobs_mode="raw_logprobs",
+        logits_processors=None,
+        hf_text_config=text,
+    )
+    offload = SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=0))
+    parts = {"model_config": plain, "parallel_config": parallel, "offload_config": offload}
+    assert of_v2(npu_config, **parts) == []
 
 
 @pytest.mark.parametrize(
@@ -315,6 +328,12 @@ def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None
             "enable_expert_parallel=True",
         ),
         ({"speculative_config": object()}, "speculative_config"),
+        ({"model_config": text_model(attention_chunk_size=8192)}, "attention_chunk_size=8192"),
+        ({"model_config": text_model(num_kv_shared_layers=2)}, "num_kv_shared_layers=2"),
+        (
+            {"offload_config": SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=1.5))},
+            "cpu_offload_gb=1.5",
+        ),
         ({"model_config": SimpleNamespace(is_multimodal_model=True, use_mla=False)}, "images"),
         (
             {"model_config": SimpleNamespace(is_multimodal_model=False, use_mla=True)},

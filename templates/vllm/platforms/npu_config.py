@@ -286,10 +286,13 @@ _V1_TAKES_IT = "VLLM_USE_V2_MODEL_RUNNER=0 chooses V1, which takes it"
 
 TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
     "model_config.enable_prompt_embeds": ((False,), _V1_TAKES_IT),
+    "model_config.hf_text_config.attention_chunk_size": ((None,), _V1_TAKES_IT),
+    "model_config.hf_text_config.num_kv_shared_layers": ((None, 0), _V1_TAKES_IT),
     "model_config.logits_processors": ((None, []), _V1_TAKES_IT),
     "model_config.logprobs_mode": (("raw_logprobs",), _V1_TAKES_IT),
     "model_config.quantization": ((None,), _V1_TAKES_IT),
     "model_config.runner_type": (("generate",), _V1_TAKES_IT),
+    "offload_config.uva.cpu_offload_gb": ((0,), _V1_TAKES_IT),
     "parallel_config.data_parallel_size": ((1,), _V1_TAKES_IT),
     "parallel_config.distributed_executor_backend": ((None, "uni", "mp"), _V1_TAKES_IT),
     "parallel_config.enable_expert_parallel": ((False,), _V1_TAKES_IT),
