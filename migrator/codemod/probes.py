@@ -272,6 +272,11 @@ def scaled_products_are_int8(tree: Tree) -> bool:
     return "_POSSIBLE_KERNELS" in tree.names(home)
 
 
+def modes_capture_scaled_products(tree: Tree) -> bool:
+    """Every kernel of a scaled product is for int8, and a mode says which graphs hold them."""
+    return scaled_products_are_int8(tree) and config_has_cudagraph_mode(tree)
+
+
 def int8_kernels_have_a_capability(tree: Tree) -> bool:
     """Kernels of int8 linear layers have to say which CUDA device they need."""
     return _defined(tree, (_SCALED_MM,), "ScaledMMLinearKernel.get_min_capability")
@@ -312,6 +317,7 @@ PROBES: dict[str, Probe] = {
         int8_kernels_have_a_table,
         int8_kernels_have_a_class,
         scaled_products_are_int8,
+        modes_capture_scaled_products,
         int8_kernels_have_a_capability,
     )
 }

@@ -12,8 +12,12 @@ import pytest
 from tests.trees import template_module
 
 TABLE = template_module("vllm/platforms/npu_config.py")
-OTHER_VARIANT = "latent attention has no backend in this release"
-"""Of trees whose layers write the cache themselves: a template holds both variants."""
+OTHER_VARIANTS = (
+    "latent attention has no backend in this release",
+    "latent attention was not compared with graphs in this release",
+)
+"""Of trees whose layers write the cache themselves, and of those whose graphs were not compared: a
+template holds all variants."""
 
 
 def reasons(
@@ -42,7 +46,7 @@ def reasons(
             at = getattr(at, name)
         setattr(at, last, value)
     found = TABLE._latent_reasons(whole)
-    return [reason for reason in found if not reason.startswith(OTHER_VARIANT)]
+    return [reason for reason in found if not reason.startswith(OTHER_VARIANTS)]
 
 
 def test_deepseeks_as_they_are_are_taken() -> None:
@@ -101,3 +105,20 @@ def test_what_was_not_compared_is_refused_by_name(path: str) -> None:
     (reason,) = reasons({path: 7})
     name = path.rpartition(".")[2]
     assert reason.startswith(f"latent attention was not compared with {name}=7")
+
+
+def test_graphs_and_ranks_of_a_release_that_were_not_compared_are_refused() -> None:
+    model = SimpleNamespace(
+        hf_text_config=SimpleNamespace(**TABLE.LATENT_SIZES),
+        use_mla=True,
+        enforce_eager=False,
+        architectures=[TABLE.LATENT_MODELS[0]],
+        get_num_attention_heads=lambda _: 16,
+        quantization=None,
+    )
+    mode = SimpleNamespace(cudagraph_mode=SimpleNamespace(name="FULL_DECODE_ONLY"))
+    parallel = SimpleNamespace(tensor_parallel_size=2)
+    whole = SimpleNamespace(model_config=model, parallel_config=parallel, compilation_config=mode)
+    found = [reason.partition(". ")[0] for reason in TABLE._latent_reasons(whole)]
+    assert "latent attention was not compared with graphs in this release" in found
+    assert "latent attention was not compared with tensor_parallel_size=2" in found

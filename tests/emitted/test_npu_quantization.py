@@ -171,6 +171,52 @@ def test_an_option_that_a_release_does_not_have_is_no_reason(module: ModuleType)
 )
 def test_other_methods_are_refused_in_one_line(module: ModuleType, method: str, words: str) -> None:
     said = module.method_refusal(method)
+    assert "or one quantized by compressed-tensors or ascend." in said
     assert said.startswith(f"NPU: {method} quantization is not supported, ")
     assert words in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("method", ["compressed-tensors", "ascend"])
+def test_a_release_may_have_compared_no_method(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(module, "METHODS", ())
+    said = module.method_refusal(method)
+    assert said.endswith(
+        "it was not compared in this release. Use the model's unquantized weights."
+    )
+    model = SimpleNamespace(quantization=method)
+    found = list(module.quantization_reasons(SimpleNamespace(model_config=model)))
+    # The other one vLLM asks `verify_quantization` about.
+    assert len(found) == (method == "ascend")
+    assert all("ascend quantization was not compared in this release" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("eager", "ranks", "experts", "option"),
+    [
+        (True, 1, 8, ""),
+        (True, 2, None, ""),
+        (False, 1, None, "graphs"),
+        (True, 2, 8, "experts and tensor_parallel_size=2"),
+    ],
+)
+def test_what_modelslim_was_compared_with(
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    eager: bool,
+    ranks: int,
+    experts: int | None,
+    option: str,
+) -> None:
+    monkeypatch.setattr(module, "_modelslim", lambda _: ())
+    model = SimpleNamespace(
+        quantization="ascend",
+        enforce_eager=eager,
+        hf_text_config=SimpleNamespace(num_experts=experts),
+    )
+    parallel = SimpleNamespace(tensor_parallel_size=ranks)
+    whole = SimpleNamespace(model_config=model, parallel_config=parallel)
+    found = [reason.partition(". ")[0] for reason in module.quantization_reasons(whole)]
+    assert found == [f"ascend quantization was not compared with {option}"] * bool(option)

@@ -34,6 +34,7 @@ MODEL: dict[str, Any] = {
 """A model that is served, of which the cases differ."""
 _NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 _REGISTRY = "vllm/model_executor/models/registry.py"
+_TAKEN_METHODS = "vllm/platforms/npu_quantization.py"
 _METHODS = "vllm/model_executor/layers/quantization/__init__.py"
 _ENVS = "vllm/envs.py"
 
@@ -140,6 +141,8 @@ def _scheme(
         f"compressed-tensors: {name}",
         f"NPU: compressed-tensors quantization with {says}",
         {**MODEL, "quantization_config": config},
+        needs='METHODS = ("compressed-tensors"',
+        where=_TAKEN_METHODS,
     )
 
 
@@ -150,6 +153,8 @@ def _modelslim(name: str, says: str, description: dict[str, str]) -> Case:
         f"NPU: ascend quantization with {says}",
         engine={"load_format": "auto"},
         files={"quant_model_description.json": json.dumps(description)},
+        needs='METHODS = ("compressed-tensors", "ascend")',
+        where=_TAKEN_METHODS,
     )
 
 

@@ -56,7 +56,17 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 """Options beside which latent attention and quantized weights were compared, with
 these values alone."""
 
-LATENT_TAKEN = dict(sorted({**PLAIN, "model_config.quantization": (None,)}.items()))
+# npu-migrate: when common_metadata_only_bounds_host_lengths
+_LATENT_ONLY: dict[str, tuple[Any, ...]] = {"model_config.quantization": (None,)}
+# npu-migrate: otherwise
+_LATENT_ONLY: dict[str, tuple[Any, ...]] = {
+    "model_config.quantization": (None,),
+    # Several ranks were compared in later releases.
+    "parallel_config.tensor_parallel_size": (1,),
+}
+# npu-migrate: end
+
+LATENT_TAKEN = dict(sorted({**PLAIN, **_LATENT_ONLY}.items()))
 """The same of latent attention alone."""
 
 PREFIX_MODELS = ("bagel", "gemma3", "paligemma")
@@ -457,6 +467,7 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
             f"latent attention takes {MAX_LATENT_HEADS} heads on a rank, not {heads}. "
             f"{hint}, or a larger --tensor-parallel-size"
         )
+    # npu-migrate: when mla_layers_part_the_batch
     mode = _lookup(vllm_config, "compilation_config.cudagraph_mode")
     full = getattr(mode, "name", None) == "FULL_DECODE_ONLY"
     if not model_config.enforce_eager and not full:
@@ -464,6 +475,13 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
             "latent attention was not compared with graphs in pieces. Set "
             "--enforce-eager or cudagraph_mode FULL_DECODE_ONLY"
         )
+    # npu-migrate: otherwise
+    if not model_config.enforce_eager:
+        yield (
+            "latent attention was not compared with graphs in this release. Set "
+            "--enforce-eager"
+        )
+    # npu-migrate: end
     for option in not_compared(vllm_config, LATENT_TAKEN):
         yield f"latent attention was not compared with {option}. {hint}"
     # npu-migrate: otherwise

@@ -20,11 +20,23 @@ if TYPE_CHECKING:
 
 # npu-migrate: when int8_kernels_have_a_class
 # No kernel of this release's table was compared.
-METHODS = ("ascend",)
+METHODS = ()
+# npu-migrate: end
+# npu-migrate: when config_has_cudagraph_mode
 # npu-migrate: otherwise
+# No product of int8 was compared in this release.
+METHODS = ()
+# npu-migrate: end
+# npu-migrate: when modes_capture_scaled_products
+METHODS = ("compressed-tensors",)
+# npu-migrate: end
+# npu-migrate: when int8_kernels_have_a_table
 METHODS = ("compressed-tensors", "ascend")
 # npu-migrate: end
-"""Quantization methods with a scheme for NPUs."""
+"""Quantization methods with a scheme for NPUs that was compared in this release."""
+
+KNOWN_METHODS = ("compressed-tensors", "ascend")
+"""Those that were compared in one release or another."""
 
 NO_FLOAT8 = ("fp8", "mxfp", "nvfp4", "modelopt")
 """How the names of methods begin or go on that need numbers an NPU does not have."""
@@ -87,11 +99,14 @@ _GROUP = {"targets", "weights", "input_activations", "format"}
 def method_refusal(method: str) -> str:
     """Why a method that is not in `METHODS` is refused, in one line."""
     why = "it has no kernels for NPUs here"
+    if method in KNOWN_METHODS:
+        why = "it was not compared in this release"
     if any(name in method for name in NO_FLOAT8):
         why = "Atlas A2 and A3 compute with no floats of 8 or 4 bits"
+    others = f", or one quantized by {' or '.join(METHODS)}" if METHODS else ""
     return (
         f"NPU: {method} quantization is not supported, {why}. Use the model's "
-        f"unquantized weights, or one quantized by {' or '.join(METHODS)}."
+        f"unquantized weights{others}."
     )
 
 
@@ -108,9 +123,17 @@ def is_modelslim(model_config: ModelConfig) -> bool:
 def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     """Why the quantization of a model is not taken."""
     model_config = vllm_config.model_config
-    if model_config is None or model_config.quantization not in METHODS:
+    if model_config is None:
         return
     name = model_config.quantization
+    if name not in METHODS:
+        if name == "ascend":
+            # vLLM has not asked `verify_quantization`: its config.json is silent.
+            yield (
+                f"{name} quantization was not compared in this release. Use the "
+                "model's unquantized weights"
+            )
+        return
     if name == "ascend":
         found = _modelslim(model_config)
     else:
@@ -122,6 +145,12 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     options = list(not_compared(vllm_config, PLAIN))
     if str(getattr(model_config, "dtype", None)) == "torch.float16":
         options.append("dtype=float16")
+    if name == "ascend":
+        if not model_config.enforce_eager:
+            options.append("graphs")
+        ranks = vllm_config.parallel_config.tensor_parallel_size
+        if ranks > 1 and _has_experts(model_config):
+            options.append(f"experts and tensor_parallel_size={ranks}")
     for option in options:
         yield (
             f"{name} quantization was not compared with {option}. Change that, or "
