@@ -104,7 +104,7 @@ if TYPE_CHECKING:
     "v2-connector-host. With LoRA adapters in one slot or two: lora1- or lora2- and eager, graph, "
     "full-graph, tp2, tp2-graph "
     "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram-, draft-, eagle-, eagle3- or "
-    "mtp- and eager, graph, full-graph, tp2 or no-nnal.  "
+    "mtp- and eager, graph, full-graph, mp, tp2 or no-nnal.  "
     "[default: eager,graph,mp,tp2]",
 )
 @click.option(

@@ -275,7 +275,7 @@ def _with_drafts() -> Iterator[Mode]:
     known = {mode.name: mode for mode in _ALL}
     for kind, (what, config) in DRAFTS.items():
         speculative = {**config, "num_speculative_tokens": DRAFTED_TOKENS}
-        for name in ("eager", "graph", "full-graph", "tp2", "no-nnal"):
+        for name in ("eager", "graph", "full-graph", "mp", "tp2", "no-nnal"):
             mode = known[name]
             yield replace(
                 mode,
