@@ -44,11 +44,13 @@ def schemas() -> dict[str, bytes]:
     from migrator.reports.log import schema
     from migrator.updating import report as updating
     from migrator.verify import report as verify
+    from migrator.verify.simulate import cost
     from migrator.verify.simulate import report as simulate
 
     kinds = {
         "verify": verify.Report,
         "simulate": simulate.Report,
+        "cost": cost.Costs,
         "update": updating.Document,
         "check-against": liveness.Document,
         "coverage": coverage.Document,

@@ -16,6 +16,7 @@ import click
 
 from migrator.cli import common
 from migrator.cli.common import UserError
+from migrator.cli.cost import Counting
 from migrator.files.interpreters import interpreter
 from migrator.messages.escaping import terminal
 from migrator.messages.github import within_repository
@@ -68,6 +69,24 @@ if TYPE_CHECKING:
     help="Command to run that interpreter under, such as `vllm-npu-migrate simulator run --`.",
 )
 @click.option("--simulate", is_flag=True, help="Run tiny models through it on a simulated Ascend.")
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="With --simulate: count what a step asks of the device, in place of tokens.",
+)
+@click.option(
+    "--against",
+    metavar="TREE",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="With --cost: another emitted tree, whose numbers are shown beside.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    metavar="STEP.QUANTITY=N",
+    multiple=True,
+    help="With --cost: the most that a step may take, such as decode.waits=1; more is exit code 1.",
+)
 @click.option("--serve", is_flag=True, help="Ask `vllm serve` of it, on a simulated Ascend.")
 @click.option(
     "--data-parallel",
@@ -149,6 +168,9 @@ def command(
     python: Path | None,
     launcher: str | None,
     simulate: bool,
+    cost: bool,
+    against: Path | None,
+    budgets: tuple[str, ...],
     serve: bool,
     data_parallel: int,
     ray: bool,
@@ -186,6 +208,12 @@ def command(
         raise UserError("--data-parallel goes with --serve")
     if ray and data_parallel == 1:
         raise UserError("--ray goes with --data-parallel; workers over Ray are --modes ray-tp2")
+    if cost and kinds != (False, False, True, False):
+        raise UserError("--cost goes with --simulate, and with no other kind of run")
+    if cost and models:
+        raise UserError("--cost has a model of its own; leave --models out")
+    if (against or budgets) and not cost:
+        raise UserError("--against and --budget go with --simulate --cost")
     if any(kinds):
         if torch_npu or torch_npu_wheel or base or everything or launcher:
             given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
@@ -207,6 +235,7 @@ def command(
             timeout,
             format_,
             quiet=quiet,
+            counting=Counting(against, budgets, verbose) if cost else None,
         )
     if models or modes or work:
         raise UserError("--models, --modes and --work go with --simulate or --serve")
@@ -291,6 +320,7 @@ def _run(
     format_: str,
     *,
     quiet: bool,
+    counting: Counting | None,
 ) -> NoReturn:
     """Run the tree on the simulated Ascend and exit as the outcome says."""
     from rich.console import Console
@@ -302,9 +332,10 @@ def _run(
     # `kill` ends the runs as an interrupt does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     reports = []
+    default_modes = simulate.DEFAULT_MODES if counting is None else simulate.COST_MODES
     try:
         chosen = simulate.select_models(_names(models))
-        ways = simulate.select_modes(_names(modes) or simulate.DEFAULT_MODES)
+        ways = simulate.select_modes(_names(modes) or default_modes)
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
@@ -313,6 +344,11 @@ def _run(
         machine = (sys.executable, "-c", _OURSELVES, "simulator", "run", "--env", str(python))
         launcher = simulate.Launcher(machine, python)
         with _status(quiet) as tell:
+            if counting is not None:
+                options = simulate.Options(
+                    tree, launcher, (), ways, work=work, timeout=timeout, vllm=vllm
+                )
+                counting.run(options, format_, tell)
             for wanted, run, default in (
                 (kinds[0], simulate.install, ("llama",)),
                 (kinds[1], simulate.refusals, ("llama",)),

@@ -257,12 +257,20 @@ ModelPtr model_of(void *handle) {
 }
 }  // namespace
 
+static uint64_t launches(const Nodes &nodes) {
+  uint64_t all = 0;
+  for (const auto &node : nodes)
+    all += node->kind == Node::kGroup ? launches(node->members) : node->kind == Node::kWork;
+  return all;
+}
+
 ACL_API int aclmdlRIExecuteAsync(void *model, void *stream) {
   Direct nothing_is_queued;
   ModelPtr m = model_of(model);
   Stream *s = stream_of(stream);
   if (!m || !s) return last_error;
   ascend_sim_launch(nullptr);
+  if (ascend_sim_observed()) ascend_sim_observe("replay", "a graph", launches(m->nodes));
   {
     Guard guard(state_mutex);
     if (m->origin || s->capture)

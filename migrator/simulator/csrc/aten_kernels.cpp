@@ -536,6 +536,41 @@ class Direct {
   Direct &operator=(const Direct &) = delete;
 };
 
+// ---- what a program asks of the device ------------------------------------------------------
+
+// A value for the host is copied there; a shape that depends on data is waited for as well.
+void tell(const Operator &op, bool shape) {
+  const std::string name = toString(op.handle.schema().operator_name());
+  if (op.reads_host) ascend_sim_observe("to host", name.c_str(), 8);
+  else ascend_sim_observe("launch", name.c_str(), 0);
+  if (op.reads_host || shape) ascend_sim_observe("wait", name.c_str(), 0);
+}
+
+// One launch on a device, whatever it is composed of here.
+class Whole {
+ public:
+  explicit Whole(const c10::OperatorHandle &op) {
+    if (!ascend_sim_observed()) return;
+    name_ = toString(op.schema().operator_name());
+    ascend_sim_observe_begin();
+  }
+  ~Whole() {
+    if (!name_.empty()) ascend_sim_observe_end(name_.c_str(), 0);
+  }
+
+ private:
+  std::string name_;
+};
+
+void tell_copy(const Tensor &dst, const Tensor &src, bool queued) {
+  if (!ascend_sim_observed() || dst.numel() == 0) return;
+  const bool to = on_npu(dst), from = on_npu(src);
+  if (to && from) return ascend_sim_observe("launch", "aten::copy_", 0);
+  const char *what = queued ? "of pinned memory" : "of pageable memory";
+  ascend_sim_observe(to ? "to device" : "to host", what, src.nbytes());
+  if (!queued) ascend_sim_observe("wait", to ? "a copy to the device" : "a copy to the host", 0);
+}
+
 // ---- the kernel -----------------------------------------------------------------------------
 
 void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack) {
@@ -569,6 +604,7 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
   }
 
   run_on_cpu(op, *stack, seed);
+  if (ascend_sim_observed()) tell(op, shaped_by_data(op, given, 0));
 
   for (const Operand &o : operands.list())
     if (o.written) follow(o);
@@ -641,6 +677,7 @@ void move(const Tensor &dst, const Tensor &src, Tensor &to, const Tensor &from, 
   Guess guess(direct ? nullptr : stream);
   const bool to_host = !on_npu(dst), late = guess && queued && to_host;
   if (!late) to.copy_(from);
+  tell_copy(dst, src, queued);
   if (stream && ascend_sim_several_streams()) {
     Accesses accesses;
     accesses.add(src, false);
@@ -748,6 +785,7 @@ bool returns_view(const c10::FunctionSchema &schema) {
 // An operator that torch composes of others on every device, where torch_npu has a fused
 // one: compose it. The parts come to the kernel above, and autograd sees them.
 void compose(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *stack) {
+  const Whole whole(op);
   op.callBoxedForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd, *stack);
 }
 

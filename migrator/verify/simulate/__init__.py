@@ -3,12 +3,13 @@
 
 `simulate` goes through `LLM.generate`, `serve` through `vllm serve` and the OpenAI client,
 `install` builds a wheel, `refusals` starts what an NPU cannot serve, `features` tries what no model
-has. The programs that run in the environment under test are in `programs`; nothing here imports
-torch.
+has, `cost` counts what a step asks for. The programs that run in the environment under test are in
+`programs`; nothing here imports torch.
 """
 
 from __future__ import annotations
 
+from migrator.verify.simulate.cost import COST_MODES
 from migrator.verify.simulate.environment import Launcher, SimulateError
 from migrator.verify.simulate.installation import install
 from migrator.verify.simulate.models import DEFAULT_MODELS, MODELS
@@ -22,6 +23,7 @@ from migrator.verify.simulate.server import serve
 from migrator.verify.simulate.trying import features
 
 __all__ = [
+    "COST_MODES",
     "DEFAULT_MODELS",
     "DEFAULT_MODES",
     "MODELS",

@@ -30,6 +30,8 @@ from typing import Any
 
 import torch
 
+from ascend_sim import observer
+
 from . import _capture, _rules
 from . import _checks as check
 from ._checks import OperandError, arguments, tensors
@@ -290,6 +292,10 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
     ]
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
+        with observer.launch(op.name):
+            return run(*args, **kwargs)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
         call = dict(defaults)
         call.update(zip(positional, args, strict=False))
         call.update(kwargs)
