@@ -145,7 +145,13 @@ class Requirements:
 def libraries_of(torch_npu: Path) -> list[Path]:
     """Shared libraries of an installed or unpacked torch_npu (the directory of the package)."""
     bundled = torch_npu.parent / "torch_npu.libs"
-    found = [*torch_npu.glob("lib/*.so*"), *torch_npu.glob("_C*.so"), *bundled.glob("*.so*")]
+    found = [
+        *torch_npu.glob("lib/*.so*"),
+        *torch_npu.glob("_C*.so"),
+        *bundled.glob("*.so*"),
+        # A compiler of graphs that is loaded where a program asks for it.
+        *torch_npu.glob("dynamo/torchair/core/*.so"),
+    ]
     return sorted(path for path in found if path.is_file())
 
 

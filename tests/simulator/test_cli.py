@@ -121,6 +121,19 @@ def test_ray_counts_devices_by_pyacl(simulator: Simulator) -> None:
 
 
 @pytest.mark.simulator
+def test_pyacl_copies_bytes(simulator: Simulator) -> None:
+    source = """
+        import torch, acl
+        x, y = torch.arange(4), torch.zeros(4, dtype=torch.int64, device="npu")
+        torch.npu.synchronize()
+        print(acl.rt.memcpy(y.data_ptr(), 32, x.data_ptr(), 24, 1), y.tolist())
+        print(acl.rt.memcpy(y.data_ptr(), 8, x.data_ptr(), 24, 1), y.tolist())
+        """
+    done = simulator.run(source)
+    assert done.stdout.splitlines() == ["0 [0, 1, 2, 0]", "107000 [0, 1, 2, 0]"]
+
+
+@pytest.mark.simulator
 def test_children_inherit_the_simulator(simulator: Simulator, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -193,7 +193,7 @@ def costs(
         ways = []
         for mode in options.modes:
             progress(f"steps, {mode.name}")
-            ways.append(_way(tree, mode, work, options, runner))
+            ways.append(count(tree, mode, work, options, runner))
         return _costs(tree, options, versions, ways)
 
 
@@ -209,7 +209,8 @@ def _costs(tree: EmittedTree, options: Options, versions: Versions, ways: list[W
     )
 
 
-def _way(tree: EmittedTree, mode: Mode, work: Path, options: Options, runner: Runner) -> Way:
+def count(tree: EmittedTree, mode: Mode, work: Path, options: Options, runner: Runner) -> Way:
+    """Count the steps of one mode, in the folder `work`."""
     found = []
     for layers in LAYERS:
         folder = work / f"cost-{mode.name}-{layers}"

@@ -22,4 +22,6 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(os.path.join(build, "lib", "libascendcl.so"))
     loaded.aclrtGetSocName.restype = ctypes.c_char_p
     loaded.aclrtGetDeviceCount.argtypes = [ctypes.POINTER(ctypes.c_uint32)]
+    place, size = ctypes.c_void_p, ctypes.c_size_t
+    loaded.aclrtMemcpy.argtypes = [place, size, place, size, ctypes.c_int]
     return loaded

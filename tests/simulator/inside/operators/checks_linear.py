@@ -14,6 +14,7 @@ from tests.simulator.inside.operators.calling import (
     matrix_product,
     npu,
     rand,
+    refused,
     sweep,
     wide,
 )
@@ -38,6 +39,27 @@ def check_linear() -> None:
         filled = call("npu::one_", own)
         assert filled.data_ptr() == before
         assert (own == 1).all()
+
+
+def check_accumulated_product() -> None:
+    if not hasattr(torch_npu, "_npu_matmul_add_fp32"):
+        return  # newer releases have none
+    for rng, dtype in sweep(4):
+        if dtype == torch.float32:
+            continue
+        k, rows, n = rng.randint(1, 4), rng.randint(1, 6), rng.randint(1, 5)
+        x, w = rand(rng, k, rows, dtype=dtype), rand(rng, k, n, dtype=dtype)
+        before = rand(rng, rows, n)
+        total = npu(before)
+        call("atb::_npu_matmul_add_fp32", npu(x), npu(w), total)
+        product = matrix_product(x.t(), w, None)
+        wanted = [
+            [a + b for a, b in zip(*both, strict=True)]
+            for both in zip(product, wide(before), strict=True)
+        ]
+        close(total, wanted, terms=k, size=16)
+        with refused("_npu_matmul_add_fp32", "'weight'", f"shape ({k}, *)"):
+            torch_npu._npu_matmul_add_fp32(npu(x), npu(rand(rng, k + 1, n, dtype=dtype)), total)
 
 
 def check_zz_every_operator_was_tested() -> None:

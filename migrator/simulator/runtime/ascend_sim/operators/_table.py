@@ -362,6 +362,15 @@ TABLE: dict[str, Takes] = {
         {"input": Tensor(FLOATS, (2,)), "weight": Tensor(like="input")},
         "input [rows, k], weight [n, k], bias [n], of the dtype of input or float32",
     ),
+    "atb::_npu_matmul_add_fp32": Takes(
+        "atb LinearOperation, transposed and accumulating",
+        {
+            "x": Tensor(HALVES, (2,)),
+            "weight": Tensor(like="x", ranks=(2,)),
+            "C": Tensor(("float32",), (2,), contiguous=True),
+        },
+        "x [k, rows], weight [k, columns], C [rows, columns]",
+    ),
     "npu::npu_dtype_cast": Takes(
         "torch_npu.npu_dtype_cast", also="a dtype of torch, or its number, without float64"
     ),

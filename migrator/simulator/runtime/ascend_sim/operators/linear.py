@@ -41,6 +41,21 @@ def npu_linear(
     return product.to(input.dtype)
 
 
+@operator(
+    "atb::_npu_matmul_add_fp32",
+    {"2.8.0": "_npu_matmul_add_fp32(Tensor x, Tensor weight, Tensor(a!) C) -> ()"},
+)
+def _npu_matmul_add_fp32(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    C: torch.Tensor,  # noqa: N803 - the schema's name
+) -> None:
+    """``C += x.T @ weight``, in float32."""
+    check.shape("weight", weight, x.shape[0], None)
+    check.shape("C", C, x.shape[1], weight.shape[1])
+    C.add_(x.float().T @ weight.float())
+
+
 def scalar_type(dtype: int | torch.dtype) -> torch.dtype:
     """The dtype of a number of c10::ScalarType, or the dtype itself."""
     if isinstance(dtype, torch.dtype):
