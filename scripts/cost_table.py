@@ -44,6 +44,7 @@ device was involved.
 
 A layer takes thirteen launches: two norms, four products, one SwiGLU, a rotation and the two copies
 before it, the copy of the values out of the split projection, the write to the cache, attention.
+Up to 0.11.0 vLLM clears the memory that attention writes to, which is one more.
 A step that replays a whole graph takes one more, for attention is told its new lengths before.
 Waits for an event that was recorded in the step before are counted as all others, though the device
 has mostly passed them.
@@ -105,7 +106,7 @@ def _waits(found: Mapping[str, cost.Costs]) -> Iterator[str]:
     for release, costs in found.items():
         for way in costs.ways:
             for line in cost.asked(way, everything=False):
-                places = ", ".join(line.steps) if len(line.steps) < len(way.steps) else "every step"
+                places = "; ".join(line.steps) if len(line.steps) < len(way.steps) else "every step"
                 yield f"| {release} | {way.mode} | {line.what} | `{line.place}` | {places} |"
 
 
