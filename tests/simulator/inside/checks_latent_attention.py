@@ -309,6 +309,7 @@ def check_the_backend_answers_for_latent_attention_alone() -> None:
     ask = M.AscendMLABackend.validate_configuration
     plain = {"head_size": LATENT + ROPE, "dtype": torch.bfloat16, "use_mla": True}
     assert ask(**plain) == []
-    for name in ("use_sparse", "use_mm_prefix", "has_sliding_window", "use_non_causal"):
+    others = ("use_sparse", "use_mm_prefix", "has_sliding_window", "use_non_causal")
+    for name in (*others, "use_kv_connector"):
         assert len(ask(**plain, **{name: True})) == 1, name
     assert A.AscendAttentionBackend.validate_configuration(**plain)
