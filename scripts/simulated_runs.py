@@ -47,7 +47,8 @@ DEEP = ("0.11.0", "0.32.0")
 DRAFTS = ("ngram-eager", "draft-eager", "eagle-eager")
 """Modes with speculative decoding that an NPU does."""
 RUNNER_V2 = tuple(name for name, mode in simulate.MODES.items() if mode.runner_v2)
-NEWER = {"0.11.0": ("minimax-m2", *DRAFTS, *RUNNER_V2)}
+CONNECTORS = tuple(name for name, m in simulate.MODES.items() if m.connector and not m.runner_v2)
+NEWER = {"0.11.0": ("minimax-m2", "connector-host", *DRAFTS, *RUNNER_V2)}
 """Release → models and modes that came later."""
 UNFIT = {"0.11.0": (("llama-w8a8", "graph"), ("llama-w8a8", "full-graph"))}
 """Release → what its torch_npu does not trace in float32, but in the device's own dtypes."""
@@ -125,7 +126,7 @@ ALSO = (
     ("llama-modelslim", "tp2"),
     ("llama-modelslim", "float16"),
     ("qwen3-moe-modelslim", "eager"),
-    *(("llama", name) for name in (*LORA, *DRAFTS, *RUNNER_V2)),
+    *(("llama", name) for name in (*LORA, *DRAFTS, *CONNECTORS, *RUNNER_V2)),
 )
 TIMEOUT = 900.0
 
@@ -302,8 +303,9 @@ OWN = {
     "features": ("trying.py", "programs/features.py"),
     "refusals": ("refusing.py", "refusal_cases.py"),
     "install": ("installation.py",),
+    "connectors": ("connectors.py", "programs/connectors.py"),
 }
-"""Mode → the sources that no other mode reads."""
+"""Mode, or kind of modes → the sources that no other mode reads."""
 LORA_ONLY = ("vllm/lora/punica_wrapper/punica_npu.py",)
 """Files of an emitted tree that nothing imports without adapters."""
 TABLES = {"MODELS", "DEFAULT_MODELS", "MODES", "DEFAULT_MODES"}
@@ -316,8 +318,9 @@ def simulator_digest() -> str:
 
 def run_digest(model: str, mode: str) -> str:
     """What one run is made and judged by: another model or check does not make it run again."""
-    own = {SIMULATE / name for name in OWN.get(mode, ())}
     way = simulate.MODES.get(mode)
+    kind = "connectors" if way is not None and way.connector else mode
+    own = {SIMULATE / name for name in OWN.get(kind, ())}
     if way is not None and way.graphs and way.collectives:
         own.add(SIMULATE / "collectives.py")
     # Checks of features and refusals are made from a model of their own choice.

@@ -69,7 +69,7 @@ CONNECTORS["OffloadingConnector"] = Connector(
         "cache_config.enable_prefix_caching": (True,),
     },
     ("cpu_bytes_to_use",),
-    runner_v2=False,
+    runner_v2=True,
 )
 # npu-migrate: end
 """Name of a connector → what it was run with, beside what latent attention and
