@@ -467,25 +467,29 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
             f"latent attention takes {MAX_LATENT_HEADS} heads on a rank, not {heads}. "
             f"{hint}, or a larger --tensor-parallel-size"
         )
+    if not model_config.enforce_eager:
+        yield from _latent_graph_reasons(vllm_config)
+    for option in not_compared(vllm_config, LATENT_TAKEN):
+        yield f"latent attention was not compared with {option}. {hint}"
+    # npu-migrate: otherwise
+    yield f"latent attention has no backend in this release. {hint}"
+    # npu-migrate: end
+
+
+def _latent_graph_reasons(vllm_config: VllmConfig) -> Iterator[str]:
+    """Why the graphs of a model with latent attention are not taken."""
     # npu-migrate: when mla_layers_part_the_batch
     mode = _lookup(vllm_config, "compilation_config.cudagraph_mode")
-    full = getattr(mode, "name", None) == "FULL_DECODE_ONLY"
-    if not model_config.enforce_eager and not full:
+    if getattr(mode, "name", None) != "FULL_DECODE_ONLY":
         yield (
             "latent attention was not compared with graphs in pieces. Set "
             "--enforce-eager or cudagraph_mode FULL_DECODE_ONLY"
         )
     # npu-migrate: otherwise
-    if not model_config.enforce_eager:
-        yield (
-            "latent attention was not compared with graphs in this release. Set "
-            "--enforce-eager"
-        )
-    # npu-migrate: end
-    for option in not_compared(vllm_config, LATENT_TAKEN):
-        yield f"latent attention was not compared with {option}. {hint}"
-    # npu-migrate: otherwise
-    yield f"latent attention has no backend in this release. {hint}"
+    yield (
+        "latent attention was not compared with graphs in this release. Set "
+        "--enforce-eager"
+    )
     # npu-migrate: end
 
 
