@@ -10,10 +10,11 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
+from migrator.simulator import janitor
 from migrator.simulator.build import RUNTIME, Build, SimulatorError
+from migrator.simulator.janitor import remove_machine
 
 SMALLEST_MEMORY = 2 << 20
 MOST_DEVICES = 64
@@ -113,11 +114,23 @@ def run(build: Build, command: Sequence[str], machine: Machine | None = None) ->
     """Run a program to its end and give its exit code, negative for a signal as subprocess does.
 
     Signals that reach this process are passed on; those of the terminal reach the program itself.
-    The shared memory of the machine is removed afterwards.
+    The shared memory of the machine is removed afterwards. Should this process be killed, the
+    program and all that it started end, too.
     """
     env = variables(build, machine)
     own_machine = "ASCEND_SIM_MACHINE" not in os.environ
     arguments = command_line(build, command)
+    if not own_machine:
+        return _run(arguments, env)
+    janitor.sweep()
+    with janitor.watched(env["ASCEND_SIM_MACHINE"]):
+        try:
+            return _run(arguments, env)
+        finally:
+            remove_machine(env["ASCEND_SIM_MACHINE"])
+
+
+def _run(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     try:
         child = subprocess.Popen(arguments, env=env)
     except OSError as error:
@@ -137,14 +150,6 @@ def run(build: Build, command: Sequence[str], machine: Machine | None = None) ->
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        if own_machine:
-            remove_machine(env["ASCEND_SIM_MACHINE"])
-
-
-def remove_machine(name: str) -> None:
-    """Remove what the processes of a simulated machine left in shared memory."""
-    for path in Path("/dev/shm").glob(f"ascend_sim.{os.getuid()}.{name}.*"):
-        path.unlink(missing_ok=True)
 
 
 def _from_terminal() -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from migrator.simulator import build, runner
+from migrator.simulator import build, janitor, runner
 
 INSIDE = Path(__file__).parent / "inside"
 READY = INSIDE / "ready.py"
@@ -199,4 +199,4 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     simulator = Simulator(build.build(build.environment(env)), folder)
     yield simulator
     simulator.end()
-    runner.remove_machine(f"run{os.getpid()}-*")  # of every process that the tests started
+    janitor.remove_machine(f"run{os.getpid()}-*")  # of every process that the tests started

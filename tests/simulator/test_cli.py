@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from migrator.cli.simulator import command
-from migrator.simulator import build, runner
+from migrator.simulator import build, janitor, runner
 from tests.simulator.conftest import Simulator
 
 ENTRY = "from migrator.cli import main; main()"
@@ -209,6 +209,53 @@ time.sleep(600)
         process.send_signal(number)
         out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (9, f"got {int(number)}\n"), err
+
+
+@pytest.mark.simulator
+def test_a_launcher_that_is_killed_leaves_nothing(simulator: Simulator) -> None:
+    source = """
+import os, subprocess, sys, time
+import torch
+import torch_npu
+torch.ones(1, device="npu")
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+child = subprocess.Popen(sleep, start_new_session=True)
+print(os.environ["ASCEND_SIM_MACHINE"], child.pid, flush=True)
+time.sleep(600)
+"""
+    env = ["--env", str(simulator.build.environment.python.parent.parent)]
+    with tool("run", *env, "--", "python", "-c", source, start_new_session=True) as process:
+        assert process.stdout is not None
+        machine, child = process.stdout.readline().split()
+        assert int(child) in janitor.programs(machine)
+        process.kill()
+        process.wait()
+        # The program's output ends when the last of its processes has.
+        process.stdout.read()
+    deadline = time.monotonic() + 600
+    left = True
+    while left and time.monotonic() < deadline:
+        shared = list(Path("/dev/shm").glob(f"ascend_sim.*.{machine}.*"))
+        left = bool(janitor.programs(machine) or shared)
+    assert not left
+
+
+@pytest.mark.simulator
+def test_memory_of_machines_that_are_gone_is_removed(simulator: Simulator) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    folder, user = Path("/dev/shm"), os.getuid()
+    old = folder / f"ascend_sim.{user}.run{gone.pid}-0a.account"
+    alive = folder / f"ascend_sim.{user}.run{os.getpid()}-0b.account"
+    for path in (old, alive):
+        path.touch()
+    try:
+        code, _, err = run_in(simulator, [], "true")
+        assert code == 0, err
+        assert not old.exists()
+        assert alive.exists()
+    finally:
+        alive.unlink()
 
 
 @pytest.mark.simulator
