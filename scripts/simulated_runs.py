@@ -48,7 +48,7 @@ DRAFTS = ("ngram-eager", "draft-eager", "eagle-eager")
 """Modes with speculative decoding that an NPU does."""
 RUNNER_V2 = tuple(name for name, mode in simulate.MODES.items() if mode.runner_v2)
 CONNECTORS = tuple(name for name, m in simulate.MODES.items() if m.connector and not m.runner_v2)
-NEWER = {"0.11.0": ("minimax-m2", "connector-host", *DRAFTS, *RUNNER_V2)}
+NEWER = {"0.11.0": ("minimax-m2", *CONNECTORS, *DRAFTS, *RUNNER_V2)}
 """Release → models and modes that came later."""
 UNFIT = {"0.11.0": (("llama-w8a8", "graph"), ("llama-w8a8", "full-graph"))}
 """Release → what its torch_npu does not trace in float32, but in the device's own dtypes."""

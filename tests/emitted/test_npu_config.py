@@ -130,6 +130,14 @@ def test_connectors_are_refused_by_name(npu_config: ModuleType) -> None:
     assert said(npu_config, kv_transfer_config=SimpleNamespace(kv_connector=None)) == []
 
 
+def test_without_any_connector_the_reason_names_none(
+    npu_config: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npu_config, "CONNECTORS", {})
+    (reason,) = said(npu_config, kv_transfer_config=SimpleNamespace(kv_connector="LMCache"))
+    assert "was not tried on an NPU in this release. Leave" in reason
+
+
 def connected(name: str, *, cache: dict[str, Any] | None = None, **other: Any) -> dict[str, Any]:
     """A configuration with a connector: as it was run, but for what is told."""
     files = name != "OffloadingConnector"
@@ -147,7 +155,7 @@ def connected(name: str, *, cache: dict[str, Any] | None = None, **other: Any) -
     return {**config, "cache_config": SimpleNamespace(**size)}
 
 
-CONNECTORS = ("ExampleConnector", "SharedStorageConnector", "OffloadingConnector")
+CONNECTORS = ("ExampleConnector", "OffloadingConnector")
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
@@ -184,9 +192,9 @@ def test_connectors_are_taken_with_the_runners_that_they_were_run_with(
     assert reason == f"the KV connector {name} was not compared with model runner V2"
 
 
-@pytest.mark.parametrize("name", CONNECTORS[:2])
-def test_prompts_are_saved_as_a_whole(npu_config: ModuleType, name: str) -> None:
+def test_prompts_are_saved_as_a_whole(npu_config: ModuleType) -> None:
     """What a first chunk has not computed would be saved, and loaded without a word."""
+    name = CONNECTORS[0]
     config = SimpleNamespace(**connected(name, scheduler_config__enable_chunked_prefill=True))
     (reason,) = npu_config._connector_reasons(config)
     assert reason.endswith("enable_chunked_prefill=True")

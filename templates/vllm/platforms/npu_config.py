@@ -529,9 +529,10 @@ def _connector_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     config = vllm_config.kv_transfer_config
     name = config.kv_connector if config is not None else None
     if name is not None and name not in CONNECTORS:
+        only = f", only {' or '.join(CONNECTORS)}" if CONNECTORS else " in this release"
         yield (
-            f"the KV connector {name} was not tried on an NPU, only "
-            f"{' or '.join(CONNECTORS)}. Leave --kv-transfer-config out"
+            f"the KV connector {name} was not tried on an NPU{only}. Leave "
+            "--kv-transfer-config out"
         )
     elif name is not None:
         connector = CONNECTORS[name]

@@ -57,10 +57,10 @@ _FILES = Connector(
     runner_v2=True,
 )
 
-CONNECTORS: dict[str, Connector] = {
-    "ExampleConnector": _FILES,
-    "SharedStorageConnector": _FILES,
-}
+CONNECTORS: dict[str, Connector] = {}
+# npu-migrate: when connectors_count_blocks_first
+CONNECTORS["ExampleConnector"] = _FILES
+# npu-migrate: end
 # npu-migrate: when offloading_has_workers
 CONNECTORS["OffloadingConnector"] = Connector(
     {
