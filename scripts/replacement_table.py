@@ -16,6 +16,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,40 +33,90 @@ from migrator.files.sources import fetch
 from migrator.files.tree import DiskTree
 from migrator.rules.npu240_rejection_kernels import RejectionKernels
 from migrator.rules.npu241_draft_kernels import DraftKernels
+from migrator.rules.npu243_sampler_kernels import SamplerKernels
+from migrator.rules.npu244_input_kernels import InputKernels
 
 PAGE = ROOT / "docs" / "replacements.md"
 RELEASES = ("0.11.0", "0.18.0", "0.23.0", "0.32.0", "0.33.0")
 PROGRAM = ROOT / "scripts" / "replacements" / "compare.py"
 BATCHES = 60
-RULES = (RejectionKernels, DraftKernels)
+RULES = (RejectionKernels, DraftKernels, SamplerKernels, InputKernels)
+_BESIDE = ("vllm/v1/worker/npu_kernels.py",)
+"""What replacements import beside their rules' files."""
+
+
+_TOP = """\
+import triton
+import triton.language as tl
+
+
+class libdevice:
+    isnan = staticmethod(lambda value: value != value)
+"""
+"""What kernels' modules begin with; the interpreter has nothing of CUDA's own functions."""
+
+
+def _language(path: Path) -> dict[str, str]:
+    """What of a file kernels are made of: its device functions and constants, by name."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef) and node.decorator_list:
+            first, name = node.decorator_list[0].lineno, node.name
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            first, name = node.lineno, node.targets[0].id
+        else:
+            continue
+        code = "\n".join(lines[first - 1 : node.end_lineno])
+        if "triton.jit" in code or "tl.constexpr(" in code:
+            found[name] = code
+    return found
+
+
+def _needed(name: str, path: Path, tree: Path) -> dict[str, str]:
+    """A kernel and what it needs, also of modules that its own one imports from."""
+    known: dict[str, str] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vllm.v1.worker"):
+            home = tree / ((node.module or "").replace(".", "/") + ".py")
+            if home.exists():
+                names = {alias.name for alias in node.names}
+                known |= {n: code for n, code in _language(home).items() if n in names}
+    known |= _language(path)
+    wanted = [name]
+    for one in wanted:
+        wanted += [n for n in known if n not in wanted and re.search(rf"\b{n}\b", known[one])]
+    return {n: code for n, code in known.items() if n in wanted}
 
 
 def kernels(release: str, folder: Path) -> dict[str, str]:
     """Write each kernel of a release to a module; kernel → the module that replaces it."""
     homes = {}
     folder.mkdir()
+    tree = DiskTree(fetch(release))
     for rule in RULES:
+        if not templates.render(templates.load(rule.templates[-1]), tree).strip():
+            continue
         home = rule.templates[-1].removesuffix(".py").replace("/", ".")
         for site in rule.sites:
-            text = (fetch(release) / site.paths[0]).read_text(encoding="utf-8")
-            for node in ast.parse(text).body:
-                if isinstance(node, ast.FunctionDef) and node.name == site.name:
-                    first = node.decorator_list[0].lineno
-                    code = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
-                    top = "import triton\nimport triton.language as tl\n\n\n"
-                    (folder / f"{node.name}.py").write_text(f"{top}{code}\n", encoding="utf-8")
-                    homes[node.name] = home
+            path = next((fetch(release) / p for p in site.paths if tree.exists(p)), None)
+            needed = _needed(site.name, path, fetch(release)) if path is not None else {}
+            if site.name in needed:
+                code = "\n\n\n".join((_TOP, *needed.values()))
+                (folder / f"{site.name}.py").write_text(f"{code}\n", encoding="utf-8")
+                homes[site.name] = home
     return homes
 
 
 def replacements(release: str, folder: Path) -> None:
     """Write the replacements as they are in an emitted tree of a release."""
     tree = DiskTree(fetch(release))
-    for rule in RULES:
-        for path in rule.templates:
-            target = folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(templates.render(templates.load(path), tree))
+    added = [path for rule in RULES for path in rule.templates]
+    for path in (*added, *_BESIDE):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(templates.render(templates.load(path), tree))
 
 
 def compare(release: str, python: Path, batches: int = BATCHES, mutants: bool = True) -> Any:

@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="Ways to run them, comma separated: eager, graph, mp, tp2, tp2-ep, pp2, ray-tp2, "
     "ray-pp2, tp2-graph, full-graph, tp2-full-graph, bfloat16, bfloat16-full-graph, float16, "
-    "nz, no-nnal, no-nnal-installed, v2, v2-graph, v2-full-graph, v2-mp, "
+    "nz, no-nnal, no-nnal-installed, v2, v2-graph, v2-full-graph, v2-mp, v2-no-triton, "
     "connector-files, connector-pair, connector-host, v2-connector-files, v2-connector-pair, "
     "v2-connector-host. With LoRA adapters in one slot or two: lora1- or lora2- and eager, graph, "
     "full-graph, tp2, tp2-graph "

@@ -228,6 +228,11 @@ def draft_inputs_have_kernels(tree: Tree) -> bool:
     return _defined(tree, (home,), "eagle_prepare_inputs_padded_kernel")
 
 
+def draws_know_their_step(tree: Tree) -> bool:
+    """V2's draws of drafts mix the step into the seed (`spec_step_seed`)."""
+    return _defined(tree, ("vllm/v1/worker/gpu/sample/gumbel.py",), "spec_step_seed")
+
+
 def _punica_takes(tree: Tree, method: str, parameter: str) -> bool:
     return parameter in (tree.parameters(_PUNICA_BASE, f"PunicaWrapperBase.{method}") or ())
 
@@ -310,6 +315,7 @@ PROBES: dict[str, Probe] = {
         runner_asks_by_cache_dtype,
         platform_registers_kernels,
         draft_inputs_have_kernels,
+        draws_know_their_step,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

@@ -29,8 +29,8 @@ class BlockSizes(Rule):
 
     ## Why
     Releases before 0.20 ask it for the size of a block before they launch a kernel of speculative
-    decoding. An NPU runs operators of PyTorch in the place of the kernel, and there is no Triton
-    to ask: the request ends the engine.
+    decoding, and the model runner V2 before several of its own. An NPU runs operators of PyTorch in
+    the place of the kernel, and there is no Triton to ask: the request ends the engine.
 
     ## Example
     ```python

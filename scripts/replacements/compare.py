@@ -21,8 +21,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import runner_v2
 import torch
 import triton
+from triton.runtime import interpreter
 
 Arguments = dict[str, Any]
 Batch = tuple[tuple[int, ...], Arguments]
@@ -286,6 +288,7 @@ BATCHES: dict[str, Callable[[Maker], Batch]] = {
     "eagle_prepare_inputs_padded_kernel": prepared,
     "eagle_prepare_next_token_padded_kernel": counted,
     "copy_and_expand_eagle_inputs_kernel": laid_out,
+    **runner_v2.BATCHES,
 }
 """Kernel → what makes a grid and arguments, by their names, of all releases."""
 
@@ -298,13 +301,30 @@ def batches(name: str, names: tuple[str, ...], source: str, count: int) -> Itera
         yield grid, {n: arguments[n] for n in names}
 
 
-def unequal(ours: Arguments, theirs: Arguments) -> list[str]:
+def launched(arguments: Arguments) -> Arguments:
+    """The arguments of a launch: lists of tensors are tables of addresses, which know them."""
+    found = dict(arguments)
+    for name, value in arguments.items():
+        if isinstance(value, list):
+            found[name] = torch.tensor([t.data_ptr() for t in value], dtype=torch.uint64)
+            found[name].npu_tensors = value
+    return found
+
+
+def same(ours: Any, theirs: Any, tolerance: float) -> bool:
+    """Are two arguments equal, floats within a tolerance?"""
+    if isinstance(theirs, list):
+        return all(same(o, t, tolerance) for o, t in zip(ours, theirs, strict=True))
+    if not isinstance(theirs, torch.Tensor):
+        return True
+    if not theirs.is_floating_point():
+        return bool(torch.equal(ours, theirs))
+    return bool(torch.allclose(ours, theirs, rtol=0, atol=tolerance, equal_nan=True))
+
+
+def unequal(ours: Arguments, theirs: Arguments, tolerance: float) -> list[str]:
     """Arguments that are not the same after both ran."""
-    return [
-        name
-        for name, value in theirs.items()
-        if isinstance(value, torch.Tensor) and not torch.equal(value, ours[name])
-    ]
+    return [name for name, value in theirs.items() if not same(ours[name], value, tolerance)]
 
 
 CHANGES: tuple[tuple[type, type], ...] = (
@@ -372,16 +392,18 @@ def mutants(function: ast.FunctionDef) -> Iterator[tuple[str, ast.FunctionDef]]:
 
 
 def differs(
-    replacement: Callable[..., None], runs: list[tuple[Arguments, Arguments]]
+    replacement: Callable[..., None],
+    runs: list[tuple[Arguments, Arguments]],
+    tolerance: float,
 ) -> str | None:
     """What is not as the kernel left it in some batch, or how it failed; None if all is."""
     for number, (before, after) in enumerate(runs):
         ours = copy.deepcopy(before)
         try:
-            replacement(**ours)
+            replacement(**launched(ours))
         except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
             return f"batch {number}: {type(error).__name__}: {error}".splitlines()[0]
-        if wrong := unequal(ours, after):
+        if wrong := unequal(ours, after, tolerance):
             return f"batch {number}: {', '.join(wrong)}"
     return None
 
@@ -425,21 +447,41 @@ def examine(name: str, kernel: Any, home: str, job: dict[str, Any]) -> dict[str,
     text = (Path(job["kernels"]) / f"{name}.py").read_text(encoding="utf-8")
     for grid, before in batches(name, launcher.arg_names, text, job["batches"]):
         after = copy.deepcopy(before)
-        kernel[grid](**after)
+        kernel[grid](**launched(after))
         runs.append((before, after))
-    wrong = differs(launcher, runs)
+    tolerance = runner_v2.TOLERANCES.get(name, 0.0)
+    wrong = differs(launcher, runs, tolerance)
     survived: list[str] = []
     count = 0
     if job["mutants"] and wrong is None:
         for said, mutant in mutated(module, source, launcher.replacement.__name__):
+            if said in runner_v2.EQUIVALENT:
+                continue
             count += 1
-            if differs(mutant, runs) is None:
+            if differs(mutant, runs, tolerance) is None:
                 survived.append(said)
     return {"batches": len(runs), "wrong": wrong, "mutants": count, "survived": survived}
 
 
+class Memory:
+    """The interpreter's memory; a mask made of a scalar and a block comes as integers."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def load(self, addresses: Any, mask: Any, other: Any, dtype: Any) -> Any:
+        return self.inner.load(addresses, mask.astype(bool), other, dtype)
+
+    def store(self, addresses: Any, values: Any, mask: Any) -> Any:
+        return self.inner.store(addresses, values, mask.astype(bool))
+
+
 def main(job: dict[str, Any]) -> None:
     """Compare all kernels that the job names."""
+    interpreter._interpreter = Memory(interpreter._interpreter)
     sys.path.insert(0, job["replacements"])
     sys.path.insert(0, job["kernels"])
     found = {}

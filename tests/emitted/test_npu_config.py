@@ -358,9 +358,15 @@ def test_what_was_not_tried_with_runner_v2_is_refused_by_name(
 
 
 @pytest.mark.parametrize("triton", [False], indirect=True)
-def test_runner_v2_needs_a_triton_that_has_an_npu(npu_config: ModuleType, triton: None) -> None:
-    (reason,) = of_v2(npu_config)
-    assert reason.startswith("model runner V2 is made of Triton kernels")
+def test_runner_v2_needs_a_triton_for_some_parts_alone(
+    npu_config: ModuleType, triton: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert of_v2(npu_config) == []
+    monkeypatch.setattr(npu_config, "UNTRIED_PARTS", ())
+    (reason,) = of_v2(npu_config, speculative_config=object())
+    assert reason.startswith("the kernels of speculative_config with model runner V2 are Triton's")
+    assert "triton-ascend" in reason
+    assert set(npu_config.TRITON_PARTS) == {"reasoning_config", "speculative_config"}
 
 
 def test_the_reasons_of_runner_v2_are_asked_of_it_alone(

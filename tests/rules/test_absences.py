@@ -69,6 +69,13 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         "token_offests",
         "prepare_eagle_input_kernel",
     ),
+    **{
+        (rule.code, site.name, absence.releases): ("load_general_plugins",)
+        for rule in all_rules()
+        if rule.code in ("NPU243", "NPU244")
+        for site in rule.sites
+        for absence in site.absent
+    },
     ("NPU250", "_POSSIBLE_INT8_KERNELS", "<0.16"): ("_POSSIBLE_KERNELS",),
     ("NPU250", "_POSSIBLE_KERNELS", ">=0.16"): ("_POSSIBLE_INT8_KERNELS",),
     ("NPU260", "NonUvaBuffer.__init__", "<0.30"): (

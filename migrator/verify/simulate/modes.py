@@ -292,7 +292,7 @@ def _with_drafts() -> Iterator[Mode]:
 
 
 def _with_runner_v2() -> Iterator[Mode]:
-    """The modes with model runner V2, whose kernels are Triton's."""
+    """The modes with model runner V2, by Triton's kernels and without."""
     known = {mode.name: mode for mode in _ALL}
     for name in ("eager", "graph", "full-graph", "mp"):
         mode = known[name]
@@ -303,6 +303,12 @@ def _with_runner_v2() -> Iterator[Mode]:
             variables={**mode.variables, RUNNER_VARIABLE: "1"},
             triton=True,
         )
+    yield replace(
+        known["eager"],
+        name="v2-no-triton",
+        summary=f"{known['eager'].summary}; model runner V2 on a machine without Triton",
+        variables={**known["eager"].variables, RUNNER_VARIABLE: "1"},
+    )
 
 
 SMALL_MODEL_LENGTH = 512

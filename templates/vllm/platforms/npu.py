@@ -150,7 +150,6 @@ class NPUPlatform(Platform):
     # npu-migrate: when platform_registers_kernels
     @classmethod
     def register_triton_kernel_overrides(cls) -> None:
-        # Whether there is a Triton or not: these are faster than what it compiles.
         # vllm.triton_utils asks for the platform while it is imported.
         from vllm.triton_utils.npu_overrides import register
 

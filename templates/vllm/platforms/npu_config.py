@@ -314,6 +314,9 @@ TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
 UNTRIED_PARTS = ("lora_config", "reasoning_config", "speculative_config")
 """Parts of `VllmConfig` that have to be None."""
 
+TRITON_PARTS = ("reasoning_config", "speculative_config")
+"""Parts of `VllmConfig` that have to be None where Triton has no NPU."""
+
 # npu-migrate: end
 
 
@@ -393,11 +396,12 @@ def _runner_v2_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     # vllm.triton_utils asks for the platform while it is imported.
     from vllm.triton_utils import HAS_TRITON
 
-    if not HAS_TRITON:
-        yield (
-            "model runner V2 is made of Triton kernels, and Triton has no NPU here: "
-            "install triton-ascend, or leave VLLM_USE_V2_MODEL_RUNNER out"
-        )
+    for name in () if HAS_TRITON else TRITON_PARTS:
+        if getattr(vllm_config, name, None) is not None:
+            yield (
+                f"the kernels of {name} with model runner V2 are Triton's, which has "
+                f"no NPU here: install triton-ascend; {_V1_TAKES_IT}"
+            )
     for name in UNTRIED_PARTS:
         if getattr(vllm_config, name, None) is not None:
             yield f"{name} was not tried with model runner V2, {_V1_TAKES_IT}"

@@ -71,22 +71,64 @@ def rows_of_tokens(cu_num_tokens: torch.Tensor, num_tokens: int) -> torch.Tensor
 
 
 # npu-migrate: when platform_registers_kernels
-def register() -> None:
-    """Have the replacements launched from now on."""
-    # What nothing else here needs; not every release has the second.
+def replaced_kernels(runner_v2: bool, has_triton: bool) -> dict[str, str]:
+    """Which kernels are replaced. What the machine holds decides, and here alone.
+
+    - Those of V1's speculation always: faster than what Triton compiles.
+    - Those of V2's sampler always: triton-ascend does not take them as they are.
+    - Those that make V2's input where Triton has no NPU; else they run unchanged.
+
+    Args:
+        runner_v2: the model runner is V2.
+        has_triton: Triton has an NPU, as with triton-ascend.
+
+    Returns:
+        a kernel's full name → the module that replaces it.
+
+    """
+    # What nothing else here needs; not every release has all of them.
     from importlib import import_module
 
-    from vllm.triton_utils.dispatcher import register_kernels
-
-    launchers = {}
-    for home, replacing in (
+    names = {}
+    for home, module in (
         ("vllm.v1.sample.rejection_sampler", "vllm.v1.sample.npu_rejection_kernels"),
         ("vllm.v1.spec_decode.utils", "vllm.v1.spec_decode.npu_draft_kernels"),
     ):
-        kernels, module = import_module(home), import_module(replacing)
-        for name in module.REPLACEMENTS:
-            launchers[f"{home}.{name}"] = module.npu_kernel(getattr(kernels, name))
+        replaced = import_module(module).REPLACEMENTS
+        names.update((f"{home}.{name}", module) for name in replaced)
+    modules = ["vllm.v1.worker.npu_sampler_kernels"] if runner_v2 else []
+    if runner_v2 and not has_triton:
+        modules.append("vllm.v1.worker.npu_input_kernels")
+    for module in modules:
+        for home, kernels in import_module(module).KERNELS.items():
+            names.update((f"{home}.{name}", module) for name in kernels)
+    return names
+
+
+def register() -> None:
+    """Have the replacements launched from now on."""
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    import vllm.envs as envs
+    from vllm.triton_utils import HAS_TRITON
+    from vllm.triton_utils.dispatcher import register_kernels
+
+    # In a tree without V1 nothing asks for V2.
+    runner_v2 = bool(envs.VLLM_USE_V2_MODEL_RUNNER) or not find_spec(
+        "vllm.v1.worker.gpu_model_runner"
+    )
+    launchers = {}
+    replaced = replaced_kernels(runner_v2, HAS_TRITON)
+    for full_name, replacing in replaced.items():
+        home, _, name = full_name.rpartition(".")
+        kernel = getattr(import_module(home), name)
+        launchers[full_name] = import_module(replacing).npu_kernel(kernel)
     register_kernels(launchers)
+    for replacing in sorted(set(replaced.values())):
+        # What only a method can do.
+        if hasattr(import_module(replacing), "replace_methods"):
+            import_module(replacing).replace_methods()
 
 
 # npu-migrate: end

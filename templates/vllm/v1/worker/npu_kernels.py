@@ -151,7 +151,7 @@ def _cut_by_sort(
 
 
 @cache
-def _bits(device: torch.device) -> torch.Tensor:
+def words_of_bits(device: torch.device) -> torch.Tensor:
     """[32] int32: a word with bit i alone, for each i."""
     return _to_device((1 << np.arange(32, dtype=np.uint32)).view(np.int32), device)
 
@@ -171,5 +171,5 @@ def apply_token_bitmask(logits: torch.Tensor, bitmask: np.ndarray) -> None:
         if (bitmask[rows] == -1).all():
             continue
         words = _to_device(bitmask[rows], logits.device).unsqueeze(-1)
-        forbidden = words.bitwise_and(_bits(logits.device)).eq(0).flatten(1)
+        forbidden = words.bitwise_and(words_of_bits(logits.device)).eq(0).flatten(1)
         logits[rows, :vocab_size].masked_fill_(forbidden[:, :vocab_size], float("-inf"))
