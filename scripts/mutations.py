@@ -81,7 +81,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU250": (("llama-w8a8", "eager"),),
     "NPU251": (("llama-modelslim", "eager"),),
     "NPU242": (("llama", "ngram-eager"),),
-    "NPU263": (("llama", "v2-no-triton"),),
+    "NPU264": (("llama", "v2-no-triton"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
     "NPU308": (("llama", "lora1-eager"),),

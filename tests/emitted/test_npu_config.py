@@ -358,15 +358,22 @@ def test_what_was_not_tried_with_runner_v2_is_refused_by_name(
 
 
 @pytest.mark.parametrize("triton", [False], indirect=True)
-def test_runner_v2_needs_a_triton_for_some_parts_alone(
+def test_what_was_not_tried_without_triton_is_refused_by_name(
     npu_config: ModuleType, triton: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert of_v2(npu_config) == []
-    monkeypatch.setattr(npu_config, "UNTRIED_PARTS", ())
-    (reason,) = of_v2(npu_config, speculative_config=object())
-    assert reason.startswith("the kernels of speculative_config with model runner V2 are Triton's")
+    """Of what V2 takes, that was run without Triton."""
+    assert of_v2(npu_config, model_config=model(enforce_eager=True, runner_type="generate")) == []
+    (reason,) = of_v2(npu_config, model_config=model(enforce_eager=False))
+    assert reason.startswith("enforce_eager=False is not supported with model runner V2 and no")
     assert "triton-ascend" in reason
-    assert set(npu_config.TRITON_PARTS) == {"reasoning_config", "speculative_config"}
+    monkeypatch.setattr(npu_config, "UNTRIED_PARTS", ())
+    monkeypatch.setattr(npu_config, "TAKEN_WITH_V2", {})
+    parallel = SimpleNamespace(tensor_parallel_size=2, pipeline_parallel_size=2)
+    parts: dict[str, Any] = {"parallel_config": parallel, "speculative_config": object()}
+    stages, ranks, drafts = of_v2(npu_config, **parts)
+    assert stages.startswith("pipeline_parallel_size=2")
+    assert ranks.startswith("tensor_parallel_size=2")
+    assert drafts.startswith("speculative_config was not tried with model runner V2 and no Triton")
 
 
 def test_the_reasons_of_runner_v2_are_asked_of_it_alone(

@@ -293,6 +293,7 @@ TAKEN_VARIABLES: dict[str, tuple[tuple[str, ...], str]] = {
 
 # npu-migrate: when has_model_runner_v2
 _V1_TAKES_IT = "VLLM_USE_V2_MODEL_RUNNER=0 chooses V1, which takes it"
+_WITH_TRITON = f"install triton-ascend, or {_V1_TAKES_IT}"
 
 TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
     "model_config.enable_prompt_embeds": ((False,), _V1_TAKES_IT),
@@ -314,8 +315,16 @@ TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
 UNTRIED_PARTS = ("lora_config", "reasoning_config", "speculative_config")
 """Parts of `VllmConfig` that have to be None."""
 
-TRITON_PARTS = ("reasoning_config", "speculative_config")
-"""Parts of `VllmConfig` that have to be None where Triton has no NPU."""
+TAKEN_WITHOUT_TRITON: dict[str, tuple[tuple[Any, ...], str]] = {
+    "model_config.enforce_eager": ((True,), _WITH_TRITON),
+    "model_config.runner_type": (("generate",), _WITH_TRITON),
+    "parallel_config.pipeline_parallel_size": ((1,), _WITH_TRITON),
+    "parallel_config.tensor_parallel_size": ((1,), _WITH_TRITON),
+}
+"""The same with V2 where Triton has no NPU."""
+
+TRITON_PARTS = ("lora_config", "reasoning_config", "speculative_config")
+"""Parts of `VllmConfig` that have to be None there."""
 
 # npu-migrate: end
 
@@ -396,12 +405,16 @@ def _runner_v2_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     # vllm.triton_utils asks for the platform while it is imported.
     from vllm.triton_utils import HAS_TRITON
 
-    for name in () if HAS_TRITON else TRITON_PARTS:
-        if getattr(vllm_config, name, None) is not None:
-            yield (
-                f"the kernels of {name} with model runner V2 are Triton's, which has "
-                f"no NPU here: install triton-ascend; {_V1_TAKES_IT}"
-            )
+    if not HAS_TRITON:
+        where = " with model runner V2 and no Triton that has an NPU"
+        # What no V2 takes is said once.
+        table = TAKEN_WITHOUT_TRITON.items()
+        own = {path: entry for path, entry in table if path not in TAKEN_WITH_V2}
+        yield from _untaken(vllm_config, own, where)
+        for name in TRITON_PARTS:
+            given = getattr(vllm_config, name, None)
+            if given is not None and name not in UNTRIED_PARTS:
+                yield f"{name} was not tried{where}, {_WITH_TRITON}"
     for name in UNTRIED_PARTS:
         if getattr(vllm_config, name, None) is not None:
             yield f"{name} was not tried with model runner V2, {_V1_TAKES_IT}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NPU263: a model runner V2 that needs no Triton."""
+"""NPU264: a model runner V2 that needs no Triton."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RunnerWithoutTriton(Rule):
     Guarded by the platform's device type.
     """
 
-    code = "NPU263"
+    code = "NPU264"
     safety = Safety.GUARDED
     paths = (_WORKER,)
     triggers = (r"class Worker\b",)
