@@ -229,8 +229,9 @@ def draft_inputs_have_kernels(tree: Tree) -> bool:
 
 
 def draws_know_their_step(tree: Tree) -> bool:
-    """V2's draws of drafts mix the step into the seed (`spec_step_seed`)."""
-    return _defined(tree, ("vllm/v1/worker/gpu/sample/gumbel.py",), "spec_step_seed")
+    """A platform registers kernels, and V2's draws of drafts mix the step into the seed."""
+    home = ("vllm/v1/worker/gpu/sample/gumbel.py",)
+    return platform_registers_kernels(tree) and _defined(tree, home, "spec_step_seed")
 
 
 def _punica_takes(tree: Tree, method: str, parameter: str) -> bool:
