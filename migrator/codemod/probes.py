@@ -219,6 +219,12 @@ def platform_registers_kernels(tree: Tree) -> bool:
     return _defined(tree, home, "Platform.register_triton_kernel_overrides")
 
 
+def speculation_has_all_kernels(tree: Tree) -> bool:
+    """Drafts go through the kernels of the newest releases, a step's slot mapping as the last."""
+    home = ("vllm/v1/spec_decode/utils.py",)
+    return _defined(tree, home, "eagle_step_slot_mapping_metadata_kernel")
+
+
 _PUNICA_BASE = "vllm/lora/punica_wrapper/punica_base.py"
 
 
@@ -317,6 +323,7 @@ PROBES: dict[str, Probe] = {
         platform_registers_kernels,
         draft_inputs_have_kernels,
         draws_know_their_step,
+        speculation_has_all_kernels,
         punica_takes_bias,
         punica_takes_extra_vocab,
         punica_takes_long_context,

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-# npu-migrate: when platform_registers_kernels
 METHODS: dict[str, tuple[str, ...]] = {
+    # npu-migrate: when platform_registers_kernels
     "draft_model": ("eager",),
     "eagle": ("eager",),
+    # npu-migrate: end
+    # npu-migrate: when speculation_has_all_kernels
     "ngram": ("eager",),
+    # npu-migrate: end
 }
-# npu-migrate: otherwise
-METHODS: dict[str, tuple[str, ...]] = {}
-# npu-migrate: end
 """Method of making drafts → with which graphs, or without, it was run."""
 
 HEADS: dict[str, tuple[str, ...]] = {
