@@ -67,7 +67,10 @@ def said(
         at[last] = value
     hf_config = SimpleNamespace(quantization_config=settings)
     model = SimpleNamespace(
-        quantization="compressed-tensors", hf_config=hf_config, hf_text_config=hf_config
+        quantization="compressed-tensors",
+        hf_config=hf_config,
+        hf_text_config=hf_config,
+        enforce_eager=True,
     )
     config = SimpleNamespace(model_config=model)
     for path, value in (options or {}).items():
@@ -159,6 +162,19 @@ def test_dtypes_that_were_compared(module: ModuleType, dtype: str, taken: bool) 
     assert [reason.partition(". ")[0] for reason in found] == [
         "compressed-tensors quantization was not compared with dtype=float16"
     ] * (not taken)
+
+
+def test_activations_by_tensor_were_compared_in_some_releases_and_without_graphs(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = {"model_config.enforce_eager": False}
+    assert said(module, {}, graphs) == []
+    (reason,) = said(module, STATIC, graphs)
+    assert "was not compared with activations by tensor and graphs. " in reason
+    monkeypatch.setattr(module, "_ACTIVATIONS", (module._TOKEN,))
+    assert said(module, {}) == []
+    (reason,) = said(module, STATIC)
+    assert reason.startswith("compressed-tensors quantization with activations by tensor, ")
 
 
 def test_an_option_that_a_release_does_not_have_is_no_reason(module: ModuleType) -> None:

@@ -77,6 +77,11 @@ _TENSOR: dict[str, tuple[Any, ...]] = {
     "strategy": ("tensor",),
     "dynamic": (False, None),
 }
+# npu-migrate: when modes_capture_scaled_products
+_ACTIVATIONS = (_TOKEN,)
+# npu-migrate: otherwise
+_ACTIVATIONS = (_TOKEN, _TENSOR)
+# npu-migrate: end
 # How the numbers were found, which the checkpoint holds.
 _HISTORY = {"observer", "observer_kwargs"}
 
@@ -137,7 +142,8 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if name == "ascend":
         found = _modelslim(model_config)
     else:
-        found = _compressed_tensors(_settings(model_config))
+        settings = _settings(model_config)
+        found = _compressed_tensors(settings)
     for reason in dict.fromkeys(found):
         yield f"{name} quantization with {reason} is not supported"
     if name == "compressed-tensors" and _has_experts(model_config):
@@ -145,9 +151,16 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     options = list(not_compared(vllm_config, PLAIN))
     if str(getattr(model_config, "dtype", None)) == "torch.float16":
         options.append("dtype=float16")
-    if name == "ascend":
+    if name == "compressed-tensors":
+        if not model_config.enforce_eager and _by_tensor(settings):
+            options.append("activations by tensor and graphs")
+    else:
+        # npu-migrate: when common_metadata_only_bounds_host_lengths
+        # npu-migrate: otherwise
         if not model_config.enforce_eager:
+            # They were compared in later releases.
             options.append("graphs")
+        # npu-migrate: end
         ranks = vllm_config.parallel_config.tensor_parallel_size
         if ranks > 1 and _has_experts(model_config):
             options.append(f"experts and tensor_parallel_size={ranks}")
@@ -185,6 +198,14 @@ def _settings(model_config: ModelConfig) -> Mapping[str, Any]:
     return {}
 
 
+def _by_tensor(settings: Mapping[str, Any]) -> bool:
+    """Whether some activations have a scale that is known before."""
+    groups = (settings.get("config_groups") or {}).values()
+    return any(
+        not (group.get("input_activations") or {}).get("dynamic") for group in groups
+    )
+
+
 def _has_experts(model_config: ModelConfig) -> bool:
     names = ("num_experts", "num_local_experts", "n_routed_experts")
     return any(getattr(model_config.hf_text_config, name, None) for name in names)
@@ -212,6 +233,9 @@ def _compressed_tensors(settings: Mapping[str, Any]) -> Iterator[str]:
             continue
         yield from _not_taken("weights", weights, _WEIGHTS)
         activations = _TOKEN if inputs.get("dynamic") else _TENSOR
+        if activations not in _ACTIVATIONS:
+            yield "activations by tensor, which were not compared in this release,"
+            continue
         yield from _not_taken("activations", inputs, activations)
         if _names_head(group["targets"]) and not _names_head(ignored):
             yield "a quantized lm_head"
