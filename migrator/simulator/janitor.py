@@ -14,6 +14,9 @@ from pathlib import Path
 GRACE = 5.0
 """Seconds in which a program that was asked to end has to do so."""
 
+OLD = 24 * 3600.0
+"""Seconds after which a machine whose launcher is not to be seen is taken for dead."""
+
 _SHARED = Path("/dev/shm")
 _NAMED = re.compile(r"(run(\d+)-[0-9a-f]+)\.")
 
@@ -56,12 +59,22 @@ def end(machine: str) -> None:
 
 
 def sweep() -> None:
-    """Remove the shared memory of machines whose launcher and programs are gone."""
+    """Remove the shared memory of machines whose launcher and programs are long gone."""
     prefix = f"ascend_sim.{os.getuid()}."
     for path in list(_SHARED.glob(f"{prefix}run*")):
         match = _NAMED.match(path.name, len(prefix))
-        if match and not Path("/proc", match[2]).exists() and not programs(match[1]):
+        if not match or Path("/proc", match[2]).exists() or _young(path):
+            continue
+        if not programs(match[1]):
             path.unlink(missing_ok=True)
+
+
+def _young(path: Path) -> bool:
+    """Whether it may be of a launcher that this process cannot see, of another container."""
+    try:
+        return time.time() - path.stat().st_mtime < OLD
+    except FileNotFoundError:
+        return True
 
 
 @contextmanager

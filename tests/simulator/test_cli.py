@@ -247,15 +247,20 @@ def test_memory_of_machines_that_are_gone_is_removed(simulator: Simulator) -> No
     folder, user = Path("/dev/shm"), os.getuid()
     old = folder / f"ascend_sim.{user}.run{gone.pid}-0a.account"
     alive = folder / f"ascend_sim.{user}.run{os.getpid()}-0b.account"
-    for path in (old, alive):
+    young = folder / f"ascend_sim.{user}.run{gone.pid}-0c.account"
+    for path in (old, alive, young):
         path.touch()
+    for path in (old, alive):
+        os.utime(path, (0, 0))
     try:
         code, _, err = run_in(simulator, [], "true")
         assert code == 0, err
         assert not old.exists()
         assert alive.exists()
+        assert young.exists()  # it may be of another container
     finally:
         alive.unlink()
+        young.unlink()
 
 
 @pytest.mark.simulator
