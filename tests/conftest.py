@@ -120,8 +120,12 @@ def run_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunCli:
     """Run the command line in this process: `run_cli("apply", tree, cwd=…, env=…)`.
 
     It runs below the test's directory, where no pyproject.toml is found, and without a terminal.
+    What it runs makes no environment.
     """
     from migrator.cli import main
+    from migrator.verify.simulate import environments
+
+    monkeypatch.setattr(environments, "usable", lambda python: True)
 
     def run(
         *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None

@@ -15,6 +15,7 @@ from migrator.cli.examples import epilog
 
 COMMANDS = {
     "apply": ("migrator.cli.apply", "Write the NPU-adapted tree, or show what would be written."),
+    "demo": ("migrator.cli.demo", "Adapt a release and run a model on a simulated NPU."),
     "diff": ("migrator.cli.diff", "Print the migration as one patch for `git apply`."),
     "review": ("migrator.cli.review", "Write a page for the person who reviews the migration."),
     "update": ("migrator.cli.update", "Bring an adapted tree to the next release."),
@@ -25,6 +26,7 @@ COMMANDS = {
     "since": ("migrator.cli.since", "Say which releases define a name, and with which signature."),
     "verify": ("migrator.cli.verify", "Check an emitted tree against a torch_npu wheel."),
     "cache": ("migrator.cli.cache", "Show or remove what runs keep for the next ones."),
+    "env": ("migrator.cli.env", "List or remove the environments that --simulate has made."),
     "simulator": ("migrator.cli.simulator", "Run programs on a simulated Ascend."),
 }
 """Name of each subcommand → module that holds it (as `command`) and its one-line help."""

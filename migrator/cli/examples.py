@@ -10,6 +10,7 @@ EXAMPLES = {
         "apply . --in-place --commit",
         "apply vllm==0.33.0 --layout plugin",
     ),
+    "demo": ("demo", "demo vllm==0.33.0 -o port"),
     "diff": ("diff vllm==0.33.0 --stat", "diff vllm==0.33.0 --by rule"),
     "review": (
         "review vllm==0.33.0",
@@ -27,9 +28,11 @@ EXAMPLES = {
     "since": ("since get_forward_context",),
     "verify": (
         "verify vllm-0.33.0-npu",
+        "verify vllm-0.33.0-npu --simulate",
         "verify vllm-0.33.0-npu --simulate --env ENV --models llama --modes eager,graph",
     ),
     "cache": ("cache info",),
+    "env": ("env list", "env clean torch-2.8"),
     "simulator": ("simulator run --env ENV -- python script.py",),
 }
 """Name of each command → what is typed after the program's name."""

@@ -26,6 +26,7 @@ from migrator.verify.report import Report, annotated, as_json, as_text
 from migrator.verify.run import Options, verify
 
 if TYPE_CHECKING:
+    from migrator.verify.simulate.environment import Launcher
     from migrator.verify.simulate.report import Report as Simulated
 
 
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
     "--env",
     metavar="DIR",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Virtual environment with torch and vLLM's requirements, to import changed modules in.",
+    help="Virtual environment with torch and vLLM's requirements, to import changed modules in or "
+    "to run [default of runs: the tool's own, or one that is made and kept: `env list`].",
 )
 @click.option(
     "--python",
@@ -333,16 +335,20 @@ def _run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     reports = []
     default_modes = simulate.DEFAULT_MODES if counting is None else simulate.COST_MODES
+
+    def said(sentence: str) -> None:
+        if not quiet:
+            click.echo(terminal(sentence), err=True)
+
     try:
         chosen = simulate.select_models(_names(models))
         ways = simulate.select_modes(_names(modes) or default_modes)
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
-        python = interpreter(env)
-        # The simulator finds torch_npu in the environment that the interpreter belongs to.
-        machine = (sys.executable, "-c", _OURSELVES, "simulator", "run", "--env", str(python))
-        launcher = simulate.Launcher(machine, python)
+        over_ray = ray or any(mode.ray for mode in ways)
+        python = environment_for(vllm or tree, env, said, ray=over_ray)
+        launcher = launcher_of(python)
         with _status(quiet) as tell:
             if counting is not None:
                 options = simulate.Options(
@@ -384,6 +390,34 @@ def _run(
             f"not installed, though the tree asks for it: {', '.join(report.missing)}", err=True
         )
     sys.exit(0 if report.passed else 1)
+
+
+def environment_for(
+    tree: Path, env: Path | None, say: Callable[[str], None], *, ray: bool = False
+) -> Path:
+    """The interpreter that runs a tree: of `env`, else our own, else of one made for the tree.
+
+    Args:
+        tree: what is run.
+        env: an environment or an interpreter that the user named.
+        say: called with a sentence on each step of making one.
+        ray: does it run over Ray?
+    """
+    from migrator.verify.simulate import environments
+
+    own = interpreter(env)
+    if env is not None or environments.usable(own):
+        return own
+    return interpreter(environments.ready(tree, say, ray=ray))
+
+
+def launcher_of(python: Path) -> Launcher:
+    """How an interpreter's programs are started on the simulated machine."""
+    from migrator.verify import simulate
+
+    # The simulator finds torch_npu in the environment that the interpreter belongs to.
+    machine = (sys.executable, "-c", _OURSELVES, "simulator", "run", "--env", str(python))
+    return simulate.Launcher(machine, python)
 
 
 def _keep(tree: Path, report: Report | Simulated) -> None:

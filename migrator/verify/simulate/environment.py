@@ -156,15 +156,20 @@ def open_plugin(plugin: Path, vllm: Path, python: Path, folder: Path) -> Emitted
 
 def requirements(tree: EmittedTree) -> list[str]:
     """Names of the distributions that the tree asks for on every platform."""
-    names = []
+    return [requirement.name for requirement in asked_for(tree)]
+
+
+def asked_for(tree: EmittedTree) -> list[Requirement]:
+    """What the tree asks for on every platform, as far as it holds for this interpreter."""
+    found = []
     for line in _lines(tree.root / "requirements" / "common.txt"):
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
             continue
         if requirement.marker is None or requirement.marker.evaluate():
-            names.append(requirement.name)
-    return names
+            found.append(requirement)
+    return found
 
 
 def _lines(path: Path) -> list[str]:
