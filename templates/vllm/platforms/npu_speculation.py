@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-METHODS: dict[str, tuple[str, ...]] = {
-    # npu-migrate: when platform_registers_kernels
-    "draft_model": ("eager",),
-    "eagle": ("eager",),
-    # npu-migrate: end
-    # npu-migrate: when speculation_has_all_kernels
-    "ngram": ("eager",),
-    # npu-migrate: end
-}
+METHODS: dict[str, tuple[str, ...]] = {}
 """Method of making drafts → with which graphs, or without, it was run."""
+
+# npu-migrate: when platform_registers_kernels
+METHODS.update(draft_model=("eager",), eagle=("eager",))
+# npu-migrate: end
+# npu-migrate: when speculation_has_all_kernels
+METHODS.update(ngram=("eager",))
+# npu-migrate: end
 
 HEADS: dict[str, tuple[str, ...]] = {
     "eagle": ("EagleLlamaForCausalLM",),
