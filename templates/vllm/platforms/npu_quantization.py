@@ -139,10 +139,12 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
                 "model's unquantized weights"
             )
         return
+    by_tensor = False
     if name == "ascend":
         found = _modelslim(model_config)
     else:
         settings = _settings(model_config)
+        by_tensor = _by_tensor(settings)
         found = _compressed_tensors(settings)
     for reason in dict.fromkeys(found):
         yield f"{name} quantization with {reason} is not supported"
@@ -151,19 +153,18 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     options = list(not_compared(vllm_config, PLAIN))
     if str(getattr(model_config, "dtype", None)) == "torch.float16":
         options.append("dtype=float16")
-    if name == "compressed-tensors":
-        if not model_config.enforce_eager and _by_tensor(settings):
-            options.append("activations by tensor and graphs")
-    else:
-        # npu-migrate: when common_metadata_only_bounds_host_lengths
-        # npu-migrate: otherwise
+    if by_tensor and not model_config.enforce_eager:
+        options.append("activations by tensor and graphs")
+    # npu-migrate: when common_metadata_only_bounds_host_lengths
+    # npu-migrate: otherwise
+    # What later releases were compared with.
+    if name == "ascend":
         if not model_config.enforce_eager:
-            # They were compared in later releases.
             options.append("graphs")
-        # npu-migrate: end
         ranks = vllm_config.parallel_config.tensor_parallel_size
         if ranks > 1 and _has_experts(model_config):
             options.append(f"experts and tensor_parallel_size={ranks}")
+    # npu-migrate: end
     for option in options:
         yield (
             f"{name} quantization was not compared with {option}. Change that, or "
