@@ -212,8 +212,6 @@ class _OnCuda(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         if node.module in _ADDED_MODULES or (node.level and node.module == "npu_modelslim"):
             return None
-        if "NonUvaBuffer" in self.scope and self.kept is not None:
-            node.names = [n for n in node.names if n.name != "is_pin_memory_available"]
         node.names = [n for n in node.names if n.name not in ("current_platform", "GPUModelRunner")]
         return node if node.names else None
 
@@ -340,10 +338,6 @@ class _OnCuda(ast.NodeTransformer):
             return inlined
         if isinstance(node.func, ast.Attribute) and node.func.attr == "is_cuda":
             return node
-        if "NonUvaBuffer" in self.scope and self.kept is not None:
-            # On CUDA it is made only where memory cannot be pinned (`is_uva_available`).
-            asked = "is_pin_memory_available()"
-            node.keywords = [k for k in node.keywords if ast.unparse(k.value) != asked]
         self.generic_visit(node)
         return node
 

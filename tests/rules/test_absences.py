@@ -78,7 +78,7 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     },
     ("NPU250", "_POSSIBLE_INT8_KERNELS", "<0.16"): ("_POSSIBLE_KERNELS",),
     ("NPU250", "_POSSIBLE_KERNELS", ">=0.16"): ("_POSSIBLE_INT8_KERNELS",),
-    ("NPU260", "NonUvaBuffer.__init__", "<0.30"): (
+    ("NPU260", "NonUvaBuffer.uva", "<0.30"): (
         "GPUModelRunner",
         "UvaBuffer",
         "CpuGpuBuffer",
