@@ -87,6 +87,7 @@ class Config:
     parallel_config: Any = None
     speculative_config: Any = None
     kv_transfer_config: Any = None
+    lora_config: Any = None
     offload_config: Any = None
     watermark: Watermark = field(default_factory=Watermark)
     later_config: Any = None
@@ -275,8 +276,9 @@ class WithRunnerV2(Config):
 
 
 def model(**more: Any) -> SimpleNamespace:
-    """A plain decoder, as far as V2 is asked about it."""
-    return SimpleNamespace(is_multimodal_model=False, use_mla=False, **more)
+    """A plain decoder without graphs, as far as V2 is asked about it."""
+    plain = {"is_multimodal_model": False, "use_mla": False, "enforce_eager": True}
+    return SimpleNamespace(**{**plain, **more})
 
 
 def text_model(**config: Any) -> SimpleNamespace:
@@ -326,11 +328,6 @@ def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None
             "distributed_executor_backend='ray'",
         ),
         ({"parallel_config": SimpleNamespace(data_parallel_size=2)}, "data_parallel_size=2"),
-        ({"parallel_config": SimpleNamespace(tensor_parallel_size=2)}, "tensor_parallel_size=2"),
-        (
-            {"parallel_config": SimpleNamespace(pipeline_parallel_size=2)},
-            "pipeline_parallel_size=2",
-        ),
         (
             {"parallel_config": SimpleNamespace(enable_expert_parallel=True)},
             "enable_expert_parallel=True",
@@ -342,11 +339,8 @@ def test_runner_v2_takes_a_decoder(npu_config: ModuleType, triton: None) -> None
             {"offload_config": SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=1.5))},
             "cpu_offload_gb=1.5",
         ),
-        ({"model_config": SimpleNamespace(is_multimodal_model=True, use_mla=False)}, "images"),
-        (
-            {"model_config": SimpleNamespace(is_multimodal_model=False, use_mla=True)},
-            "latent attention",
-        ),
+        ({"model_config": model(is_multimodal_model=True)}, "images"),
+        ({"model_config": model(use_mla=True)}, "latent attention"),
     ],
 )
 def test_what_was_not_tried_with_runner_v2_is_refused_by_name(
@@ -355,6 +349,39 @@ def test_what_was_not_tried_with_runner_v2_is_refused_by_name(
     (reason,) = of_v2(npu_config, **parts)
     assert reason.startswith(name)
     assert "VLLM_USE_V2_MODEL_RUNNER=0" in reason
+
+
+ALONE: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
+    ("LoRA", {"lora_config": object()}, {}),
+    ("tensor parallelism", {}, {"tensor_parallel_size": 2}),
+    ("pipeline parallelism", {}, {"pipeline_parallel_size": 2}),
+)
+
+
+@pytest.mark.parametrize(("name", "parts", "ranks"), ALONE)
+def test_runner_v2_takes_these_alone_and_without_graphs(
+    npu_config: ModuleType,
+    triton: None,
+    name: str,
+    parts: dict[str, Any],
+    ranks: dict[str, int],
+) -> None:
+    parallel = SimpleNamespace(**{"tensor_parallel_size": 1, "pipeline_parallel_size": 1, **ranks})
+    more = {**parts, "parallel_config": parallel}
+    assert of_v2(npu_config, model_config=model(), **more) == []
+    (reason,) = of_v2(npu_config, model_config=model(enforce_eager=False), **more)
+    assert reason.startswith(f"{name} with graphs was not tried with model runner V2")
+    assert "VLLM_USE_V2_MODEL_RUNNER=0" in reason
+    for other, its_parts, its_ranks in ALONE:
+        if other == name:
+            continue
+        both = SimpleNamespace(**{**vars(parallel), **its_ranks})
+        together = {**parts, **its_parts, "parallel_config": both}
+        (reason,) = of_v2(npu_config, model_config=model(), **together)
+        assert reason.partition(" were not tried at once")[0] in (
+            f"{name} and {other}",
+            f"{other} and {name}",
+        )
 
 
 @pytest.mark.parametrize("triton", [False], indirect=True)

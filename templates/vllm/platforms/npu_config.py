@@ -307,12 +307,10 @@ TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
     "parallel_config.data_parallel_size": ((1,), _V1_TAKES_IT),
     "parallel_config.distributed_executor_backend": ((None, "uni", "mp"), _V1_TAKES_IT),
     "parallel_config.enable_expert_parallel": ((False,), _V1_TAKES_IT),
-    "parallel_config.pipeline_parallel_size": ((1,), _V1_TAKES_IT),
-    "parallel_config.tensor_parallel_size": ((1,), _V1_TAKES_IT),
 }
 """Options whose other values are refused with V2, in the same way."""
 
-UNTRIED_PARTS = ("lora_config", "reasoning_config", "speculative_config")
+UNTRIED_PARTS = ("reasoning_config", "speculative_config")
 """Parts of `VllmConfig` that have to be None."""
 
 TAKEN_WITHOUT_TRITON: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -325,6 +323,14 @@ TAKEN_WITHOUT_TRITON: dict[str, tuple[tuple[Any, ...], str]] = {
 
 TRITON_PARTS = ("lora_config", "reasoning_config", "speculative_config")
 """Parts of `VllmConfig` that have to be None there."""
+
+TRIED_ALONE: dict[str, tuple[str, Any]] = {
+    "LoRA": ("lora_config", None),
+    "tensor parallelism": ("parallel_config.tensor_parallel_size", 1),
+    "pipeline parallelism": ("parallel_config.pipeline_parallel_size", 1),
+}
+"""What was run with V2 each by itself and without graphs → its option, and the value
+of that which leaves it out."""
 
 # npu-migrate: end
 
@@ -419,8 +425,21 @@ def _runner_v2_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         if getattr(vllm_config, name, None) is not None:
             yield f"{name} was not tried with model runner V2, {_V1_TAKES_IT}"
     model_config = vllm_config.model_config
+    alone = [
+        name
+        for name, (path, without) in TRIED_ALONE.items()
+        if _lookup(vllm_config, path) not in (_ABSENT, without)
+    ]
+    if len(alone) > 1:
+        names = " and ".join(alone)
+        yield f"{names} were not tried at once with model runner V2, {_V1_TAKES_IT}"
     if model_config is None:
         return
+    if alone and not model_config.enforce_eager:
+        yield (
+            f"{alone[0]} with graphs was not tried with model runner V2, "
+            f"{_V1_TAKES_IT}, and --enforce-eager leaves graphs out"
+        )
     if model_config.is_multimodal_model:
         yield f"images were not tried with model runner V2, {_V1_TAKES_IT}"
     if model_config.use_mla:

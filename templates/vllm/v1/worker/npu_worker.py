@@ -48,7 +48,15 @@ class NPUWorker(Worker):
         # npu-migrate: when has_model_runner_v2
         if self.use_v2_model_runner:
             # Nothing of it is an NPU's own.
-            return super()._make_model_runner()
+            runner = super()._make_model_runner()
+            stages = getattr(runner, "pp_handler", None)
+            if stages is not None:
+                # Sampled tokens go between stages by a group of their own, which
+                # `open_communicators` does not find: its buffers are measured too.
+                value = torch.zeros(1, device=self.device)
+                torch.distributed.all_reduce(value, group=stages.broadcast_group)
+                torch.npu.synchronize()
+            return runner
         # npu-migrate: end
         return NPUModelRunner(self.vllm_config, self.device)
 
