@@ -120,10 +120,10 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="Ways to run them, comma separated: eager, graph, mp, tp2, tp2-ep, pp2, ray-tp2, "
     "ray-pp2, tp2-graph, full-graph, tp2-full-graph, bfloat16, bfloat16-full-graph, float16, "
-    "nz, no-nnal, no-nnal-installed, v2, v2-graph, v2-full-graph, v2-mp, v2-no-triton, "
-    "connector-files, connector-pair, connector-host, v2-connector-files, v2-connector-pair, "
-    "v2-connector-host. With LoRA adapters in one slot or two: lora1- or lora2- and eager, graph, "
-    "full-graph, tp2, tp2-graph "
+    "nz, no-nnal, no-nnal-installed, v2, v2-graph, v2-full-graph, v2-mp, v2-tp2, v2-pp2, "
+    "v2-no-triton, connector-files, connector-pair, connector-host, v2-connector-files, "
+    "v2-connector-pair, v2-connector-host. With LoRA adapters in one slot or two: lora1- or "
+    "lora2- and eager, graph, full-graph, tp2, tp2-graph "
     "or tp2-full-graph; lora2-tp2-sharded. With drafts: ngram-, draft-, eagle-, eagle3- or "
     "mtp- and eager, graph, full-graph, mp, tp2 or no-nnal.  "
     "[default: eager,graph,mp,tp2]",

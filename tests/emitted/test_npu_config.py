@@ -351,37 +351,32 @@ def test_what_was_not_tried_with_runner_v2_is_refused_by_name(
     assert "VLLM_USE_V2_MODEL_RUNNER=0" in reason
 
 
-ALONE: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
-    ("LoRA", {"lora_config": object()}, {}),
-    ("tensor parallelism", {}, {"tensor_parallel_size": 2}),
-    ("pipeline parallelism", {}, {"pipeline_parallel_size": 2}),
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("tensor parallelism", "tensor_parallel_size"),
+        ("pipeline parallelism", "pipeline_parallel_size"),
+    ],
 )
-
-
-@pytest.mark.parametrize(("name", "parts", "ranks"), ALONE)
 def test_runner_v2_takes_these_alone_and_without_graphs(
-    npu_config: ModuleType,
-    triton: None,
-    name: str,
-    parts: dict[str, Any],
-    ranks: dict[str, int],
+    npu_config: ModuleType, triton: None, name: str, size: str
 ) -> None:
-    parallel = SimpleNamespace(**{"tensor_parallel_size": 1, "pipeline_parallel_size": 1, **ranks})
-    more = {**parts, "parallel_config": parallel}
-    assert of_v2(npu_config, model_config=model(), **more) == []
-    (reason,) = of_v2(npu_config, model_config=model(enforce_eager=False), **more)
+    ranks = SimpleNamespace(**{"tensor_parallel_size": 1, "pipeline_parallel_size": 1, size: 2})
+    assert of_v2(npu_config, model_config=model(), parallel_config=ranks) == []
+    graphs = model(enforce_eager=False)
+    (reason,) = of_v2(npu_config, model_config=graphs, parallel_config=ranks)
     assert reason.startswith(f"{name} with graphs was not tried with model runner V2")
     assert "VLLM_USE_V2_MODEL_RUNNER=0" in reason
-    for other, its_parts, its_ranks in ALONE:
-        if other == name:
-            continue
-        both = SimpleNamespace(**{**vars(parallel), **its_ranks})
-        together = {**parts, **its_parts, "parallel_config": both}
-        (reason,) = of_v2(npu_config, model_config=model(), **together)
-        assert reason.partition(" were not tried at once")[0] in (
-            f"{name} and {other}",
-            f"{other} and {name}",
-        )
+
+
+def test_several_ways_at_once_were_not_tried_with_runner_v2(
+    npu_config: ModuleType, triton: None
+) -> None:
+    ranks = SimpleNamespace(tensor_parallel_size=2, pipeline_parallel_size=2)
+    (reason,) = of_v2(npu_config, model_config=model(), parallel_config=ranks)
+    assert reason.startswith(
+        "tensor parallelism and pipeline parallelism were not tried at once with model runner V2"
+    )
 
 
 @pytest.mark.parametrize("triton", [False], indirect=True)
@@ -395,6 +390,7 @@ def test_what_was_not_tried_without_triton_is_refused_by_name(
     assert "triton-ascend" in reason
     monkeypatch.setattr(npu_config, "UNTRIED_PARTS", ())
     monkeypatch.setattr(npu_config, "TAKEN_WITH_V2", {})
+    monkeypatch.setattr(npu_config, "TRIED_ALONE", {})
     parallel = SimpleNamespace(tensor_parallel_size=2, pipeline_parallel_size=2)
     parts: dict[str, Any] = {"parallel_config": parallel, "speculative_config": object()}
     stages, ranks, drafts = of_v2(npu_config, **parts)

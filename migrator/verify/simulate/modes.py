@@ -293,8 +293,8 @@ def _with_drafts() -> Iterator[Mode]:
 
 def _with_runner_v2() -> Iterator[Mode]:
     """The modes with model runner V2, by Triton's kernels and without."""
-    known = {mode.name: mode for mode in (*_ALL, *_with_adapters())}
-    for name in ("eager", "graph", "full-graph", "mp", "tp2", "pp2", "lora2-eager"):
+    known = {mode.name: mode for mode in _ALL}
+    for name in ("eager", "graph", "full-graph", "mp", "tp2", "pp2"):
         mode = known[name]
         yield replace(
             mode,

@@ -568,7 +568,7 @@ CASES = (
         needs='_MODEL_RUNNERS = ("0",)',
         where="vllm/platforms/npu_config.py",
     ),
-    _with_runner_v2("LoRA with graphs", {"enable_lora": True, "enforce_eager": False}),
+    _with_runner_v2("lora_config", {"enable_lora": True}),
     _with_runner_v2("runner_type='pooling'", {"runner": "pooling", "convert": "embed"}),
     _with_runner_v2("enable_expert_parallel=True", {"enable_expert_parallel": True}),
     _with_runner_v2("enable_prompt_embeds=True", {"enable_prompt_embeds": True}),

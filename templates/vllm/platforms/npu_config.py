@@ -310,7 +310,7 @@ TAKEN_WITH_V2: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 """Options whose other values are refused with V2, in the same way."""
 
-UNTRIED_PARTS = ("reasoning_config", "speculative_config")
+UNTRIED_PARTS = ("lora_config", "reasoning_config", "speculative_config")
 """Parts of `VllmConfig` that have to be None."""
 
 TAKEN_WITHOUT_TRITON: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -325,7 +325,6 @@ TRITON_PARTS = ("lora_config", "reasoning_config", "speculative_config")
 """Parts of `VllmConfig` that have to be None there."""
 
 TRIED_ALONE: dict[str, tuple[str, Any]] = {
-    "LoRA": ("lora_config", None),
     "tensor parallelism": ("parallel_config.tensor_parallel_size", 1),
     "pipeline parallelism": ("parallel_config.pipeline_parallel_size", 1),
 }

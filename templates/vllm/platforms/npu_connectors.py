@@ -58,10 +58,8 @@ _FILES = Connector(
 )
 
 CONNECTORS: dict[str, Connector] = {}
-# npu-migrate: when connectors_count_blocks_first
+# npu-migrate: when platform_registers_kernels
 CONNECTORS["ExampleConnector"] = _FILES
-# npu-migrate: end
-# npu-migrate: when offloading_has_workers
 CONNECTORS["OffloadingConnector"] = Connector(
     {
         **_ALIKE,
