@@ -121,3 +121,18 @@ def test_late_work_is_what_it_would_have_been(simulator: Simulator) -> None:
     want = simulator.run(source).stdout
     for seed in "123":
         assert simulator.run(source, env={"ASCEND_SIM_ORDER": seed}).stdout == want
+
+
+def test_late_work_of_reference_operators_may_be_in_inference_mode(simulator: Simulator) -> None:
+    """Its results are tensors of that mode, and the host waits for it outside."""
+    source = """
+    import torch, torch_npu
+    with torch.inference_mode():
+        x = torch.arange(1.0, 9.0, device="npu").repeat(2, 1)
+        y = torch_npu.npu_rms_norm(x, torch.ones(8, device="npu"))[0] * 2
+    torch.npu.synchronize()
+    print(round(float(y.pow(2).mean()), 4))
+    """
+    orders: tuple[dict[str, str], ...] = ({}, {"ASCEND_SIM_ORDER": "2"})
+    for env in orders:
+        assert simulator.run(source, env=env).stdout == "4.0\n"
