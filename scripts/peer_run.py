@@ -53,6 +53,7 @@ Made by `python scripts/peer_run.py`. The simulated NPU is no part of this port:
 torch_npu runs on it. Here vllm-ascend, unchanged, beside an untouched vLLM, both from the package
 index. Its own compiled kernels are not built, so it takes the ways that it has without them.
 
+<!-- not run: it installs torch and more; this page is what the script wrote -->
 ```sh
 python -m venv ENV
 ENV/bin/pip install torch==2.8.0 transformers tokenizers
