@@ -71,6 +71,22 @@ def rows_of_tokens(cu_num_tokens: torch.Tensor, num_tokens: int) -> torch.Tensor
 
 
 # npu-migrate: when platform_registers_kernels
+def by_name(
+    kernels: dict[str, dict[str, Replacement]],
+) -> dict[str, Replacement]:
+    """Replacements by the names of their kernels alone.
+
+    Args:
+        kernels: module → name of a kernel there → what replaces it.
+
+    """
+    return {
+        name: replacement
+        for replacements in kernels.values()
+        for name, replacement in replacements.items()
+    }
+
+
 def replaced_kernels(runner_v2: bool, has_triton: bool) -> dict[str, str]:
     """Which kernels are replaced. What the machine holds decides, and here alone.
 

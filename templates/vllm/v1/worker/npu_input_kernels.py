@@ -19,7 +19,12 @@ from typing import Any
 
 import torch
 
-from vllm.triton_utils.npu_overrides import Launcher, Replacement, rows_of_tokens
+from vllm.triton_utils.npu_overrides import (
+    Launcher,
+    Replacement,
+    by_name,
+    rows_of_tokens,
+)
 
 
 def _numbers(num_tokens: int, like: torch.Tensor) -> torch.Tensor:
@@ -621,11 +626,7 @@ KERNELS: dict[str, dict[str, Replacement]] = {
 }
 """What stands for each kernel, by its module and its name there."""
 
-REPLACEMENTS: dict[str, Replacement] = {
-    name: replacement
-    for replacements in KERNELS.values()
-    for name, replacement in replacements.items()
-}
+REPLACEMENTS = by_name(KERNELS)
 
 
 def npu_kernel(kernel: Any) -> Launcher:

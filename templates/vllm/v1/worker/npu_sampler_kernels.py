@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from vllm.triton_utils.npu_overrides import Launcher, Replacement
+from vllm.triton_utils.npu_overrides import Launcher, Replacement, by_name
 from vllm.v1.worker.npu_kernels import BITMASK_ROWS, words_of_bits
 
 # Rows for which numbers of the whole vocabulary are on the device at a time.
@@ -826,11 +826,7 @@ KERNELS: dict[str, dict[str, Replacement]] = {
 }
 """What stands for each kernel, by its module and its name there."""
 
-REPLACEMENTS: dict[str, Replacement] = {
-    name: replacement
-    for replacements in KERNELS.values()
-    for name, replacement in replacements.items()
-}
+REPLACEMENTS = by_name(KERNELS)
 
 
 def npu_kernel(kernel: Any) -> Launcher:
