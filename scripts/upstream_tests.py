@@ -159,10 +159,7 @@ def run(suite: Suite, release: str, state: State, python: Path, extra: Path) -> 
     samples = {suite.file: suite.most}
     job.write_text(json.dumps({"samples": samples, "out": str(out)}), encoding="utf-8")
     tree = environment.open_tree(state.tree(release))
-    variables = environment.variables(tree, state.folder / "work" / release)
-    # Nothing that the device does not take is let pass.
-    for name in environment.FLOAT32:
-        variables.pop(name)
+    variables = environment.variables(tree, state.folder / "work" / release, float32=False)
     variables.pop("HF_HUB_OFFLINE")
     own = [str(folder), str(PARTS), str(extra)]
     variables |= {

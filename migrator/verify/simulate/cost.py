@@ -222,12 +222,10 @@ def count(tree: EmittedTree, mode: Mode, work: Path, options: Options, runner: R
         job, out, log = folder / "job.json", folder / "out.json", folder / "log"
         job.write_text(json.dumps(_job(model, mode, out)), encoding="utf-8")
         variables = {
-            **environment.variables(tree, work),
+            **environment.variables(tree, work, float32=False),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             **mode.variables,
         }
-        for name in environment.FLOAT32:
-            variables.pop(name)
         program = [str(environment.PROGRAMS / "cost.py"), str(job)]
         command = options.launcher.simulated(1, DEVICE_MEMORY, program, nnal=mode.nnal)
         finished = runner(command, variables, folder, log, options.timeout)

@@ -237,11 +237,12 @@ def metadata_folder(tree: EmittedTree, folder: Path) -> Path:
 
 
 def variables(
-    tree: EmittedTree, folder: Path, base: Mapping[str, str] | None = None
+    tree: EmittedTree, folder: Path, base: Mapping[str, str] | None = None, *, float32: bool = True
 ) -> dict[str, str]:
     """Environment of a program that imports the tree; all that it writes goes below `folder`.
 
-    Settings of the caller that would steer vLLM or the device are dropped.
+    Settings of the caller that would steer vLLM or the device are dropped. Without `float32`
+    nothing that the device does not take is let pass.
     """
     foreign = ("VLLM_", "ASCEND_", "HCCL_", "TORCH_NPU", "CUDA_", "TRANSFORMERS_", "HF_", "RAY_")
     names = dict(os.environ if base is None else base)
@@ -269,7 +270,7 @@ def variables(
         "VLLM_CACHE_ROOT": str(folder / "vllm-cache"),
         "VLLM_CONFIG_ROOT": str(folder / "vllm-config"),
         "VLLM_LOGGING_LEVEL": "WARNING",
-        **FLOAT32,
+        **(FLOAT32 if float32 else {}),
         **CHECKS,
         **chosen,
     }

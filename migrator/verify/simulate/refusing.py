@@ -65,9 +65,8 @@ def refusals(
             job.write_text(
                 json.dumps({"out": str(out), "engine": ENGINE, "model": MODEL, "cases": cases})
             )
-            settings = {**environment.variables(tree, work), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-            for name in environment.FLOAT32:
-                settings.pop(name)
+            plain = environment.variables(tree, work, float32=False)
+            settings = {**plain, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
             program = [str(environment.PROGRAMS / "refuse.py"), str(job)]
             command = options.launcher.simulated(
                 1, DEVICE_MEMORY, program, soc=soc, nnal=nnal, triton=triton

@@ -390,15 +390,12 @@ def run(
         content = engine_job(model_folder, mode, wanted, out, drafting)
     job.write_text(json.dumps(content), encoding="utf-8")
     settings = {
-        **environment.variables(tree, work),
+        # In half precision, what the device refuses is to be refused.
+        **environment.variables(tree, work, float32=mode.dtype == "float32"),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
         "NPU_MIGRATE_RECORD": str(record),
         **mode.variables,
     }
-    if mode.dtype != "float32":
-        # What the device refuses is to be refused.
-        for name in environment.FLOAT32:
-            settings.pop(name)
     name = "connectors.py" if mode.connector else "engine.py"
     program = [str(environment.PROGRAMS / name), str(job)]
     if mode.ray:
