@@ -78,6 +78,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU241": (("llama", "draft-eager"),),
     "NPU243": (("llama", "v2-no-triton"),),
     "NPU244": (("llama", "v2-no-triton"),),
+    "NPU245": (("llama", "bfloat16"),),
     "NPU250": (("llama-w8a8", "eager"),),
     "NPU251": (("llama-modelslim", "eager"),),
     "NPU242": (("llama", "ngram-eager"),),

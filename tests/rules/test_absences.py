@@ -76,6 +76,7 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
         for site in rule.sites
         for absence in site.absent
     },
+    ("NPU245", "_check_if_gpu_supports_dtype", ">=0.10.2"): ("check_if_supports_dtype",),
     ("NPU250", "_POSSIBLE_INT8_KERNELS", "<0.16"): ("_POSSIBLE_KERNELS",),
     ("NPU250", "_POSSIBLE_KERNELS", ">=0.16"): ("_POSSIBLE_INT8_KERNELS",),
     ("NPU260", "NonUvaBuffer.uva", "<0.30"): (
