@@ -39,8 +39,8 @@ HEAD = """\
 Made by `python scripts/cost_table.py`: `verify --simulate --cost` of emitted releases, a Llama of
 four layers in bfloat16 on one simulated NPU. What is counted and how is in
 [verify.md](verify.md#what-a-step-costs). A launch is one operator that computes, *a layer* what
-each layer adds, a wait a place where the host stops for the device. Nothing here is a time, and no
-device was involved.
+each layer adds, a wait a place where the host stops for the device, *AI CPU* a launch for whose
+dtype CANN has no kernel on AI cores. Nothing here is a time, and no device was involved.
 
 A layer takes thirteen launches: two norms, four products, one SwiGLU, a rotation and the two copies
 before it, the copy of the values out of the split projection, the write to the cache, attention.
@@ -50,9 +50,9 @@ Waits for an event that was recorded in the step before are counted as all other
 has mostly passed them.
 """
 WAITS = """\
-## Where the host waits
+## Where the host waits, and what the AI CPU computes
 
-| release | mode | wait | place | in |
+| release | mode | what | place | in |
 | --- | --- | --- | --- | --- |
 """
 
@@ -107,7 +107,7 @@ def _waits(found: Mapping[str, cost.Costs]) -> Iterator[str]:
         for way in costs.ways:
             for line in cost.asked(way, everything=False):
                 places = "; ".join(line.steps) if len(line.steps) < len(way.steps) else "every step"
-                yield f"| {release} | {way.mode} | {line.what} | `{line.place}` | {places} |"
+                yield f"| {release} | {way.mode} | {line.asks} | `{line.place}` | {places} |"
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -38,6 +39,8 @@ def decode(layers: int) -> list[Count]:
         Count("to host", "of pinned memory", PLACE, 1, 32),
         Count("wait", "a copy to the device", PLACE, 1, 0),
         Count("wait", "an event", "vllm/a.py:12", 2, 0),
+        Count("launch", "aten::cumsum", "vllm/a.py:13", 2, 0, "int64->int64", ai_cpu=True),
+        Count("launch", "aten::erfinv", "vllm/a.py:14", 1, 0, "float32->float32", ai_cpu=None),
     ]
 
 
@@ -51,10 +54,10 @@ FOLDED = cost.folded({"decode": decode(2)}, {"decode": decode(4)})
 def test_what_differs_between_the_models_is_the_layers() -> None:
     (step,) = FOLDED
     assert step.name == "decode"
-    assert (step.launches, step.replayed) == (1 + 5 * 4, 3 + 2 * 4)
+    assert (step.launches, step.replayed) == (4 + 5 * 4, 3 + 2 * 4)
     assert step.layer == 5 + 2
     assert (step.to_device, step.to_device_bytes, step.to_host) == (4, 104, 1)
-    assert (step.pageable, step.waits) == (1, 3)
+    assert (step.pageable, step.waits, step.ai_cpu) == (1, 3, 2)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,7 @@ def test_what_differs_between_the_models_is_the_layers() -> None:
         ("decode.waits=3", []),
         ("decode.waits=2", ["eager, decode: 3 waits, at most 2"]),
         ("decode.layer=6.5", ["eager, decode: 7 layer, at most 6.5"]),
+        ("decode.ai_cpu=0", ["eager, decode: 2 ai_cpu, at most 0"]),
         ("prefill.waits=0", []),
     ],
 )
@@ -95,10 +99,12 @@ def shown(found: Costs, *, places: bool = False) -> str:
     return text.getvalue()
 
 
-def test_a_table_says_where_the_host_waits() -> None:
+def test_a_table_says_where_the_host_waits_and_what_the_ai_cpu_computes() -> None:
     text = shown(costs(Way("eager", FOLDED)))
     assert "2 wait, an event: vllm/a.py:12 (every step)" in text
+    assert "2 launch on the AI CPU, aten::cumsum of int64->int64: vllm/a.py:13" in text
     assert "npu_swiglu" not in text
+    assert "erfinv" not in text
     assert "4 launch, npu::npu_swiglu: vllm/a.py:3" in shown(
         costs(Way("eager", FOLDED)), places=True
     )
@@ -106,7 +112,7 @@ def test_a_table_says_where_the_host_waits() -> None:
 
 def test_another_tree_stands_beside() -> None:
     other = cost.folded({"decode": decode(2)}, {"decode": [*decode(4), decode(1)[0]]})
-    assert "21; 22" in shown(costs(Way("eager", FOLDED), against=costs(Way("eager", other))))
+    assert "24; 25" in shown(costs(Way("eager", FOLDED), against=costs(Way("eager", other))))
 
 
 class Runner:
@@ -131,11 +137,7 @@ class Runner:
         layers = config["num_hidden_layers"]
         if layers == self.broken:
             return Finished(1, 1.0)
-        counts = [
-            {"kind": c.kind, "what": c.what, "place": c.place, "times": c.times, "amount": c.amount}
-            for c in decode(layers)
-        ]
-        Path(job["out"]).write_text(json.dumps({"decode": counts}))
+        Path(job["out"]).write_bytes(msgspec.json.encode({"decode": decode(layers)}))
         return Finished(0, 1.0)
 
 

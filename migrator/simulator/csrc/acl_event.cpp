@@ -185,7 +185,7 @@ ACL_API int aclrtSynchronizeEvent(void *event) {
     all = e->order;
   }
   if (int code = defer_wait(&all)) return code;
-  ascend_sim_observe("wait", "an event", 0);
+  ascend_sim_observe("wait", "an event", "", 0);
   {
     Guard guard(state_mutex);
     order_done(e->order);

@@ -270,7 +270,7 @@ ACL_API int aclmdlRIExecuteAsync(void *model, void *stream) {
   Stream *s = stream_of(stream);
   if (!m || !s) return last_error;
   ascend_sim_launch(nullptr);
-  if (ascend_sim_observed()) ascend_sim_observe("replay", "a graph", launches(m->nodes));
+  if (ascend_sim_observed()) ascend_sim_observe("replay", "a graph", "", launches(m->nodes));
   {
     Guard guard(state_mutex);
     if (m->origin || s->capture)

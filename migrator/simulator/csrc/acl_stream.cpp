@@ -179,7 +179,7 @@ ACL_API int aclrtStreamGetId(void *stream, int32_t *id) {
 ACL_API int aclrtSynchronizeStream(void *stream) {
   if (int code = ascend_sim_stream_host_access(stream, "a synchronisation with the stream")) return code;
   if (int code = ascend_sim_work_wait(stream ? stream : stream_of(nullptr))) return code;
-  ascend_sim_observe("wait", "a stream", 0);
+  ascend_sim_observe("wait", "a stream", "", 0);
   return ascend_sim_watched() ? ascend_sim_stream_done(stream) : ACL_SUCCESS;
 }
 ACL_API int aclrtSynchronizeStreamWithTimeout(void *stream, int32_t) { return aclrtSynchronizeStream(stream); }
@@ -189,7 +189,7 @@ ACL_API int aclrtSynchronizeDevice(void) {
   if (int code = need_device(&device)) return code;
   if (int code = not_while_capturing("a synchronisation with the device")) return code;
   if (int code = defer_wait(nullptr)) return code;
-  ascend_sim_observe("wait", "a device", 0);
+  ascend_sim_observe("wait", "a device", "", 0);
   {
     Guard guard(state_mutex);
     for (Stream *s : streams) {

@@ -182,15 +182,17 @@ ASCEND_SIM_API int ascend_sim_work_wait(void *stream);
 
 // Who is told of each launch, copy and wait, by `kind`: "launch" (an operator that computes),
 // "to device" and "to host" (a copy, with its bytes), "wait" (the host waits for a device),
-// "replay" (a graph, with the launches in it). It may take Python's lock. Null for nobody,
-// the usual case, which costs one load.
-ASCEND_SIM_API void ascend_sim_set_observer(void (*observe)(const char *kind, const char *what, uint64_t amount));
+// "replay" (a graph, with the launches in it). `dtypes` are those of a launch's tensors, read and
+// written, as torch names them: "int64,int64->bool"; empty where nobody knows. It may take
+// Python's lock. Null for nobody, the usual case, which costs one load.
+typedef void ascend_sim_observer(const char *kind, const char *what, const char *dtypes, uint64_t amount);
+ASCEND_SIM_API void ascend_sim_set_observer(ascend_sim_observer *observe);
 ASCEND_SIM_API int ascend_sim_observed(void);
-ASCEND_SIM_API void ascend_sim_observe(const char *kind, const char *what, uint64_t amount);
+ASCEND_SIM_API void ascend_sim_observe(const char *kind, const char *what, const char *dtypes, uint64_t amount);
 // From here to the end this thread is inside of an operator that is one launch on a device;
 // of one that launches anything, or `always`.
 ASCEND_SIM_API void ascend_sim_observe_begin(void);
-ASCEND_SIM_API void ascend_sim_observe_end(const char *what, int always);
+ASCEND_SIM_API void ascend_sim_observe_end(const char *what, const char *dtypes, int always);
 
 // Success, or the error that a host read or synchronisation named `what` meets
 // while this stream captures or waits for ever.

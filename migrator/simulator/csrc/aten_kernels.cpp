@@ -538,37 +538,63 @@ class Direct {
 
 // ---- what a program asks of the device ------------------------------------------------------
 
-// A value for the host is copied there; a shape that depends on data is waited for as well.
-void tell(const Operator &op, bool shape) {
-  const std::string name = toString(op.handle.schema().operator_name());
-  if (op.reads_host) ascend_sim_observe("to host", name.c_str(), 8);
-  else ascend_sim_observe("launch", name.c_str(), 0);
-  if (op.reads_host || shape) ascend_sim_observe("wait", name.c_str(), 0);
+// The dtypes of all tensors among the values, in order, as torch names them.
+std::string dtypes_of(at::ArrayRef<IValue> values) {
+  std::string names;
+  const auto add = [&](const Tensor &t) {
+    if (!t.defined()) return;
+    if (!names.empty()) names += ',';
+    names += c10::getDtypeNames(t.scalar_type()).first;
+  };
+  for (const IValue &value : values) {
+    if (value.isTensor()) add(value.toTensor());
+    else if (value.isTensorList())
+      for (const Tensor &t : value.toTensorList()) add(t);
+    else if (value.isList())
+      for (const IValue &one : value.toListRef())
+        if (one.isTensor()) add(one.toTensor());
+  }
+  return names;
 }
 
-// One launch on a device, whatever it is composed of here.
+// A value for the host is copied there; a shape that depends on data is waited for as well.
+void tell(const Operator &op, const std::vector<IValue> &given, const Stack &stack, bool shape) {
+  const std::string name = toString(op.handle.schema().operator_name());
+  const size_t returned = op.handle.schema().returns().size();
+  const std::string dtypes = dtypes_of(given) + "->" + dtypes_of(at::ArrayRef<IValue>(stack).slice(stack.size() - returned));
+  if (op.reads_host) ascend_sim_observe("to host", name.c_str(), "", 8);
+  else ascend_sim_observe("launch", name.c_str(), dtypes.c_str(), 0);
+  if (op.reads_host || shape) ascend_sim_observe("wait", name.c_str(), "", 0);
+}
+
+// One launch on a device, whatever it is composed of here. What it writes is not known before
+// its end, and is left out of its dtypes.
 class Whole {
  public:
-  explicit Whole(const c10::OperatorHandle &op) {
+  Whole(const c10::OperatorHandle &op, const Stack &stack) {
     if (!ascend_sim_observed()) return;
     name_ = toString(op.schema().operator_name());
+    dtypes_ = dtypes_of(at::ArrayRef<IValue>(stack).slice(stack.size() - op.schema().arguments().size())) + "->";
     ascend_sim_observe_begin();
   }
   ~Whole() {
-    if (!name_.empty()) ascend_sim_observe_end(name_.c_str(), 0);
+    if (!name_.empty()) ascend_sim_observe_end(name_.c_str(), dtypes_.c_str(), 0);
   }
 
  private:
-  std::string name_;
+  std::string name_, dtypes_;
 };
 
 void tell_copy(const Tensor &dst, const Tensor &src, bool queued) {
   if (!ascend_sim_observed() || dst.numel() == 0) return;
   const bool to = on_npu(dst), from = on_npu(src);
-  if (to && from) return ascend_sim_observe("launch", "aten::copy_", 0);
+  if (to && from) {
+    const std::string dtypes = dtypes_of({IValue(src)}) + "->" + dtypes_of({IValue(dst)});
+    return ascend_sim_observe("launch", "aten::copy_", dtypes.c_str(), 0);
+  }
   const char *what = queued ? "of pinned memory" : "of pageable memory";
-  ascend_sim_observe(to ? "to device" : "to host", what, src.nbytes());
-  if (!queued) ascend_sim_observe("wait", to ? "a copy to the device" : "a copy to the host", 0);
+  ascend_sim_observe(to ? "to device" : "to host", what, "", src.nbytes());
+  if (!queued) ascend_sim_observe("wait", to ? "a copy to the device" : "a copy to the host", "", 0);
 }
 
 // ---- the kernel -----------------------------------------------------------------------------
@@ -604,7 +630,7 @@ void kernel(const c10::OperatorHandle &handle, c10::DispatchKeySet, Stack *stack
   }
 
   run_on_cpu(op, *stack, seed);
-  if (ascend_sim_observed()) tell(op, shaped_by_data(op, given, 0));
+  if (ascend_sim_observed()) tell(op, given, *stack, shaped_by_data(op, given, 0));
 
   for (const Operand &o : operands.list())
     if (o.written) follow(o);
@@ -785,7 +811,7 @@ bool returns_view(const c10::FunctionSchema &schema) {
 // An operator that torch composes of others on every device, where torch_npu has a fused
 // one: compose it. The parts come to the kernel above, and autograd sees them.
 void compose(const c10::OperatorHandle &op, c10::DispatchKeySet, Stack *stack) {
-  const Whole whole(op);
+  const Whole whole(op, *stack);
   op.callBoxedForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd, *stack);
 }
 

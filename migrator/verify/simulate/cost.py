@@ -83,7 +83,9 @@ COST_MODES = ("eager", "full-graph")
 class Count(msgspec.Struct):
     """What a place of the program asked for in a step: how often, and bytes or launches in all.
 
-    `kind` is "launch", "to device", "to host", "wait" or "replay".
+    `kind` is "launch", "to device", "to host", "wait" or "replay". `dtypes` are those that a launch
+    reads and writes ("int64,int64->bool"), where the simulator knows them; `ai_cpu` says whether
+    CANN has no kernel on AI cores for them, None where no list of CANN's names the operator.
     """
 
     kind: str
@@ -91,6 +93,8 @@ class Count(msgspec.Struct):
     place: str
     times: int
     amount: int
+    dtypes: str = ""
+    ai_cpu: bool | None = False
 
 
 class Step(msgspec.Struct):
@@ -98,7 +102,8 @@ class Step(msgspec.Struct):
 
     `launches` are asked for by the host one by one, `replayed` are those of replayed graphs; of
     both together `layer` are asked for by each layer. `pageable` of the copies in both directions
-    are of memory that is not pinned, for which the host waits; `waits` counts these too.
+    are of memory that is not pinned, for which the host waits; `waits` counts these too. `ai_cpu`
+    of the launches are computed by the AI CPU.
     """
 
     name: str
@@ -110,6 +115,7 @@ class Step(msgspec.Struct):
     to_host: int
     pageable: int
     waits: int
+    ai_cpu: int
     counts: list[Count]
 
 
@@ -142,7 +148,16 @@ class Costs(msgspec.Struct):
         )
 
 
-QUANTITIES = ("launches", "layer", "replayed", "to_device", "to_host", "pageable", "waits")
+QUANTITIES = (
+    "launches",
+    "layer",
+    "replayed",
+    "to_device",
+    "to_host",
+    "pageable",
+    "waits",
+    "ai_cpu",
+)
 """Fields of a step that a budget can name."""
 
 
@@ -265,6 +280,7 @@ def folded(few: Mapping[str, Sequence[Count]], many: Mapping[str, Sequence[Count
             to_host=_times(counts, "to host"),
             pageable=sum(count.times for count in counts if count.what == "of pageable memory"),
             waits=_times(counts, "wait"),
+            ai_cpu=sum(count.times for count in counts if count.ai_cpu),
             counts=sorted(counts, key=lambda c: (c.kind, -c.times, c.what, c.place)),
         )
         for name, counts in many.items()
@@ -310,6 +326,7 @@ HEADINGS = (
     "to host",
     "pageable",
     "waits",
+    "AI CPU",
 )
 
 
@@ -325,23 +342,26 @@ def cells(step: Step) -> tuple[str, ...]:
         str(step.to_host),
         str(step.pageable or "–"),
         str(step.waits or "–"),
+        str(step.ai_cpu or "–"),
     )
 
 
 def write(found: Costs, console: Console, *, places: bool) -> None:
-    """Tables of all modes, those of another tree beside, and what the host waited for.
+    """Tables of all modes, those of another tree beside, and what the host waited for or the AI CPU
+    computed.
 
     Args:
         found: of a tree.
         console: where they go.
-        places: list every place of the program, not those alone at which it waits.
+        places: list every place of the program, not those alone at which it waits or which the
+            AI CPU computes.
     """
     others = {way.mode: way for way in found.against.ways} if found.against is not None else {}
     for way in found.ways:
         _write_way(way, console, others.get(way.mode))
         for one in asked(way, everything=places):
             where = "every step" if len(one.steps) == len(way.steps) else "; ".join(one.steps)
-            line = f"  {one.times} {one.kind}, {one.what}: {one.place} ({where})"
+            line = f"  {one.times} {one.asks}: {one.place} ({where})"
             console.print(terminal(line), markup=False, soft_wrap=True)
 
 
@@ -350,18 +370,29 @@ class Asked(NamedTuple):
 
     kind: str
     what: str
+    dtypes: str
+    ai_cpu: bool | None
     place: str
     times: int
     steps: tuple[str, ...]
 
+    @property
+    def asks(self) -> str:
+        """What it asks for, in words."""
+        if not self.ai_cpu:
+            return f"{self.kind}, {self.what}"
+        return f"{self.kind} on the AI CPU, {self.what} of {self.dtypes}"
+
 
 def asked(way: Way, *, everything: bool) -> list[Asked]:
-    """What is asked for at each place, or waited for alone, and in which steps."""
-    steps: dict[tuple[str, str, str, int], list[str]] = {}
+    """What each place asks for and in which steps; of all, or of what the host waits for and the AI
+    CPU computes."""
+    steps: dict[tuple[str, str, str, bool | None, str, int], list[str]] = {}
     for step in way.steps:
         for count in step.counts:
-            if everything or count.kind == "wait":
-                key = (count.kind, count.what, count.place, count.times)
+            if everything or count.kind == "wait" or count.ai_cpu:
+                one = count.kind, count.what, count.dtypes, count.ai_cpu, count.place
+                key = *one, count.times
                 steps.setdefault(key, []).append(step.name)
     return [Asked(*key, tuple(names)) for key, names in steps.items()]
 

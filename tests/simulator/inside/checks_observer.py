@@ -50,6 +50,36 @@ def check_an_operator_is_one_launch_whatever_it_is_made_of() -> None:
     assert seen(lambda: x[1].copy_(x[2])) == [("launch", "aten::copy_", 0)]
 
 
+def check_a_launch_has_the_dtypes_that_it_reads_and_writes() -> None:
+    x, n = device(), torch.arange(N, device="npu")
+    dtypes: list[tuple[str, str]] = []
+    bodies: list[Callable[[], object]] = [
+        lambda: n < 3,
+        lambda: torch.cat([n, n]),
+        lambda: n.to(torch.int32),
+        lambda: torch.topk(x, 2),
+        lambda: torch.arange(3, device="npu"),
+        lambda: n.masked_fill_(n > 2, 0),
+        lambda: torch.nn.functional.linear(x, x),
+        lambda: torch_npu.npu_rms_norm(x, x[0].contiguous()),
+    ]
+    for body in bodies:
+        with observed() as found, torch.inference_mode():
+            body()
+        dtypes += [(event.what, event.dtypes) for event in found.events if event.kind == "launch"]
+    assert dtypes == [
+        ("aten::lt.Scalar", "int64->bool"),
+        ("aten::cat", "int64,int64->int64"),
+        ("aten::copy_", "int64->int32"),
+        ("aten::topk", "bfloat16->bfloat16,int64"),
+        ("aten::arange", "->int64"),
+        ("aten::gt.Scalar", "int64->bool"),
+        ("aten::masked_fill_.Scalar", "int64,bool->int64"),
+        ("aten::matmul", "bfloat16,bfloat16->"),
+        ("npu::npu_rms_norm", ""),
+    ]
+
+
 def check_copies_wait_unless_their_memory_is_pinned() -> None:
     x = device()
     pinned, pageable = torch.ones(N).pin_memory(), torch.ones(N)

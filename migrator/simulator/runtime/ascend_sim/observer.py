@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ascend_sim._site import site
 
-_TOLD = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64)
+_TOLD = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64)
 
 
 class Event(NamedTuple):
@@ -21,6 +21,9 @@ class Event(NamedTuple):
     """"launch": an operator that computes; "to device", "to host": a copy; "wait": the host waits
     for the device; "replay": of a graph."""
     what: str
+    dtypes: str
+    """Of a launch's tensors, read and written, as torch names them: "int64,int64->bool". Nothing
+    after the arrow of an operator that is made of others here; empty of torch_npu's own."""
     amount: int
     """Bytes of a copy, launches of a replay."""
     place: str
@@ -45,8 +48,8 @@ def observed() -> Iterator[Observed]:
         raise RuntimeError("the simulated devices are observed already")
     found = Observed()
 
-    def tell(kind: bytes, what: bytes, amount: int) -> None:
-        found.events.append(Event(kind.decode(), what.decode(), amount, site()))
+    def tell(kind: bytes, what: bytes, dtypes: bytes, amount: int) -> None:
+        found.events.append(Event(kind.decode(), what.decode(), dtypes.decode(), amount, site()))
 
     told = _TOLD(tell)
     runtime = ctypes.CDLL(os.path.join(os.environ["ASCEND_SIM"], "lib", "libascendcl.so"))
@@ -72,4 +75,4 @@ class launch:  # noqa: N801 - it is used as a function
 
     def __exit__(self, *_: object) -> None:
         if self._runtime is not None:
-            self._runtime.ascend_sim_observe_end(self._name.encode(), 1)
+            self._runtime.ascend_sim_observe_end(self._name.encode(), b"", 1)

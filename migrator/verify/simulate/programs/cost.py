@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ascend_sim.ai_core import on_ai_cpu
 from ascend_sim.observer import Event, observed
 
 DECODES = 8
@@ -60,20 +61,24 @@ class Steps:
 
 
 def counted(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """Events of one kind, name and place together: how often, and the sum of their amounts."""
-    times = Counter((event.kind, event.what, event.place) for event in events)
-    amounts: Counter[tuple[str, str, str]] = Counter()
+    """Events alike but for their amounts together: how often, and the sum of their amounts."""
+    times: Counter[tuple[str, str, str, str]] = Counter()
+    amounts: Counter[tuple[str, str, str, str]] = Counter()
     for event in events:
-        amounts[event.kind, event.what, event.place] += event.amount
+        alike = event.kind, event.what, event.dtypes, event.place
+        times[alike] += 1
+        amounts[alike] += event.amount
     return [
         {
             "kind": kind,
             "what": what,
+            "dtypes": dtypes,
             "place": place,
             "times": n,
-            "amount": amounts[kind, what, place],
+            "amount": amounts[kind, what, dtypes, place],
+            "ai_cpu": on_ai_cpu(what, dtypes) if kind == "launch" else False,
         }
-        for (kind, what, place), n in sorted(times.items())
+        for (kind, what, dtypes, place), n in sorted(times.items())
     ]
 
 

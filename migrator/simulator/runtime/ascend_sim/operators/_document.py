@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from ascend_sim.ai_core import KERNELS, Kernel
+
 from ._checks import RELAX_VARIABLE, RELAXATIONS
 from ._registry import META_VARIABLE, REGISTRY, Operator
 from ._rules import CANN_VARIABLE, RULES, SOC_VARIABLE, Rule
@@ -50,12 +52,27 @@ run is on.
 """
 
 
+_AI_CORES = """
+## What AI cores compute
+
+Operators of torch itself become kernels of CANN's AI cores for some dtypes; a tensor of another is
+left to the AI CPU, which is slower by far and says nothing. `ascend_sim.ai_core` has CANN's lists for the
+910B and the 910C, and `verify --simulate --cost` counts what a step gives to the AI CPU, by place.
+An operator that is not in the table is not judged. *By* is whose dtype CANN asks for: what aclnn
+casts to what is written, or what is read.
+
+| kernel | operators of torch | dtypes | by | source |
+| --- | --- | --- | --- | --- |
+"""
+
+
 def document() -> str:
     """The page as Markdown."""
     lines = [_HEAD]
     lines += [f"- `{name}`: {text};\n" for name, text in RELAXATIONS.items()]
     text = "".join(lines).rstrip(";\n") + ".\n"
     text += _RULES + "".join(map(_row, RULES))
+    text += _AI_CORES + "".join(map(_kernel, KERNELS))
     families: dict[str, list[Operator]] = {}
     for op in REGISTRY.values():
         # A family is a module of this package, or a package of several.
@@ -66,6 +83,16 @@ def document() -> str:
         for op in sorted(operators, key=lambda op: op.name):
             text += _entry(op)
     return text
+
+
+def _kernel(kernel: Kernel) -> str:
+    operators = ", ".join(f"`{name}`" for name in kernel.operators)
+    taken = [", ".join(sorted(kernel.dtypes)) or "none"]
+    taken += [
+        f"{', '.join(sorted(more))} from CANN {major}.{minor} on"
+        for (major, minor), more in kernel.later
+    ]
+    return f"| {kernel.name} | {operators} | {'; '.join(taken)} | {kernel.by} | {kernel.source} |\n"
 
 
 def _entry(op: Operator) -> str:
