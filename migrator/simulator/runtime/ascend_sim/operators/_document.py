@@ -56,8 +56,8 @@ _AI_CORES = """
 ## What AI cores compute
 
 Operators of torch itself become kernels of CANN's AI cores for some dtypes; a tensor of another is
-left to the AI CPU, which is slower by far and says nothing. `ascend_sim.ai_core` has CANN's lists for the
-910B and the 910C, and `verify --simulate --cost` counts what a step gives to the AI CPU, by place.
+left to the AI CPU, which is slower by far and says nothing. `ascend_sim.ai_core` has CANN's lists
+for the 910B and the 910C; `verify --simulate --cost` counts what a step gives to the AI CPU.
 An operator that is not in the table is not judged. *By* is whose dtype CANN asks for: what aclnn
 casts to what is written, or what is read.
 
