@@ -59,6 +59,7 @@ WITNESSES: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     ("NPU234", "grouped_topk", "<0.10.2"): ("topk_softmax",),
     ("NPU232", "FusedMoEMethodBase.is_monolithic", "<0.17"): ("select_gemm_impl",),
     ("NPU233", "FusedMoEWithLoRA.__init__", "<0.11.1"): ("RowParallelLinearWithLoRA",),
+    ("NPU236", "apply_all_penalties", "<0.11.1"): ("_convert_to_tensors",),
     ("NPU241", "eagle_step_slot_mapping_metadata_kernel", "<0.18"): ("clamped_positions",),
     ("NPU241", "copy_and_expand_eagle_inputs_kernel", "<0.16"): ("last_token_indices",),
     ("NPU241", "eagle_prepare_inputs_padded_kernel", "<0.12"): (
