@@ -20,6 +20,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -827,7 +828,7 @@ def test_a_model_is_made_once(run: Simulate, tmp_path: Path) -> None:
     run(runner)
     run(runner)
     assert sum(command[-2].endswith("reference.py") for command in runner.commands) == 1
-    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["llama"]
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").glob("*-*")] == ["llama"]
 
 
 def test_a_model_that_is_newer_than_the_release_is_left_out(run: Simulate, emitted: Path) -> None:
@@ -849,7 +850,7 @@ def test_a_reference_that_cannot_be_made(run: Simulate, tmp_path: Path) -> None:
 
     with pytest.raises(simulate.SimulateError, match="of llama cannot be made: ImportError"):
         run(fail)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("*llama*")) == []
 
 
 @pytest.mark.parametrize(
@@ -1510,6 +1511,13 @@ def test_bytecode_is_made_once(emitted: Path, tmp_path: Path) -> None:
     variables = environment.variables(tree, tmp_path, base)
     # A prefix without bytecode in it means that all is compiled in each process.
     assert variables["PYTHONPYCACHEPREFIX"] == str(tmp_path / "bytecode")
+    kept = replace(tree, bytecode=tmp_path / "kept")
+    for program in (
+        environment.variables(kept, tmp_path, base),
+        environment.cpu_variables(base, bytecode=tmp_path / "kept"),
+    ):
+        assert program["PYTHONPYCACHEPREFIX"] == str(tmp_path / "kept")
+        assert "PYTHONDONTWRITEBYTECODE" not in program
     assert "PYTHONDONTWRITEBYTECODE" not in variables
     assert "VLLM_USE_V1" not in variables
     assert variables["HOME"] == "/home/somebody"

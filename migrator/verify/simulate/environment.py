@@ -61,6 +61,8 @@ class EmittedTree:
     label: Label
     beside: tuple[Path, ...] = ()
     """Folders of installed packages that go with the tree."""
+    bytecode: Path | None = None
+    """Where runs keep bytecode; None: in the folder of each, for itself."""
 
     @property
     def version(self) -> str:
@@ -256,7 +258,7 @@ def variables(
         **kept,
         "PYTHONPATH": os.pathsep.join(str(path) for path in paths),
         # The tree stays as it is, and its bytecode is made once.
-        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "PYTHONPYCACHEPREFIX": str(tree.bytecode or folder / "bytecode"),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
@@ -276,10 +278,18 @@ def variables(
     }
 
 
-def cpu_variables(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment of a program that computes a reference: no device, no hub, no tree."""
+def cpu_variables(
+    base: Mapping[str, str] | None = None, *, bytecode: Path | None = None
+) -> dict[str, str]:
+    """Environment of a program that computes a reference: no device, no hub, no tree.
+
+    `bytecode` is where it is kept; None leaves that to the caller's environment.
+    """
     kept = dict(os.environ if base is None else base)
     kept.pop("PYTHONPATH", None)
+    if bytecode is not None:
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        kept["PYTHONPYCACHEPREFIX"] = str(bytecode)
     return {
         **kept,
         "OMP_NUM_THREADS": "1",

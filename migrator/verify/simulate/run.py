@@ -11,12 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from migrator.files.locations import private_cache
 from migrator.verify.simulate import (
+    bytecode,
     collectives,
     connectors,
     environment,
@@ -55,7 +56,8 @@ class Options:
     """What to run.
 
     `work` keeps the jobs and logs of the runs (None: a temporary folder that is removed);
-    `cache` holds the models, which are made once; `timeout` is that of one run, in seconds.
+    `cache` holds the models, which are made once, and bytecode; `timeout` is that of one run, in
+    seconds.
     """
 
     tree: Path
@@ -159,7 +161,8 @@ def opened(options: Options) -> Iterator[tuple[EmittedTree, Path]]:
             python = options.launcher.python
             emitted = environment.open_plugin(options.tree, options.vllm, python, work)
         assert emitted is not None
-        yield emitted, work
+        kept = bytecode.kept(bytecode_folder(options), (emitted.root / "vllm", *emitted.beside))
+        yield replace(emitted, bytecode=kept), work
 
 
 @contextmanager
@@ -178,6 +181,11 @@ def work_folder(wanted: Path | None) -> Iterator[Path]:
 def cache_folder(options: Options) -> Path:
     """Where models are kept."""
     return options.cache or private_cache("models")
+
+
+def bytecode_folder(options: Options) -> Path:
+    """Where bytecode is kept, for trees and environments alike."""
+    return private_cache("bytecode") if options.cache is None else options.cache / "bytecode"
 
 
 @dataclass(frozen=True)
@@ -300,7 +308,7 @@ def made(
         job_file.write_text(json.dumps({**job, "out": str(part)}), encoding="utf-8")
         command = [str(options.launcher.python), str(program), str(job_file)]
         # On the CPU, without the simulator: it must not depend on what is judged by it.
-        settings = environment.cpu_variables()
+        settings = environment.cpu_variables(bytecode=bytecode_folder(options))
         finished = runner(command, settings, part, log, options.timeout)
         if finished.code != 0 or not (part / last).is_file():
             said = process.tail(log, 1)
@@ -477,7 +485,7 @@ def score_answers(
     }
     job.write_text(json.dumps(content), encoding="utf-8")
     command = [str(options.launcher.python), str(environment.PROGRAMS / "score.py"), str(job)]
-    settings = environment.cpu_variables()
+    settings = environment.cpu_variables(bytecode=bytecode_folder(options))
     finished = runner(command, settings, folder, folder / "score.log", options.timeout)
     if finished.code != 0 or not out.is_file():
         return None
