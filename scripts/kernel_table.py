@@ -50,6 +50,10 @@ REFUSED: tuple[tuple[str, str], ...] = (
         "state-space and linear-attention layers: only attention has a cache on an NPU",
     ),
     (
+        r" ngram_compute_n_gram_ids ",
+        "a model with a state of its own for each request (LongCat-Flash with n-grams)",
+    ),
+    (
         r" (moe_align_block_size|moe_sum) .*k2_horizon",
         "attention of which experts mix the values (K2 Horizon), which alone calls them",
     ),

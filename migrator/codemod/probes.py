@@ -184,6 +184,17 @@ def has_model_runner_v2(tree: Tree) -> bool:
     )
 
 
+def models_bring_their_state(tree: Tree) -> bool:
+    """Model runner V2 asks a model for the class of its requests' state (`get_model_state_cls`)."""
+    chooses = tree.definition(
+        "vllm/v1/worker/gpu/model_states/__init__.py", "resolve_model_state_cls"
+    ) or tree.definition("vllm/v1/worker/gpu/model_states/__init__.py", "init_model_state")
+    return chooses is not None and any(
+        isinstance(node, ast.Attribute) and node.attr == "get_model_state_cls"
+        for node in ast.walk(chooses)
+    )
+
+
 def runner_marks_padding(tree: Tree) -> bool:
     """The model runner tells routers which tokens are padding (`_prepare_padding_mask`)."""
     home = ("vllm/v1/worker/gpu_model_runner.py",)
@@ -317,6 +328,7 @@ PROBES: dict[str, Probe] = {
         all2all_has_allgather_reducescatter,
         stages_share_sampled_tokens,
         has_model_runner_v2,
+        models_bring_their_state,
         runner_marks_padding,
         runner_keeps_prompt_logprobs,
         runner_asks_by_cache_dtype,

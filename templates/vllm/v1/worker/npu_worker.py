@@ -17,6 +17,11 @@ from vllm.distributed.parallel_state import (
     destroy_distributed_environment,
     destroy_model_parallel,
 )
+
+# npu-migrate: when models_bring_their_state
+from vllm.model_executor.model_loader import get_model_architecture
+
+# npu-migrate: end
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
@@ -39,6 +44,9 @@ class NPUWorker(Worker):
         self.local_rank = current_platform.device_index(self.local_rank)
         super().init_device()
         _check_chip(torch.npu.get_device_name(self.device))
+        # npu-migrate: when models_bring_their_state
+        _check_state(get_model_architecture(self.model_config)[0])
+        # npu-migrate: end
         # torch_npu destroys all process groups when the interpreter exits. What
         # is registered last runs first: without this, an engine that lives until
         # then finds its groups gone when it comes to destroy them itself.
@@ -73,6 +81,17 @@ def _check_chip(name: str) -> None:
         )
 
 
+# npu-migrate: when models_bring_their_state
+def _check_state(model_class: type[torch.nn.Module]) -> None:
+    if hasattr(model_class, "get_model_state_cls"):
+        raise ValueError(
+            f"NPU: {model_class.__name__} is not supported: it keeps a state of its "
+            "own for each request, which model runner V1 does not ask for and model "
+            "runner V2 was not tried with."
+        )
+
+
+# npu-migrate: end
 def open_communicators(parallel_config: ParallelConfig) -> None:
     """Let each process group that works on the device do its first collective.
 
