@@ -81,6 +81,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU245": (("llama", "bfloat16"),),
     "NPU250": (("llama-w8a8", "eager"),),
     "NPU251": (("llama-modelslim", "eager"),),
+    "NPU252": (("qwen3-moe-w8a8", "eager"),),
     "NPU242": (("llama", "ngram-eager"),),
     "NPU264": (("llama", "v2-no-triton"),),
     "NPU306": _MOE,

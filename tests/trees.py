@@ -14,6 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from migrator.codemod import templates
+from migrator.files.tree import Tree
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MINI = FIXTURES / "mini_vllm"
 SELECT = "NPU0,NPU1,NPU302"
@@ -71,9 +74,11 @@ class _Variables(ModuleType):
         return getattr(sys.modules["vllm.envs"], name)
 
 
-def template_module(path: str) -> ModuleType:
-    """A template that needs nothing of vLLM but other templates, as a module of its own."""
-    root = FIXTURES.parent / "templates"
+def template_module(path: str, root: Path = FIXTURES.parent / "templates") -> ModuleType:
+    """A template that needs nothing of vLLM but other templates, as a module of its own.
+
+    `root`: where those lie, with all variants or with those that `chosen` left.
+    """
     place = root / path
     others = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_vllm(name)}
     sys.path.insert(0, str(root))
@@ -85,6 +90,28 @@ def template_module(path: str) -> ModuleType:
         for name in [name for name in sys.modules if _is_vllm(name)]:
             del sys.modules[name]
         sys.modules.update(others)
+
+
+NEWEST = {
+    "vllm/v1/attention/backend.py": b"class CommonAttentionMetadata:\n"
+    b"    block_table_tensor: object\n    seq_lens_cpu_upper_bound: object\n\n\n"
+    b"class MLAAttentionImpl:\n    def do_kv_cache_update(self): ...\n",
+    "vllm/v1/kv_cache_interface.py": b"class MLAAttentionSpec: ...\n",
+    "vllm/model_executor/layers/attention/mla_attention.py": b"class MLAAttention:\n"
+    b"    def forward_impl(self): ...\n",
+}
+"""What tells the newest releases from others, of files by their paths."""
+
+
+def chosen(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """A folder with the templates of the platform, in their variants for a tree of some files."""
+    root = FIXTURES.parent / "templates"
+    tree = Tree(files)
+    for place in root.glob("vllm/platforms/*.py"):
+        new = folder / place.relative_to(root)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(templates._choose(place.read_text(encoding="utf-8"), tree), encoding="utf-8")
+    return folder
 
 
 def _is_vllm(name: str) -> bool:

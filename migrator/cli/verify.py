@@ -112,7 +112,8 @@ if TYPE_CHECKING:
     help="Models to run, comma separated: llama, qwen2, qwen3, mistral, mixtral, qwen3-moe, moe "
     "(these two), qwen2-moe, glm4-moe, llama4, gemma, gemma3, minimax-m2, deepseek-v2, "
     "deepseek-v3, gpt2, llama-w8a8, llama-w8a8-static, llama-w8a8-zero, llama-modelslim, "
-    "qwen3-moe-modelslim, int8 (these five), all.  "
+    "qwen3-moe-w8a8, qwen3-moe-modelslim, deepseek-v2-w8a8, deepseek-v2-modelslim, int8 (these "
+    "eight), all.  "
     "[default: llama,qwen2,qwen3,moe; of --serve: llama]",
 )
 @click.option(

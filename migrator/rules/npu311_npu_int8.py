@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NPU311: linear layers of int8."""
+"""NPU311: linear layers and experts of int8."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from migrator.codemod.rule import Rule, Safety
 
 
 class NpuInt8(Rule):
-    """Add linear layers of int8 on NPUs.
+    """Add linear layers and experts of int8 on NPUs.
 
     ## What it does
     Adds, in `vllm/model_executor/layers/quantization/`, `npu_int8.py`: products of int8 weights
     with activations that are quantised by token or by tensor (`npu_dynamic_quant`, `npu_quantize`,
-    `npu_quant_matmul`), `npu_scaled_mm.py`: the kernel by which vLLM calls them, and
-    `npu_modelslim.py`: the same for checkpoints of Ascend's ModelSlim.
+    `npu_quant_matmul`), `npu_scaled_mm.py`: the kernel by which vLLM calls them,
+    `npu_int8_experts.py`: a mixture's experts, and `npu_modelslim.py`: all of it for checkpoints of
+    Ascend's ModelSlim.
 
     ## Why
     vLLM's kernels of int8 are CUTLASS's, Triton's, or another device's.
@@ -34,6 +35,7 @@ class NpuInt8(Rule):
     safety = Safety.GUARDED
     templates = (
         "vllm/model_executor/layers/quantization/npu_int8.py",
+        "vllm/model_executor/layers/quantization/npu_int8_experts.py",
         "vllm/model_executor/layers/quantization/npu_modelslim.py",
         "vllm/model_executor/layers/quantization/npu_scaled_mm.py",
     )

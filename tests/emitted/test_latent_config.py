@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.trees import template_module
+from tests.trees import NEWEST, chosen, template_module
 
 TABLE = template_module("vllm/platforms/npu_config.py")
 OTHER_VARIANTS = (
@@ -26,9 +26,10 @@ def reasons(
     heads: int = 16,
     arch: str = TABLE.LATENT_MODELS[0],
     text: Mapping[str, Any] | None = None,
+    table: ModuleType = TABLE,
 ) -> list[str]:
     """What is said of a DeepSeek, of whose configuration these parts are other."""
-    given = {path: taken[0] for path, taken in TABLE.LATENT_TAKEN.items()} | dict(change or {})
+    given = {path: taken[0] for path, taken in table.LATENT_TAKEN.items()} | dict(change or {})
     model = SimpleNamespace(
         hf_text_config=SimpleNamespace(**{**TABLE.LATENT_SIZES, **(text or {})}),
         use_mla=True,
@@ -45,7 +46,7 @@ def reasons(
                 setattr(at, name, SimpleNamespace())
             at = getattr(at, name)
         setattr(at, last, value)
-    found = TABLE._latent_reasons(whole)
+    found = table._latent_reasons(whole)
     return [reason for reason in found if not reason.startswith(OTHER_VARIANTS)]
 
 
@@ -98,6 +99,47 @@ def test_graphs_hold_decode_steps_or_there_are_none(eager: bool, mode: str, take
     assert [reason[:57] for reason in found] == [
         "latent attention was not compared with graphs in pieces. "
     ] * (not taken)
+
+
+@pytest.fixture(scope="module")
+def newest(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The variant of releases whose host only bounds the lengths of contexts."""
+    folder = chosen(tmp_path_factory.mktemp("chosen"), NEWEST)
+    return template_module("vllm/platforms/npu_config.py", folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "other"),
+    [
+        ("model_config.quantization", (None, "ascend", "compressed-tensors"), "awq"),
+        ("parallel_config.enable_expert_parallel", (False, True), 7),
+        ("parallel_config.tensor_parallel_size", (1, 2), None),
+        ("parallel_config.data_parallel_size", (1,), 2),
+        ("parallel_config.pipeline_parallel_size", (1,), 2),
+    ],
+)
+def test_what_the_newest_releases_were_compared_with(
+    newest: ModuleType, path: str, values: tuple[Any, ...], other: Any
+) -> None:
+    for value in values:
+        assert newest.LATENT_TAKEN.get(path, values)[0] == values[0]
+        given = dict.fromkeys([path], value)
+        assert _said(newest, given) == []
+    if other is not None:
+        (reason,) = _said(newest, {path: other})
+        assert path.rpartition(".")[2] in reason
+
+
+@pytest.mark.parametrize("mode", ["FULL_DECODE_ONLY", "PIECEWISE", "FULL_AND_PIECEWISE", "LATER"])
+def test_graphs_that_the_newest_releases_were_compared_with(newest: ModuleType, mode: str) -> None:
+    graphs = SimpleNamespace(cudagraph_mode=SimpleNamespace(name=mode))
+    found = _said(newest, {"model_config.enforce_eager": False, "compilation_config": graphs})
+    assert len(found) == (mode == "LATER")
+
+
+def _said(table: ModuleType, change: Mapping[str, Any]) -> list[str]:
+    """As `reasons`, of the only variant of a release that has a backend."""
+    return reasons(change, table=table)
 
 
 @pytest.mark.parametrize("path", list(TABLE.LATENT_TAKEN))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.trees import template_module
+from tests.trees import NEWEST, chosen, template_module
 
 TOKENS: dict[str, Any] = {
     "quant_method": "compressed-tensors",
@@ -150,6 +150,47 @@ def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleT
                 f"compressed-tensors quantization was not compared with {shown}. Change that"
             )
             assert "\n" not in reason
+
+
+@pytest.fixture(scope="module")
+def newest(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The variant of releases whose host only bounds the lengths of contexts."""
+    folder = chosen(tmp_path_factory.mktemp("chosen"), NEWEST)
+    return template_module("vllm/platforms/npu_quantization.py", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [({}, True), (STATIC, False), ({f"{GROUP}.weights.strategy": "tensor"}, False)],
+)
+def test_experts_of_compressed_tensors(
+    module: ModuleType,
+    newest: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    taken: bool,
+) -> None:
+    experts = {"model_config.hf_text_config": SimpleNamespace(quantization_config=None, n=1)}
+    monkeypatch.setattr(newest, "METHODS", ("compressed-tensors", "ascend"))
+    assert said(newest, change, experts) == []
+    experts["model_config.hf_text_config"].n_routed_experts = 8
+    found = said(newest, change, experts)
+    assert found == [
+        "experts of compressed-tensors quantization with weights or activations by tensor are not "
+        "supported"
+    ] * (not taken)
+    older = "experts of compressed-tensors quantization were not compared in this release"
+    assert older in said(module, change, experts)
+
+
+def test_experts_may_be_spread_over_ranks_in_the_newest_releases(
+    module: ModuleType, newest: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest, "METHODS", ("compressed-tensors", "ascend"))
+    spread = {"parallel_config.enable_expert_parallel": True}
+    assert said(newest, {}, spread) == []
+    (reason,) = said(module, {}, spread)
+    assert "was not compared with enable_expert_parallel=True" in reason
 
 
 @pytest.mark.parametrize(("dtype", "taken"), [("bfloat16", True), ("float16", False)])

@@ -77,6 +77,16 @@ _LATENT: dict[str, Any] = {
     "moe_intermediate_size": 64,
     "first_k_dense_replace": 1,
 }
+_DEEPSEEK_V2: dict[str, Any] = {
+    **_LATENT,
+    "q_lora_rank": None,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "topk_method": "greedy",
+    "norm_topk_prob": False,
+}
 
 ROLES: dict[str, tuple[str, ...]] = {
     "norm": ("npu_rms_norm",),
@@ -153,13 +163,15 @@ class Quantization:
 
     `weights`: "channel" or "tensor", what has a scale of its own; `dynamic`: each token is scaled
     by its own values, in place of all by a scale that the checkpoint has; `symmetric`: without a
-    zero point of activations.
+    zero point of activations; `floats`: layers that are left as they are, by the last part of their
+    names.
     """
 
     weights: str = "channel"
     dynamic: bool = True
     symmetric: bool = True
     method: str = "compressed-tensors"
+    floats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -303,16 +315,7 @@ _ALL = (
         "deepseek-v2",
         "DeepseekV2Config",
         "DeepseekV2ForCausalLM",
-        {
-            **_LATENT,
-            "q_lora_rank": None,
-            "n_routed_experts": 8,
-            "n_shared_experts": 2,
-            "n_group": 1,
-            "topk_group": 1,
-            "topk_method": "greedy",
-            "norm_topk_prob": False,
-        },
+        _DEEPSEEK_V2,
         _OTHER_ROUTER,
         common=False,
         routed_in=_DEEPSEEK,
@@ -392,12 +395,42 @@ _ALL = (
         quantization=Quantization(symmetric=False, method="modelslim"),
     ),
     Model(
+        "qwen3-moe-w8a8",
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        _EXPERTS,
+        (*_SPARSE, "token scales", "int8 product"),
+        quantization=Quantization(),
+    ),
+    Model(
         "qwen3-moe-modelslim",
         "Qwen3MoeConfig",
         "Qwen3MoeForCausalLM",
         _EXPERTS,
         (*_SPARSE, "given scales", "token scales", "int8 product"),
         quantization=Quantization(symmetric=False, method="modelslim"),
+    ),
+    # Latent attention, whose latents are projected up by a layer that is never quantized: decode
+    # steps take it apart.
+    Model(
+        "deepseek-v2-w8a8",
+        "DeepseekV2Config",
+        "DeepseekV2ForCausalLM",
+        _DEEPSEEK_V2,
+        (*_OTHER_ROUTER, "token scales", "int8 product"),
+        common=False,
+        quantization=Quantization(floats=("kv_b_proj",)),
+        routed_in=_DEEPSEEK,
+    ),
+    Model(
+        "deepseek-v2-modelslim",
+        "DeepseekV2Config",
+        "DeepseekV2ForCausalLM",
+        _DEEPSEEK_V2,
+        (*_OTHER_ROUTER, "given scales", "token scales", "int8 product"),
+        common=False,
+        quantization=Quantization(symmetric=False, method="modelslim", floats=("kv_b_proj",)),
+        routed_in=_DEEPSEEK,
     ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _ALL}

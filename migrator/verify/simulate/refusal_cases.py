@@ -318,10 +318,10 @@ CASES = (
         {**_DEEPSEEK, "num_attention_heads": 130, "num_key_value_heads": 130},
     ),
     Case(
-        "latent attention with experts spread over ranks",
-        "latent attention was not compared with enable_expert_parallel=True",
+        "latent attention with adapters",
+        "latent attention was not compared with lora_config",
         _DEEPSEEK,
-        engine={"enable_expert_parallel": True},
+        engine={"enable_lora": True},
     ),
     Case(
         "sparse attention",

@@ -57,7 +57,10 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 these values alone."""
 
 # npu-migrate: when common_metadata_only_bounds_host_lengths
-_LATENT_ONLY: dict[str, tuple[Any, ...]] = {"model_config.quantization": (None,)}
+_LATENT_ONLY: dict[str, tuple[Any, ...]] = {
+    "model_config.quantization": (None, "ascend", "compressed-tensors"),
+    "parallel_config.enable_expert_parallel": (False, True),
+}
 # npu-migrate: otherwise
 _LATENT_ONLY: dict[str, tuple[Any, ...]] = {
     "model_config.quantization": (None,),
@@ -65,6 +68,14 @@ _LATENT_ONLY: dict[str, tuple[Any, ...]] = {
     "parallel_config.tensor_parallel_size": (1,),
 }
 # npu-migrate: end
+
+# npu-migrate: when common_metadata_only_bounds_host_lengths
+LATENT_GRAPHS = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+# npu-migrate: otherwise
+LATENT_GRAPHS = ("FULL_DECODE_ONLY",)
+# npu-migrate: end
+"""Modes of graphs that latent attention was compared with; those that hold more than
+decode steps become PIECEWISE."""
 
 LATENT_TAKEN = dict(sorted({**PLAIN, **_LATENT_ONLY}.items()))
 """The same of latent attention alone."""
@@ -515,7 +526,7 @@ def _latent_graph_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     """Why the graphs of a model with latent attention are not taken."""
     # npu-migrate: when mla_layers_part_the_batch
     mode = _lookup(vllm_config, "compilation_config.cudagraph_mode")
-    if getattr(mode, "name", None) != "FULL_DECODE_ONLY":
+    if getattr(mode, "name", None) not in LATENT_GRAPHS:
         yield (
             "latent attention was not compared with graphs in pieces. Set "
             "--enforce-eager or cudagraph_mode FULL_DECODE_ONLY"

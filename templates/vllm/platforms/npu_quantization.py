@@ -38,6 +38,13 @@ METHODS = ("compressed-tensors", "ascend")
 KNOWN_METHODS = ("compressed-tensors", "ascend")
 """Those that were compared in one release or another."""
 
+# npu-migrate: when common_metadata_only_bounds_host_lengths
+QUANTIZED_TAKEN = {**PLAIN, "parallel_config.enable_expert_parallel": (False, True)}
+# npu-migrate: otherwise
+QUANTIZED_TAKEN = PLAIN
+# npu-migrate: end
+"""Options beside which quantized weights were compared, with these values alone."""
+
 NO_FLOAT8 = ("fp8", "mxfp", "nvfp4", "modelopt")
 """How the names of methods begin or go on that need numbers an NPU does not have."""
 
@@ -139,6 +146,7 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
                 "model's unquantized weights"
             )
         return
+    settings: Mapping[str, Any] = {}
     by_tensor = False
     if name == "ascend":
         found = _modelslim(model_config)
@@ -149,8 +157,16 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     for reason in dict.fromkeys(found):
         yield f"{name} quantization with {reason} is not supported"
     if name == "compressed-tensors" and _has_experts(model_config):
-        yield f"experts of {name} quantization are not supported"
-    options = list(not_compared(vllm_config, PLAIN))
+        # npu-migrate: when common_metadata_only_bounds_host_lengths
+        if by_tensor or _weights_by_tensor(settings):
+            yield (
+                f"experts of {name} quantization with weights or activations by tensor "
+                "are not supported"
+            )
+        # npu-migrate: otherwise
+        yield f"experts of {name} quantization were not compared in this release"
+        # npu-migrate: end
+    options = list(not_compared(vllm_config, QUANTIZED_TAKEN))
     if str(getattr(model_config, "dtype", None)) == "torch.float16":
         options.append("dtype=float16")
     if by_tensor and not model_config.enforce_eager:
@@ -204,6 +220,14 @@ def _by_tensor(settings: Mapping[str, Any]) -> bool:
     groups = (settings.get("config_groups") or {}).values()
     return any(
         not (group.get("input_activations") or {}).get("dynamic") for group in groups
+    )
+
+
+def _weights_by_tensor(settings: Mapping[str, Any]) -> bool:
+    """Whether some weights have one scale for all channels."""
+    groups = (settings.get("config_groups") or {}).values()
+    return any(
+        (group.get("weights") or {}).get("strategy") == "tensor" for group in groups
     )
 
 

@@ -27,6 +27,7 @@ from tests.simulator.inside.checks_attention import (
 )
 
 NAMES["register_mla_prefill_backend"] = lambda *_: lambda backend: backend
+NAMES["UnquantizedLinearMethod"] = type("UnquantizedLinearMethod", (), {})
 M = importlib.import_module("vllm.v1.attention.backends.mla.ascend_mla")
 LATENT, NOPE, ROPE, VALUE = 512, 128, 64, 128
 SIZES = {
@@ -39,7 +40,7 @@ SIZES = {
 
 def layer(heads: int, weight: torch.Tensor, **other: Any) -> Any:
     """An implementation whose `kv_b_proj` has a weight [heads * 256, 512]."""
-    project = types.SimpleNamespace(weight=weight)
+    project = types.SimpleNamespace(weight=weight, quant_method=M.UnquantizedLinearMethod())
 
     class Project:
         def __getattr__(self, name: str) -> Any:
@@ -284,6 +285,12 @@ def check_layers_that_no_operator_takes_are_refused_when_they_are_made() -> None
         ((8, 5), 4, {"indexer": object()}, "does not support indexer"),
         ((8, 5), 4, {"sliding_window": 128}, "does not support a sliding window"),
         ((8, 5), 4, {"kv_cache_dtype": "fp8"}, "a KV cache of fp8"),
+        (
+            (8, 5),
+            4,
+            {"kv_b_proj": types.SimpleNamespace(quant_method=object())},
+            "does not support a quantized kv_b_proj",
+        ),
     ):
         with machine(cann=cann):
             found = refusal_of(partial(layer, heads, weight, **other))

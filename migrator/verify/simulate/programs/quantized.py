@@ -180,6 +180,8 @@ def calibrate(model: Any, vocabulary: int) -> dict[str, tuple[float, float]]:
 
 def kind_of(name: str, how: dict[str, Any]) -> str:
     """How a layer is quantized, in ModelSlim's words."""
+    if name.rpartition(".")[2] in how["floats"]:
+        return FLOAT
     if how["method"] == "modelslim":
         if ".experts." in name:
             return DYNAMIC
@@ -279,7 +281,8 @@ def compressed_tensors(how: dict[str, Any]) -> dict[str, Any]:
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
         "quantization_status": "compressed",
-        "ignore": ["lm_head"],
+        # Some models would have a router of int8 otherwise.
+        "ignore": ["lm_head", r"re:.*\.gate$", *(f"re:.*{name}" for name in how["floats"])],
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],

@@ -21,9 +21,6 @@ from typing import Any
 import torch
 
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
-from vllm.model_executor.layers.fused_moe.routed_experts import (
-    FusedMoeWeightScaleSupported,
-)
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
     UnquantizedFusedMoEMethod,
 )
@@ -45,12 +42,15 @@ from vllm.model_executor.layers.quantization.npu_int8 import (
     output_scale,
     static_linear,
 )
+from vllm.model_executor.layers.quantization.npu_int8_experts import (
+    NPUInt8ExpertsMethod,
+    refuse_offset,
+)
 from vllm.model_executor.parameter import (
     ChannelQuantScaleParameter,
     ModelWeightParameter,
     PerTensorScaleParameter,
 )
-from vllm.model_executor.utils import set_weight_attrs
 from vllm.platforms.npu_quantization import MODELSLIM_DESCRIPTION
 
 FLOAT = "FLOAT"
@@ -214,7 +214,7 @@ class AscendLinearMethod(LinearMethodBase):
             layer.register_parameter(name, parameter)
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        _refuse_offset(layer, "weight_offset")
+        refuse_offset(layer, "weight_offset")
         scale = layer.weight_scale.data.flatten()
         values = {"weight": int8_weight(layer.weight.data), "weight_scale": scale}
         if self.static:
@@ -258,66 +258,14 @@ class AscendLinearMethod(LinearMethodBase):
         )
 
 
-class AscendExpertsMethod(UnquantizedFusedMoEMethod):
-    """Experts of int8 weights, with activations that are scaled by token.
+class AscendExpertsMethod(NPUInt8ExpertsMethod):
+    """Experts of W8A8_DYNAMIC."""
 
-    But for the products they are unquantized experts: these look at the weights.
-    """
-
-    def create_weights(
-        self,
-        layer: torch.nn.Module,
-        num_experts: int,
-        hidden_size: int,
-        intermediate_size_per_partition: int,
-        params_dtype: torch.dtype,
-        **extra_weight_attrs,
-    ) -> None:
-        super().create_weights(
-            layer,
-            num_experts,
-            hidden_size,
-            intermediate_size_per_partition,
-            torch.int8,
-            **extra_weight_attrs,
-        )
-        if getattr(layer, "w13_bias", None) is not None:
-            raise ValueError("NPU: int8 experts with a bias are not supported.")
-        # What the product of the results' dtype takes.
-        half = params_dtype is torch.bfloat16
-        self.scale_dtype = torch.bfloat16 if half else torch.float32
-        attributes = {
-            **extra_weight_attrs,
-            "quant_method": FusedMoeWeightScaleSupported.CHANNEL.value,
-        }
-        for weight in ("w13_weight", "w2_weight"):
-            outputs = getattr(layer, weight).shape[1]
-            for name in (f"{weight}_scale", f"{weight}_offset"):
-                parameter = torch.nn.Parameter(
-                    torch.zeros(num_experts, outputs, 1, dtype=torch.float32),
-                    requires_grad=False,
-                )
-                layer.register_parameter(name, parameter)
-                set_weight_attrs(parameter, attributes)
-
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        for weight in ("w13_weight", "w2_weight"):
-            _refuse_offset(layer, f"{weight}_offset")
-            scale = getattr(layer, f"{weight}_scale").data
-            scale = scale.squeeze(-1).to(self.scale_dtype)
-            layer.register_parameter(
-                f"{weight}_scale", torch.nn.Parameter(scale, requires_grad=False)
-            )
+    has_offsets = True
 
 
 # Of the two ways to load a layer's parameters, this is the one that asks them.
 WEIGHT_LOADER_V2_SUPPORTED.append(AscendLinearMethod.__name__)
-
-
-def _refuse_offset(layer: torch.nn.Module, name: str) -> None:
-    if getattr(layer, name).data.any():
-        raise ValueError("NPU: int8 weights with an offset are not supported.")
-    delattr(layer, name)
 
 
 def _rank(layer: torch.nn.Module) -> int:

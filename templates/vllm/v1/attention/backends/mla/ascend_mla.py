@@ -28,6 +28,7 @@ import torch_npu
 from vllm.compilation.npu_graph import NPUGraph
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.platforms.npu_config import LATENT_SIZES, MAX_LATENT_HEADS
 from vllm.utils.torch_utils import weak_ref_tensor
 from vllm.v1.attention.backend import AttentionType, MLAAttentionImpl
@@ -404,6 +405,10 @@ class AscendMLAImpl(MLAAttentionImpl):
                 f"a KV cache of {kv_cache_dtype}": kv_cache_dtype
                 not in ("auto", "float16", "bfloat16"),
                 "a KV cache of another layer": kv_sharing_target_layer_name is not None,
+                # A decode step takes it apart, without quantizing the latents.
+                "a quantized kv_b_proj": not isinstance(
+                    kv_b_proj.quant_method, UnquantizedLinearMethod
+                ),
                 **{name: value is not None for name, value in more.items()},
             }.items()
             if used
