@@ -70,6 +70,11 @@ class NPUCommunicator(DeviceCommunicatorBase):
         total = self.all_reduce(input_)
         return total.narrow(dim, start, sizes[self.rank_in_group]).contiguous()
 
+    def prepare_communication_buffer_for_model(self, model: torch.nn.Module) -> None:
+        # What it would prepare are modular kernels of experts. Those of an NPU are
+        # none, and in some releases their method raises when it is asked for one.
+        return
+
     def dispatch_router_logits(self, *args, **kwargs):
         assert self.all2all_manager is not None
         return self.all2all_manager.dispatch_router_logits(*args, **kwargs)
