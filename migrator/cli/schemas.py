@@ -44,6 +44,7 @@ def schemas() -> dict[str, bytes]:
     from migrator.reports.log import schema
     from migrator.updating import report as updating
     from migrator.verify import report as verify
+    from migrator.verify.on_device import report as on_device
     from migrator.verify.simulate import cost
     from migrator.verify.simulate import report as simulate
 
@@ -51,6 +52,7 @@ def schemas() -> dict[str, bytes]:
         "verify": verify.Report,
         "simulate": simulate.Report,
         "cost": cost.Costs,
+        "on-device": on_device.DeviceReport,
         "update": updating.Document,
         "check-against": liveness.Document,
         "coverage": coverage.Document,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from migrator.cli import common
+from migrator.cli import common, on_device
 from migrator.cli.common import UserError
 from migrator.cli.cost import Counting
 from migrator.files.interpreters import interpreter
@@ -88,6 +88,19 @@ if TYPE_CHECKING:
     metavar="STEP.QUANTITY=N",
     multiple=True,
     help="With --cost: the most that a step may take, such as decode.waits=1; more is exit code 1.",
+)
+@click.option(
+    "--on-device",
+    "device",
+    is_flag=True,
+    help="Without the simulator, on the NPUs of this machine: each operator beside its reference, "
+    "tokens of models, tokens a second.",
+)
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="With --on-device: write the report there as JSON, and as Markdown beside it.",
 )
 @click.option("--serve", is_flag=True, help="Ask `vllm serve` of it, on a simulated Ascend.")
 @click.option(
@@ -174,6 +187,8 @@ def command(
     cost: bool,
     against: Path | None,
     budgets: tuple[str, ...],
+    device: bool,
+    report: Path | None,
     serve: bool,
     data_parallel: int,
     ray: bool,
@@ -198,6 +213,7 @@ def command(
     torch, torch_npu and transformers (--env), on the simulated Ascend, and their greedy tokens
     are compared with those of transformers on the CPU in float32. --install builds a wheel there;
     --refusals starts engines that an NPU cannot serve, and wants a clear error of each.
+    --on-device runs without the simulator, on real NPUs, and writes a report that can be sent.
 
     With --with-vllm, TREE is what `apply --layout plugin` wrote. Without a kind of run, its patches
     are compared with that vLLM, as the plugin does when it is asked for a platform.
@@ -217,10 +233,34 @@ def command(
         raise UserError("--cost has a model of its own; leave --models out")
     if (against or budgets) and not cost:
         raise UserError("--against and --budget go with --simulate --cost")
-    if any(kinds):
+    if report is not None and not device:
+        raise UserError("--report goes with --on-device")
+    if device and (any(kinds) or cost or vllm is not None):
+        raise UserError(
+            "--on-device is a kind of run of its own: leave --simulate, --serve, --install, "
+            "--refusals, --cost and --with-vllm out"
+        )
+    if device and env is None and python is None:
+        raise UserError(
+            "--on-device needs --env: an environment with the torch_npu of the machine's CANN"
+        )
+    if any(kinds) or device:
         if torch_npu or torch_npu_wheel or base or everything or launcher:
             given = "--torch-npu, --torch-npu-wheel, --base, --all and --launcher"
             raise UserError(f"{given} are for the checks that run nothing; leave them out")
+        if device:
+            with _status(quiet) as tell:
+                on_device.run(
+                    tree,
+                    env or python,
+                    _names(models),
+                    _names(modes),
+                    work,
+                    timeout,
+                    report,
+                    format_,
+                    tell,
+                )
         if vllm is not None and install:
             raise UserError(
                 "--install builds a tree, and TREE is a plugin here; leave --install out"
@@ -255,10 +295,10 @@ def command(
         environment=_environment(env or python, launcher),
     )
     with _status(quiet) as tell:
-        report = verify(options, tell)
-    _keep(tree, report)
-    write(report, tree, format_, quiet=quiet, verbose=verbose)
-    sys.exit(1 if report.findings else 0)
+        found = verify(options, tell)
+    _keep(tree, found)
+    write(found, tree, format_, quiet=quiet, verbose=verbose)
+    sys.exit(1 if found.findings else 0)
 
 
 @contextlib.contextmanager
