@@ -89,15 +89,16 @@ def test_an_indexer_is_refused_with_plain_attention_too(latent: bool) -> None:
     [
         (True, "PIECEWISE", True),
         (False, "FULL_DECODE_ONLY", True),
-        (False, "PIECEWISE", False),
-        (False, "FULL_AND_PIECEWISE", False),
+        (False, "PIECEWISE", True),
+        (False, "FULL_AND_PIECEWISE", True),
+        (False, "LATER", False),
     ],
 )
-def test_graphs_hold_decode_steps_or_there_are_none(eager: bool, mode: str, taken: bool) -> None:
+def test_graphs_that_were_compared(eager: bool, mode: str, taken: bool) -> None:
     graphs = SimpleNamespace(cudagraph_mode=SimpleNamespace(name=mode))
     found = reasons({"model_config.enforce_eager": eager, "compilation_config": graphs})
     assert [reason[:57] for reason in found] == [
-        "latent attention was not compared with graphs in pieces. "
+        "latent attention was not compared with these graphs. Set "
     ] * (not taken)
 
 
@@ -114,7 +115,6 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         ("model_config.quantization", (None, "ascend", "compressed-tensors"), "awq"),
         ("parallel_config.enable_expert_parallel", (False, True), 7),
         ("parallel_config.tensor_parallel_size", (1, 2), None),
-        ("parallel_config.data_parallel_size", (1,), 2),
         ("parallel_config.pipeline_parallel_size", (1,), 2),
     ],
 )
@@ -130,11 +130,27 @@ def test_what_the_newest_releases_were_compared_with(
         assert path.rpartition(".")[2] in reason
 
 
-@pytest.mark.parametrize("mode", ["FULL_DECODE_ONLY", "PIECEWISE", "FULL_AND_PIECEWISE", "LATER"])
-def test_graphs_that_the_newest_releases_were_compared_with(newest: ModuleType, mode: str) -> None:
-    graphs = SimpleNamespace(cudagraph_mode=SimpleNamespace(name=mode))
-    found = _said(newest, {"model_config.enforce_eager": False, "compilation_config": graphs})
-    assert len(found) == (mode == "LATER")
+@pytest.mark.parametrize(
+    ("size", "spread", "eager", "said"),
+    [
+        (2, True, True, ""),
+        (2, False, True, "data_parallel_size=2 without enable_expert_parallel"),
+        (2, True, False, "data_parallel_size=2 and graphs"),
+        (1, False, False, ""),
+    ],
+)
+def test_several_engines_have_each_expert_once_and_no_graphs(
+    newest: ModuleType, size: int, spread: bool, eager: bool, said: str
+) -> None:
+    change = {
+        "parallel_config.data_parallel_size": size,
+        "parallel_config.enable_expert_parallel": spread,
+        "model_config.enforce_eager": eager,
+        "compilation_config": SimpleNamespace(cudagraph_mode=SimpleNamespace(name="PIECEWISE")),
+    }
+    found = [reason.partition(". ")[0] for reason in _said(newest, change)]
+    assert found == [f"latent attention was not compared with {said}"] * bool(said)
+    assert bool(reasons(change)) == (size > 1)
 
 
 def _said(table: ModuleType, change: Mapping[str, Any]) -> list[str]:
@@ -149,7 +165,7 @@ def test_what_was_not_compared_is_refused_by_name(path: str) -> None:
     assert reason.startswith(f"latent attention was not compared with {name}=7")
 
 
-def test_graphs_and_ranks_of_a_release_that_were_not_compared_are_refused() -> None:
+def test_graphs_of_a_release_that_were_not_compared_are_refused() -> None:
     model = SimpleNamespace(
         hf_text_config=SimpleNamespace(**TABLE.LATENT_SIZES),
         use_mla=True,
@@ -163,4 +179,3 @@ def test_graphs_and_ranks_of_a_release_that_were_not_compared_are_refused() -> N
     whole = SimpleNamespace(model_config=model, parallel_config=parallel, compilation_config=mode)
     found = [reason.partition(". ")[0] for reason in TABLE._latent_reasons(whole)]
     assert "latent attention was not compared with graphs in this release" in found
-    assert "latent attention was not compared with tensor_parallel_size=2" in found

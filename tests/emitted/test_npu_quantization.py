@@ -140,7 +140,7 @@ def test_any_other_scheme_is_refused_by_name(
 
 
 def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleType) -> None:
-    for path, (taken, *_) in module.PLAIN.items():
+    for path, (taken, *_) in module.QUANTIZED_TAKEN.items():
         assert said(module, {}, {path: taken}) == []
         for other in (7, SimpleNamespace(many="words " * 20)):
             (reason,) = said(module, {}, {path: other})
@@ -154,7 +154,7 @@ def test_what_a_quantized_model_was_not_compared_with_is_refused(module: ModuleT
 
 @pytest.fixture(scope="module")
 def newest(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The variant of releases whose host only bounds the lengths of contexts."""
+    """The variant of releases with a table of int8 kernels."""
     folder = chosen(tmp_path_factory.mktemp("chosen"), NEWEST)
     return template_module("vllm/platforms/npu_quantization.py", folder)
 
@@ -164,33 +164,69 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     [({}, True), (STATIC, False), ({f"{GROUP}.weights.strategy": "tensor"}, False)],
 )
 def test_experts_of_compressed_tensors(
-    module: ModuleType,
-    newest: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, Any],
-    taken: bool,
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], taken: bool
 ) -> None:
-    experts = {"model_config.hf_text_config": SimpleNamespace(quantization_config=None, n=1)}
-    monkeypatch.setattr(newest, "METHODS", ("compressed-tensors", "ascend"))
-    assert said(newest, change, experts) == []
-    experts["model_config.hf_text_config"].n_routed_experts = 8
-    found = said(newest, change, experts)
-    assert found == [
+    assert said(module, change) == []
+    monkeypatch.setattr(module, "_has_experts", lambda _: True)
+    assert said(module, change) == [
         "experts of compressed-tensors quantization with weights or activations by tensor are not "
         "supported"
     ] * (not taken)
-    older = "experts of compressed-tensors quantization were not compared in this release"
-    assert older in said(module, change, experts)
 
 
-def test_experts_may_be_spread_over_ranks_in_the_newest_releases(
-    module: ModuleType, newest: ModuleType, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["compressed-tensors", "ascend"])
+@pytest.mark.parametrize("experts", [True, False])
+@pytest.mark.parametrize("new", [True, False])
+def test_graphs_that_were_compared(
+    module: ModuleType,
+    newest: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    experts: bool,
+    new: bool,
+) -> None:
+    table = newest if new else module
+    monkeypatch.setattr(table, "METHODS", ("compressed-tensors", "ascend"))
+    monkeypatch.setattr(table, "_modelslim", lambda _: ())
+    monkeypatch.setattr(table, "_has_experts", lambda _: experts)
+    options = {"model_config.enforce_eager": False, "model_config.quantization": method}
+    found = [reason.partition(". ")[0] for reason in said(table, {}, options)]
+    refused = not new and (method == "ascend" or experts)
+    what = "graphs" if method == "ascend" else "experts and graphs"
+    assert found == [f"{method} quantization was not compared with {what}"] * refused
+
+
+@pytest.mark.parametrize(
+    ("spread", "eager", "words"),
+    [
+        (True, True, ""),
+        (False, True, "data_parallel_size=2 without enable_expert_parallel"),
+        (True, False, "data_parallel_size=2 and graphs"),
+    ],
+)
+def test_several_engines(
+    module: ModuleType,
+    newest: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    spread: bool,
+    eager: bool,
+    words: str,
 ) -> None:
     monkeypatch.setattr(newest, "METHODS", ("compressed-tensors", "ascend"))
+    options = {
+        "parallel_config.data_parallel_size": 2,
+        "parallel_config.enable_expert_parallel": spread,
+        "model_config.enforce_eager": eager,
+    }
+    found = [reason.partition(". ")[0] for reason in said(newest, {}, options)]
+    assert found == [f"compressed-tensors quantization was not compared with {words}"] * bool(words)
+    (reason,) = said(module, {}, options)
+    assert "was not compared with data_parallel_size=2. " in reason
+
+
+def test_experts_may_be_spread_over_ranks(module: ModuleType) -> None:
     spread = {"parallel_config.enable_expert_parallel": True}
-    assert said(newest, {}, spread) == []
-    (reason,) = said(module, {}, spread)
-    assert "was not compared with enable_expert_parallel=True" in reason
+    assert said(module, {}, spread) == []
 
 
 @pytest.mark.parametrize(("dtype", "taken"), [("bfloat16", True), ("float16", False)])
@@ -248,32 +284,3 @@ def test_a_release_may_have_compared_no_method(
     # The other one vLLM asks `verify_quantization` about.
     assert len(found) == (method == "ascend")
     assert all("ascend quantization was not compared in this release" in one for one in found)
-
-
-@pytest.mark.parametrize(
-    ("eager", "ranks", "experts", "option"),
-    [
-        (True, 1, 8, ""),
-        (True, 2, None, ""),
-        (False, 1, None, "graphs"),
-        (True, 2, 8, "experts and tensor_parallel_size=2"),
-    ],
-)
-def test_what_modelslim_was_compared_with(
-    module: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    eager: bool,
-    ranks: int,
-    experts: int | None,
-    option: str,
-) -> None:
-    monkeypatch.setattr(module, "_modelslim", lambda _: ())
-    model = SimpleNamespace(
-        quantization="ascend",
-        enforce_eager=eager,
-        hf_text_config=SimpleNamespace(num_experts=experts),
-    )
-    parallel = SimpleNamespace(tensor_parallel_size=ranks)
-    whole = SimpleNamespace(model_config=model, parallel_config=parallel)
-    found = [reason.partition(". ")[0] for reason in module.quantization_reasons(whole)]
-    assert found == [f"ascend quantization was not compared with {option}"] * bool(option)

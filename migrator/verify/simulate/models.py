@@ -77,6 +77,15 @@ _LATENT: dict[str, Any] = {
     "moe_intermediate_size": 64,
     "first_k_dense_replace": 1,
 }
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": MAX_MODEL_LENGTH // 4,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
 _DEEPSEEK_V2: dict[str, Any] = {
     **_LATENT,
     "q_lora_rank": None,
@@ -85,6 +94,9 @@ _DEEPSEEK_V2: dict[str, Any] = {
     "n_group": 1,
     "topk_group": 1,
     "topk_method": "greedy",
+    # Later configurations take these for granted.
+    "scoring_func": "softmax",
+    "moe_layer_freq": 1,
     "norm_topk_prob": False,
 }
 
@@ -338,15 +350,7 @@ _ALL = (
             "norm_topk_prob": True,
             "routed_scaling_factor": 2.5,
             "num_nextn_predict_layers": 0,
-            "rope_scaling": {
-                "rope_type": "yarn",
-                "factor": 4.0,
-                "original_max_position_embeddings": MAX_MODEL_LENGTH // 4,
-                "beta_fast": 32,
-                "beta_slow": 1,
-                "mscale": 1.0,
-                "mscale_all_dim": 1.0,
-            },
+            "rope_scaling": _YARN,
         },
         _STRETCHED,
         common=False,
@@ -411,13 +415,14 @@ _ALL = (
         quantization=Quantization(symmetric=False, method="modelslim"),
     ),
     # Latent attention, whose latents are projected up by a layer that is never quantized: decode
-    # steps take it apart.
+    # steps take it apart. Positions are stretched: without that releases before transformers 5 read
+    # no DeepSeek-V2 that it has written.
     Model(
         "deepseek-v2-w8a8",
         "DeepseekV2Config",
         "DeepseekV2ForCausalLM",
-        _DEEPSEEK_V2,
-        (*_OTHER_ROUTER, "token scales", "int8 product"),
+        {**_DEEPSEEK_V2, "rope_scaling": _YARN},
+        (*_STRETCHED, "token scales", "int8 product"),
         common=False,
         quantization=Quantization(floats=("kv_b_proj",)),
         routed_in=_DEEPSEEK,
@@ -426,8 +431,8 @@ _ALL = (
         "deepseek-v2-modelslim",
         "DeepseekV2Config",
         "DeepseekV2ForCausalLM",
-        _DEEPSEEK_V2,
-        (*_OTHER_ROUTER, "given scales", "token scales", "int8 product"),
+        {**_DEEPSEEK_V2, "rope_scaling": _YARN},
+        (*_STRETCHED, "given scales", "token scales", "int8 product"),
         common=False,
         quantization=Quantization(symmetric=False, method="modelslim", floats=("kv_b_proj",)),
         routed_in=_DEEPSEEK,

@@ -56,28 +56,23 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 """Options beside which latent attention and quantized weights were compared, with
 these values alone."""
 
-# npu-migrate: when common_metadata_only_bounds_host_lengths
+LATENT_GRAPHS = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+"""Modes of graphs that latent attention was compared with; those that hold more than
+decode steps become PIECEWISE."""
+
 _LATENT_ONLY: dict[str, tuple[Any, ...]] = {
     "model_config.quantization": (None, "ascend", "compressed-tensors"),
     "parallel_config.enable_expert_parallel": (False, True),
 }
-# npu-migrate: otherwise
-_LATENT_ONLY: dict[str, tuple[Any, ...]] = {
-    "model_config.quantization": (None,),
-    # Several ranks were compared in later releases.
-    "parallel_config.tensor_parallel_size": (1,),
-}
-# npu-migrate: end
-
 # npu-migrate: when common_metadata_only_bounds_host_lengths
-LATENT_GRAPHS = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+SEVERAL_ENGINES = {"parallel_config.data_parallel_size": tuple(range(1, 1025))}
 # npu-migrate: otherwise
-LATENT_GRAPHS = ("FULL_DECODE_ONLY",)
+SEVERAL_ENGINES = {}
 # npu-migrate: end
-"""Modes of graphs that latent attention was compared with; those that hold more than
-decode steps become PIECEWISE."""
+"""Data parallelism that latent attention and quantized weights were compared with, but
+for what `engine_options` says."""
 
-LATENT_TAKEN = dict(sorted({**PLAIN, **_LATENT_ONLY}.items()))
+LATENT_TAKEN = dict(sorted({**PLAIN, **_LATENT_ONLY, **SEVERAL_ENGINES}.items()))
 """The same of latent attention alone."""
 
 PREFIX_MODELS = ("bagel", "gemma3", "paligemma")
@@ -515,7 +510,11 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         )
     if not model_config.enforce_eager:
         yield from _latent_graph_reasons(vllm_config)
-    for option in not_compared(vllm_config, LATENT_TAKEN):
+    options = [
+        *not_compared(vllm_config, LATENT_TAKEN),
+        *engine_options(vllm_config),
+    ]
+    for option in options:
         yield f"latent attention was not compared with {option}. {hint}"
     # npu-migrate: otherwise
     yield f"latent attention has no backend in this release. {hint}"
@@ -528,8 +527,8 @@ def _latent_graph_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     mode = _lookup(vllm_config, "compilation_config.cudagraph_mode")
     if getattr(mode, "name", None) not in LATENT_GRAPHS:
         yield (
-            "latent attention was not compared with graphs in pieces. Set "
-            "--enforce-eager or cudagraph_mode FULL_DECODE_ONLY"
+            "latent attention was not compared with these graphs. Set "
+            "--enforce-eager or cudagraph_mode PIECEWISE or FULL_DECODE_ONLY"
         )
     # npu-migrate: otherwise
     yield (
@@ -703,6 +702,17 @@ def not_compared(
         name, shown = path.rpartition(".")[2], repr(value)
         # Whole configurations are many lines long.
         yield name if len(shown) > _SHORT else f"{name}={shown}"
+
+
+def engine_options(vllm_config: VllmConfig) -> Iterator[str]:
+    """What `SEVERAL_ENGINES` were not compared with, in a few words each."""
+    size = _lookup(vllm_config, "parallel_config.data_parallel_size")
+    if not SEVERAL_ENGINES or size in (_ABSENT, 1):
+        return
+    if not vllm_config.parallel_config.enable_expert_parallel:
+        yield f"data_parallel_size={size} without enable_expert_parallel"
+    if not vllm_config.model_config.enforce_eager:
+        yield f"data_parallel_size={size} and graphs"
 
 
 _ABSENT = object()

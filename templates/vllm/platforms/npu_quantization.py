@@ -13,7 +13,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm.platforms.npu_config import PLAIN, not_compared
+from vllm.platforms.npu_config import (
+    PLAIN,
+    SEVERAL_ENGINES,
+    engine_options,
+    not_compared,
+)
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig, VllmConfig
@@ -28,7 +33,7 @@ METHODS = ()
 METHODS = ()
 # npu-migrate: end
 # npu-migrate: when modes_capture_scaled_products
-METHODS = ("compressed-tensors",)
+METHODS = ("compressed-tensors", "ascend")
 # npu-migrate: end
 # npu-migrate: when int8_kernels_have_a_table
 METHODS = ("compressed-tensors", "ascend")
@@ -38,11 +43,11 @@ METHODS = ("compressed-tensors", "ascend")
 KNOWN_METHODS = ("compressed-tensors", "ascend")
 """Those that were compared in one release or another."""
 
-# npu-migrate: when common_metadata_only_bounds_host_lengths
-QUANTIZED_TAKEN = {**PLAIN, "parallel_config.enable_expert_parallel": (False, True)}
-# npu-migrate: otherwise
-QUANTIZED_TAKEN = PLAIN
-# npu-migrate: end
+QUANTIZED_TAKEN: dict[str, tuple[Any, ...]] = {
+    **PLAIN,
+    "parallel_config.enable_expert_parallel": (False, True),
+    **SEVERAL_ENGINES,
+}
 """Options beside which quantized weights were compared, with these values alone."""
 
 NO_FLOAT8 = ("fp8", "mxfp", "nvfp4", "modelopt")
@@ -156,30 +161,26 @@ def quantization_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         found = _compressed_tensors(settings)
     for reason in dict.fromkeys(found):
         yield f"{name} quantization with {reason} is not supported"
-    if name == "compressed-tensors" and _has_experts(model_config):
-        # npu-migrate: when common_metadata_only_bounds_host_lengths
-        if by_tensor or _weights_by_tensor(settings):
-            yield (
-                f"experts of {name} quantization with weights or activations by tensor "
-                "are not supported"
-            )
-        # npu-migrate: otherwise
-        yield f"experts of {name} quantization were not compared in this release"
-        # npu-migrate: end
-    options = list(not_compared(vllm_config, QUANTIZED_TAKEN))
+    by_tensors = by_tensor or _weights_by_tensor(settings)
+    if by_tensors and _has_experts(model_config):
+        yield (
+            f"experts of {name} quantization with weights or activations by tensor "
+            "are not supported"
+        )
+    options = [
+        *not_compared(vllm_config, QUANTIZED_TAKEN),
+        *engine_options(vllm_config),
+    ]
     if str(getattr(model_config, "dtype", None)) == "torch.float16":
         options.append("dtype=float16")
     if by_tensor and not model_config.enforce_eager:
         options.append("activations by tensor and graphs")
-    # npu-migrate: when common_metadata_only_bounds_host_lengths
-    # npu-migrate: otherwise
+    # npu-migrate: when modes_capture_scaled_products
     # What later releases were compared with.
-    if name == "ascend":
-        if not model_config.enforce_eager:
-            options.append("graphs")
-        ranks = vllm_config.parallel_config.tensor_parallel_size
-        if ranks > 1 and _has_experts(model_config):
-            options.append(f"experts and tensor_parallel_size={ranks}")
+    if not model_config.enforce_eager and (
+        name == "ascend" or _has_experts(model_config)
+    ):
+        options.append("graphs" if name == "ascend" else "experts and graphs")
     # npu-migrate: end
     for option in options:
         yield (
