@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from migrator.messages.errors import MigrateError
-from migrator.simulator.build import RUNTIME
 from migrator.verify.on_device.report import (
     SCHEMA_VERSION,
     Compared,
@@ -41,6 +40,8 @@ from migrator.verify.simulate.run import (
 )
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
+# By its path: what runs trees knows nothing of how the simulator is built.
+RUNTIME = Path(__file__).resolve().parents[2] / "simulator" / "runtime"
 DEFAULT_MODES = ("bfloat16", "bfloat16-full-graph", "float16")
 DEVICE = ("ASCEND_", "ATB_", "HCCL_", "LCCL_", "TORCH_NPU", "PYTORCH_NPU")
 """How the variables begin by which a shell says where CANN is and which devices are meant."""
