@@ -73,12 +73,14 @@ Config read_config() {
   return c;
 }
 
-}  // namespace
-
-const Config &config() {
-  static const Config c = read_config();
+Config &settings() {
+  static Config c = read_config();
   return c;
 }
+
+}  // namespace
+
+const Config &config() { return settings(); }
 
 int need_configuration() {
   if (config().error.empty()) return ACL_SUCCESS;
@@ -113,6 +115,9 @@ int ascend_sim_unimplemented(const char *function) {
   }
   return ascend_sim_error(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "%s is not implemented", function);
 }
+
+// Of a process that was forked before any device was opened, and then given other variables.
+ACL_API void ascend_sim_configure_again(void) { settings() = read_config(); }
 
 const char *ascend_sim_machine(void) { return config().machine.c_str(); }
 

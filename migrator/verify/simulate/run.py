@@ -21,6 +21,7 @@ from migrator.verify.simulate import (
     collectives,
     connectors,
     environment,
+    forking,
     judge,
     models,
     process,
@@ -100,19 +101,61 @@ def simulate(
     with opened(options) as (tree, work):
         over_ray = any(mode.ray for mode in options.modes)
         versions = environment.check(options.launcher.python, tree, serve=False, ray=over_ray)
-        for model in served(tree.root, options.models, progress):
-            folders: dict[Variant, Path] = {}
-            for mode in options.modes:
-                variant = variant_of(tree.root, model, mode)
-                if variant not in folders:
-                    progress(f"{model.name}: reference")
-                    folders[variant] = reference(model, options, versions, runner, variant)
-                folder = folders[variant]
-                progress(f"{model.name} {mode.name}")
-                runs.append(run(tree, model, mode, folder, work, options, runner))
-                if options.stop_at_failure and not runs[-1].passed:
-                    return report(tree, options, versions, runs)
+        present = served(tree.root, options.models, progress)
+        with forks_of(tree, present, work, options, versions, progress) as forks:
+            for model in present:
+                folders: dict[Variant, Path] = {}
+                for mode in options.modes:
+                    variant = variant_of(tree.root, model, mode)
+                    if variant not in folders:
+                        progress(f"{model.name}: reference")
+                        folders[variant] = reference(model, options, versions, runner, variant)
+                    folder = folders[variant]
+                    progress(f"{model.name} {mode.name}")
+                    runs.append(run(tree, model, mode, folder, work, options, runner, forks))
+                    if options.stop_at_failure and not runs[-1].passed:
+                        return report(tree, options, versions, runs)
         return report(tree, options, versions, runs)
+
+
+def forks_of(
+    tree: EmittedTree,
+    present: Sequence[Model],
+    work: Path,
+    options: Options,
+    versions: Versions,
+    progress: Callable[[str], None],
+) -> forking.Forks:
+    """What forks the engines of a plan."""
+    installed = (f"{name} {version}" for name, version in versions.installed.items())
+    about = [tree.version, str(options.launcher.python), *installed]
+    return forking.Forks(
+        work / "forks",
+        forking.list_of(bytecode_folder(options), *sorted(about)),
+        [kind_of(tree, mode, work) for _ in present for mode in options.modes if forkable(mode)],
+        options.timeout,
+        progress,
+    )
+
+
+def forkable(mode: Mode) -> bool:
+    """Whether a run is one program that starts in the way of most others."""
+    return not mode.connector and not mode.ray
+
+
+def settings_of(tree: EmittedTree, mode: Mode, work: Path) -> dict[str, str]:
+    """The environment of a run, but for where it is recorded."""
+    return {
+        # In half precision, what the device refuses is to be refused.
+        **environment.variables(tree, work, float32=mode.dtype == "float32"),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
+        **mode.variables,
+    }
+
+
+def kind_of(tree: EmittedTree, mode: Mode, work: Path) -> str:
+    """What the runs of one server have in common with a run in this mode."""
+    return forking.kind_of(settings_of(tree, mode, work), mode.devices, mode.nnal, mode.triton)
 
 
 def served(tree: Path, chosen: Sequence[Model], progress: Callable[[str], None]) -> Sequence[Model]:
@@ -383,8 +426,9 @@ def run(
     work: Path,
     options: Options,
     runner: Runner,
+    forks: forking.Forks | None = None,
 ) -> Run:
-    """One model in one mode, in a process of its own."""
+    """One model in one mode, in a process of its own, which `forks` may fork."""
     wanted = json.loads((model_folder / "reference.json").read_text(encoding="utf-8"))
     folder = work / f"{model.name}-{mode.name}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -397,22 +441,23 @@ def run(
         drafting = drafts(model_folder, mode, options, runner)
         content = engine_job(model_folder, mode, wanted, out, drafting)
     job.write_text(json.dumps(content), encoding="utf-8")
-    settings = {
-        # In half precision, what the device refuses is to be refused.
-        **environment.variables(tree, work, float32=mode.dtype == "float32"),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
-        "NPU_MIGRATE_RECORD": str(record),
-        **mode.variables,
-    }
+    settings = {**settings_of(tree, mode, work), forking.RECORD: str(record)}
     name = "connectors.py" if mode.connector else "engine.py"
     program = [str(environment.PROGRAMS / name), str(job)]
     if mode.ray:
         program = environment.over_ray(program)
-    command = options.launcher.simulated(
-        mode.devices, DEVICE_MEMORY, program, nnal=mode.nnal, triton=mode.triton
-    )
-    finished = runner(command, settings, folder, log, options.timeout)
+
+    def command(program: Sequence[str]) -> list[str]:
+        return options.launcher.simulated(
+            mode.devices, DEVICE_MEMORY, program, nnal=mode.nnal, triton=mode.triton
+        )
+
+    if forks is not None and forkable(mode):
+        program = forks.program(kind_of(tree, mode, work), program, command, settings)
+    finished = runner(command(program), settings, folder, log, options.timeout)
     seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    if forks is not None:
+        forks.learn(seen.get("modules", ()))
     # What is called after the requests are probes of ours, and shows nothing about the model.
     ends = [phase["end"] for phase in seen.get("phases", {}).values()]
     until = max(ends, default=float("inf"))

@@ -85,3 +85,12 @@ def boot() -> None:
             # Taking the place of torch_npu's kernels is the point.
             warnings.filterwarnings("ignore", message=".*[Oo]verrid")
             operators.register()
+
+
+def configure_again() -> None:
+    """Read the variables of the machine anew, in a process that was forked and got others.
+
+    torch_npu asks for them when it is imported. No device may have been opened since.
+    """
+    build = os.environ["ASCEND_SIM"]
+    ctypes.CDLL(os.path.join(build, "lib", "libascendcl.so")).ascend_sim_configure_again()

@@ -446,6 +446,19 @@ def loads_tokenizer(model: str) -> bool:
     return False
 
 
+def modules() -> list[str]:
+    """Names of the modules that were imported from files, this program's own left out, in order."""
+    ours = str(Path(__file__).resolve().parent)
+    found = []
+    for name, module in list(sys.modules.items()):
+        spec = vars(module).get("__spec__") if module is not None else None
+        if spec is None or spec.name != name or not spec.has_location:
+            continue
+        if not str(spec.origin).startswith(ours):
+            found.append(name)
+    return found
+
+
 def main(job: dict[str, Any]) -> None:
     """Import vLLM, load, run, shut down."""
     record = Record(Path(job["out"]))
@@ -465,6 +478,8 @@ def main(job: dict[str, Any]) -> None:
     run(job, llm, record)
     if tokenizer:
         structured(llm, record)
+    # Before anything is imported that other runs do without.
+    record.save(modules=modules())
     if not job["workers_are_children"]:
         record.save(runners=runners(), graph_memory=graph_memory())
     config = llm.llm_engine.vllm_config
