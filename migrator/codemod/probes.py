@@ -128,21 +128,25 @@ def mla_layers_part_the_batch(tree: Tree) -> bool:
     return tree.definition(MLA_LAYER, "MLAAttention.forward_impl") is not None
 
 
-def mla_cache_can_be_split(tree: Tree) -> bool:
-    """Backends write the cache of latent attention, so that it may be other than one tensor.
+_PREFILLS = "vllm/v1/attention/backends/mla/prefill/registry.py"
+
+
+def mla_can_be_added(tree: Tree) -> bool:
+    """Latent attention can have a backend that writes the cache, which may be two tensors.
 
     In some releases the layer writes it itself, by a CUDA kernel; earlier ones do not tell such a
-    cache from others (`MLAAttentionSpec`).
+    cache from others (`MLAAttentionSpec`). In others a layer makes a backend for prefills, too, and
+    takes it from a list to which nothing can be added.
     """
     spec = tree.definition("vllm/v1/kv_cache_interface.py", "MLAAttentionSpec")
     writes = _defined(tree, BACKEND_HOMES, "MLAAttentionImpl.do_kv_cache_update")
-    return spec is not None and (writes or not mla_layers_part_the_batch(tree))
+    closed = tree.parse(_PREFILLS) is not None and not has_mla_prefill_backends(tree)
+    return spec is not None and not closed and (writes or not mla_layers_part_the_batch(tree))
 
 
 def has_mla_prefill_backends(tree: Tree) -> bool:
-    """Layers of latent attention hold a backend for prefills beside that of the cache."""
-    home = ("vllm/v1/attention/backends/mla/prefill/registry.py",)
-    return _defined(tree, home, "register_mla_prefill_backend")
+    """Layers of latent attention hold a backend for prefills, to which others can be added."""
+    return _defined(tree, (_PREFILLS,), "register_mla_prefill_backend")
 
 
 def backends_set_block_size(tree: Tree) -> bool:
@@ -319,7 +323,7 @@ PROBES: dict[str, Probe] = {
         graphs_hold_single_token_decodes,
         attention_takes_blocksparse_params,
         mla_layers_part_the_batch,
-        mla_cache_can_be_split,
+        mla_can_be_added,
         has_mla_prefill_backends,
         backends_set_block_size,
         config_has_compilation_mode,

@@ -16,6 +16,7 @@ from migrator.codemod.probes import PROBES
 from migrator.codemod.templates import TemplateError, render
 from migrator.files.tree import DiskTree, Tree
 from migrator.verify import compiles
+from tests.trees import NEWEST
 
 TEMPLATES = {
     path.relative_to(templates.template_root()).as_posix(): path.read_text(encoding="utf-8")
@@ -309,3 +310,24 @@ def test_a_cache_of_the_models_dtype_is_taken(asks: str, given: str, taken: bool
         Backend, dtype="torch.bfloat16", kv_cache_dtype=given
     )
     assert reasons == ([] if taken else [f"a KV cache of {given.removeprefix('torch.')}"])
+
+
+PREFILLS = "vllm/v1/attention/backends/mla/prefill/registry.py"
+
+
+@pytest.mark.parametrize(
+    ("registry", "served"),
+    [
+        (None, True),
+        # 0.21 and 0.22: the list is an enumeration.
+        (b"class MLAPrefillBackendEnum: ...\n", False),
+        (b"class MLAPrefillBackendEnum: ...\n\n\ndef register_mla_prefill_backend(): ...\n", True),
+    ],
+)
+def test_latent_attention_where_a_backend_of_prefills_can_be_added(
+    registry: bytes | None, served: bool
+) -> None:
+    files = {**NEWEST, **({} if registry is None else {PREFILLS: registry})}
+    assert PROBES["mla_can_be_added"](Tree(files)) == served
+    text = templates._choose(TEMPLATES["vllm/platforms/npu_config.py"], Tree(files))
+    assert ("latent attention has no backend in this release" in text) == (not served)

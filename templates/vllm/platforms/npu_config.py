@@ -490,7 +490,7 @@ def _latent_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if not model_config.use_mla:
         return
     hint = "Set VLLM_MLA_DISABLE=1 to run the model with plain attention"
-    # npu-migrate: when mla_cache_can_be_split
+    # npu-migrate: when mla_can_be_added
     names = ", ".join(model_config.architectures)
     if names not in LATENT_MODELS:
         yield f"latent attention of {names} was not compared on an NPU. {hint}"

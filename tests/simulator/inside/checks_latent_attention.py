@@ -320,3 +320,10 @@ def check_the_backend_answers_for_latent_attention_alone() -> None:
     for name in (*others, "use_kv_connector"):
         assert len(ask(**plain, **{name: True})) == 1, name
     assert A.AscendAttentionBackend.validate_configuration(**plain)
+
+
+def check_layers_see_whether_there_is_a_cache() -> None:
+    """The layers of 0.20 ask by `numel`, others drop a dimension first."""
+    for blocks, elements in ((0, 0), (3, 3 * BLOCK * (LATENT + ROPE))):
+        cache = M.LatentCache(*(torch.empty(blocks, BLOCK, 1, size) for size in (LATENT, ROPE)))
+        assert cache.squeeze(1).numel() == elements

@@ -45,7 +45,7 @@ from vllm.v1.attention.backends.ascend_attn import (
     write_cache,
 )
 
-# npu-migrate: when mla_cache_can_be_split
+# npu-migrate: when mla_can_be_added
 from vllm.model_executor.layers.attention.mla_attention import (
     MLACommonMetadataBuilder,
 )
@@ -94,6 +94,10 @@ class LatentCache(NamedTuple):
     """[num_blocks, 128, 1, kv_lora_rank]"""
     rope: torch.Tensor
     """[num_blocks, 128, 1, qk_rope_head_dim]"""
+
+    def numel(self) -> int:
+        """Elements of both: 0 of a cache that is not there yet."""
+        return self.latent.numel() + self.rope.numel()
 
     def squeeze(self, dim: int) -> LatentCache:
         """Itself: some layers drop the dimension of heads from what they bind."""
@@ -235,7 +239,7 @@ class AscendMLAMetadataBuilder(AscendMetadataBuilder):
         return cls._cudagraph_support
 
     # npu-migrate: end
-    # npu-migrate: when mla_cache_can_be_split
+    # npu-migrate: when mla_can_be_added
     def _prepare(self, device: torch.device, vllm_config: VllmConfig) -> None:
         super()._prepare(device, vllm_config)
         self.workspace = context_workspace(self.vllm_config)
@@ -279,7 +283,7 @@ def context_workspace(vllm_config: VllmConfig) -> int:
 
     As many as vLLM reserves memory for when it profiles.
     """
-    # npu-migrate: when mla_cache_can_be_split
+    # npu-migrate: when mla_can_be_added
     return MLACommonMetadataBuilder.determine_chunked_prefill_workspace_size(
         vllm_config
     )
