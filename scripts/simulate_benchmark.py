@@ -5,20 +5,25 @@
 
 Runs the default plan of an emitted tree (or the models and modes that are named) by the tool as it
 was at COMMIT, in a worktree of its own, and by this one, each twice: cold, with neither models nor
-bytecode kept, and then warm. The simulator is built before. Time is CPU time, user and system,
-of a command with all its children that were waited for. Each has a cache of its own.
+bytecode kept, and then warm. The simulator is built before. Each has a cache of its own. Time is
+CPU time, user and system, of a command with all that it started, also of workers whose engine was
+killed: they become children of this process.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SUBREAPER = 36
+"""Of prctl: whose parents end become children of this process."""
 EARLIER = "b6987c3"
 """The last commit that kept no bytecode and forked nothing."""
 
@@ -28,12 +33,18 @@ def spent(root: Path, cache: Path, arguments: list[str]) -> float:
     variables = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     variables |= {"PYTHONPATH": str(root), "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "migrator", *arguments]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, env=variables, cwd=root, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    try:
+        while True:
+            pid, status = os.wait()
+            if pid == process.pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+    except ChildProcessError:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command)} in {root}: exit code {process.returncode}")
-    return used.ru_utime + used.ru_stime
+    return used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure(root: Path, folder: Path, env: str, plan: list[str]) -> tuple[float, float]:
@@ -51,6 +62,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--models", help="as for verify")
     parser.add_argument("--modes", help="as for verify")
     options = parser.parse_args(arguments)
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     env = str(Path(options.env).resolve())
     plan = ["verify", str(Path(options.tree).resolve()), "--simulate", "--env", env]
     for name in ("models", "modes"):
