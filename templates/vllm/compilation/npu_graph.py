@@ -61,6 +61,8 @@ class NPUGraph(torch.npu.NPUGraph):
     def capture_end(self) -> None:
         NPUGraph.recording = None
         super().capture_end()
+        # It filled its random state on this stream, and a replay fills it on another.
+        torch.npu.current_stream().synchronize()
         # Only captured work uses it from now on, and graphs run one at a time:
         # the pool that they share may hand the same memory to the next one.
         self.workspaces = {
