@@ -162,7 +162,13 @@ def test_list_and_clean(tmp_path: Path, cache: Path, run_cli: RunCli) -> None:
         busy = run_cli("env", "clean", "torch-2.8")
     assert busy.code == 2
     assert "another run" in busy.err
+    compiled = cache.parent / "bytecode" / str((cache / "torch-2.8").resolve()).lstrip("/")
+    other = compiled.with_name("torch-2.13")
+    for folder in (compiled, other):
+        folder.mkdir(parents=True)
     assert run_cli("env", "clean", "torch-2.8").text.endswith("torch-2.8, 0.1 GB.\n")
+    assert not compiled.exists()
+    assert other.exists()
     assert run_cli("env", "clean").code == 0
     assert not [*cache.glob("torch-*")]
 

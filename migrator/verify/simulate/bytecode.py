@@ -31,7 +31,7 @@ def kept(prefix: Path, roots: Sequence[Path]) -> Path:
         noted = notes / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
         now = f"{root}\n{_hash(root)}\n"
         if _text(noted) != now:
-            shutil.rmtree(_below(prefix, root), ignore_errors=True)
+            forget(prefix, root)
             noted.write_text(now, encoding="utf-8", errors="surrogateescape")
     for noted in notes.iterdir():
         path, _, _ = _text(noted).partition("\n")
@@ -40,6 +40,11 @@ def kept(prefix: Path, roots: Sequence[Path]) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 noted.unlink()
     return prefix
+
+
+def forget(prefix: Path, root: Path) -> None:
+    """Remove the bytecode of what lies below a folder."""
+    shutil.rmtree(_below(prefix, root.resolve()), ignore_errors=True)
 
 
 def _below(prefix: Path, root: Path) -> Path:

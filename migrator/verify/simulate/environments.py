@@ -27,7 +27,7 @@ from packaging.version import Version
 
 from migrator.files.locations import private_cache
 from migrator.files.tree import DiskTree, Label
-from migrator.verify.simulate import environment
+from migrator.verify.simulate import bytecode, environment
 from migrator.verify.simulate.environment import EmittedTree, SimulateError, cpu_variables
 from migrator.verify.wheel import torch_pin
 
@@ -212,6 +212,7 @@ def remove(names: Sequence[str] = ()) -> list[Path]:
             # The state goes first: what is left of it is not taken for one that is complete.
             (root / STATE).unlink(missing_ok=True)
             shutil.rmtree(root)
+            bytecode.forget(private_cache("bytecode"), root)
     return removed
 
 
