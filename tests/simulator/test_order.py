@@ -136,3 +136,22 @@ def test_late_work_of_reference_operators_may_be_in_inference_mode(simulator: Si
     orders: tuple[dict[str, str], ...] = ({}, {"ASCEND_SIM_ORDER": "2"})
     for env in orders:
         assert simulator.run(source, env=env).stdout == "4.0\n"
+
+
+def test_memory_that_is_mapped_piece_by_piece_is_taken_back_too(simulator: Simulator) -> None:
+    """The port sets expandable segments: what is guessed there must not be done twice."""
+    source = """
+    import torch
+    x, event, kept = torch.zeros(1 << 12, device="npu"), torch.npu.Event(), []
+    for i in range(8):
+        x += 1
+        kept.append(x.clone())
+        if i == 3: event.record()
+        if i == 5: event.synchronize()
+        if i == 6: torch.npu.empty_cache()
+    print([int(one[7]) for one in kept])
+    """
+    mapped = {"PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True"}
+    for seed in "123":
+        done = simulator.run(source, env={**mapped, "ASCEND_SIM_ORDER": seed})
+        assert done.stdout == "[1, 2, 3, 4, 5, 6, 7, 8]\n"

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <map>
@@ -60,7 +61,11 @@ std::mutex &page_mutex = *new std::mutex;
 std::map<Stream *, std::deque<Work>> &queued = *new std::map<Stream *, std::deque<Work>>;
 size_t queued_count = 0;
 uint64_t issued_count = 0, waits = 0;
-std::map<char *, std::unique_ptr<char[]>> &kept = *new std::map<char *, std::unique_ptr<char[]>>;
+struct Kept {
+  size_t bytes;
+  std::unique_ptr<char[]> old;
+};
+std::map<char *, Kept> &kept = *new std::map<char *, Kept>;
 std::vector<Work> &over = *new std::vector<Work>;  // to be dropped where no lock of torch_npu's is held
 std::atomic<bool> open{false};        // pages are kept before they are written
 std::atomic<int> guessing{0};         // a thread guesses work
@@ -112,19 +117,35 @@ void open_window() {
   if (open.exchange(true)) return;
   guard_by(nullptr);  // listens
   each_arena([](char *base, size_t bytes) { mprotect(base, bytes, PROT_READ); });
+  for (auto &[start, bytes] : mappings()) mprotect(start, bytes, PROT_READ);
 }
 
 void close_window() {
   if (!open.exchange(false)) return;
   for (int d = 0; d < config().count; ++d)
     if (char *base = arenas[d].base.load()) mprotect(base, arenas[d].span, PROT_READ | PROT_WRITE);
+  for (auto &[start, bytes] : mappings()) mprotect(start, bytes, PROT_READ | PROT_WRITE);
+}
+
+// The device memory around `p` that is protected as a whole; false where it is none.
+bool region_of(const void *p, char **start, size_t *bytes) {
+  const int device = arena_of(p);
+  if (device < 0) return mapping_of(p, start, bytes);
+  *start = arenas[device].base.load();
+  *bytes = arenas[device].span;
+  return true;
 }
 
 // Take back what has been guessed.
 void take_back() {
   close_window();
   std::lock_guard<std::mutex> pages(page_mutex);
-  for (auto &[at, old] : kept) memcpy(at, old.get(), kGranule);
+  for (auto &[at, was] : kept) {
+    char *start = nullptr;
+    size_t bytes = 0;
+    // What was unmapped since has nothing to be taken back.
+    if (region_of(at, &start, &bytes)) memcpy(at, was.old.get(), was.bytes);
+  }
   kept.clear();
 }
 
@@ -261,21 +282,23 @@ bool defer_try(const Order &done) {
 
 bool defer_fault(const void *p) {
   if (!seed().set) return false;
-  const int device = arena_of(p);
-  if (device < 0) return false;
+  char *start = nullptr;
+  size_t bytes = 0;
+  if (!region_of(p, &start, &bytes)) return false;
   if (!guessing.load()) {
     // Nobody guesses: what writes is no work of ours, and is not to be taken back.
     if (open.load()) Direct();
     return true;
   }
   std::lock_guard<std::mutex> pages(page_mutex);
-  char *base = arenas[device].base.load();
-  char *at = base + static_cast<size_t>(static_cast<const char *>(p) - base) / kGranule * kGranule;
+  const size_t offset = static_cast<size_t>(static_cast<const char *>(p) - start) / kGranule * kGranule;
+  const size_t size = std::min(kGranule, bytes - offset);
+  char *at = start + offset;
   if (!open.load() || kept.count(at)) return true;  // another thread was first
-  std::unique_ptr<char[]> old(new char[kGranule]);
-  memcpy(old.get(), at, kGranule);
-  kept[at] = std::move(old);
-  mprotect(at, kGranule, PROT_READ | PROT_WRITE);
+  std::unique_ptr<char[]> old(new char[size]);
+  memcpy(old.get(), at, size);
+  kept[at] = {size, std::move(old)};
+  mprotect(at, size, PROT_READ | PROT_WRITE);
   return true;
 }
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <map>
+#include <mutex>
 #include <set>
 #include <string>
 
@@ -25,9 +26,26 @@ struct Physical {
   int device;
 };
 std::set<Physical *> physicals;
-std::map<char *, size_t> mapped;
 std::map<std::string, char *> imported;
+// Its lock is the last to be taken: a write that is not allowed asks for a piece, whoever holds
+// the state's.
+std::map<char *, size_t> &mapped = *new std::map<char *, size_t>;
+std::mutex &mapped_mutex = *new std::mutex;
 }  // namespace
+
+std::map<char *, size_t> acl_sim::mappings() {
+  std::lock_guard<std::mutex> lock(mapped_mutex);
+  return mapped;
+}
+
+bool acl_sim::mapping_of(const void *p, char **start, size_t *bytes) {
+  std::lock_guard<std::mutex> lock(mapped_mutex);
+  auto it = mapped.upper_bound(static_cast<char *>(const_cast<void *>(p)));
+  if (it == mapped.begin() || static_cast<const char *>(p) >= (--it)->first + it->second) return false;
+  *start = it->first;
+  *bytes = it->second;
+  return true;
+}
 
 ACL_API int aclrtReserveMemAddress(void **p, size_t bytes, size_t, void *, uint64_t) {
   int device = 0;
@@ -86,12 +104,14 @@ ACL_API int aclrtMapMem(void *at, size_t bytes, size_t offset, void *handle, uin
     return ascend_sim_error(ACL_ERROR_RT_PARAM_INVALID, "aclrtMapMem of %zu bytes at %p", bytes, at);
   void *got = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, p->fd, static_cast<off_t>(offset));
   if (got == MAP_FAILED) return ascend_sim_error(ACL_ERROR_RT_INTERNAL_ERROR, "cannot map %zu bytes", bytes);
+  std::lock_guard<std::mutex> lock(mapped_mutex);
   mapped[static_cast<char *>(at)] = bytes;
   return ACL_SUCCESS;
 }
 
 ACL_API int aclrtUnmapMem(void *at) {
   Guard guard(state_mutex);
+  std::lock_guard<std::mutex> lock(mapped_mutex);
   auto it = mapped.find(static_cast<char *>(at));
   if (it == mapped.end()) return ascend_sim_error(ACL_ERROR_RT_PARAM_INVALID, "nothing is mapped at %p", at);
   mmap(at, it->second, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

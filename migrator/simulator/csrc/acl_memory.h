@@ -68,6 +68,11 @@ int memory_file(size_t bytes);
 bool pinned_block(const void *p, char **start, size_t *bytes);
 // Device in whose arena `p` lies, -1 if in none.
 int arena_of(const void *p);
+// The pieces of reserved addresses that have physical memory behind them now, as torch_npu's
+// expandable segments do; start → bytes.
+std::map<char *, size_t> mappings();
+// The piece that `p` lies in; false if it lies in none.
+bool mapping_of(const void *p, char **start, size_t *bytes);
 
 }  // namespace acl_sim
 
