@@ -451,3 +451,22 @@ def _int8_products() -> Iterator[Case]:
             output_dtype=torch.bfloat16,
         ),
     )
+    for dtype, scales in ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)):
+        yield Case(
+            "npu::npu_grouped_matmul",
+            f"int8, {_name(dtype)}",
+            _with(
+                (dtype, scales),
+                lambda g, of: _call(
+                    [_int8(g, 12, 512)],
+                    [_int8(g, 4, 512, 256)],
+                    scale=[_scales(g, 4, 256).to(of[1])],
+                    per_token_scale=[_scales(g, 12)],
+                    group_list=torch.tensor([4, 0, 5, 3]),
+                    split_item=2,
+                    group_type=0,
+                    group_list_type=1,
+                    output_dtype=of[0],
+                ),
+            ),
+        )
