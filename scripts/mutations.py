@@ -9,7 +9,7 @@ absence nothing notices has no test, and the exit code is 1.
 Outcomes are kept below --state by what they came from, so that an interrupted run goes on.
 
     python scripts/mutations.py --env DIR                              # all of RELEASES
-    python scripts/mutations.py --env DIR 0.32.0 --rules NPU218,NPU219
+    python scripts/mutations.py --env DIR 0.32.0 --rules NPU218,NPU219  # the page is left alone
     python scripts/mutations.py --write-only                           # the page from what is there
 """
 
@@ -280,6 +280,10 @@ def kept(state: Path, release: str) -> list[Outcome]:
     return [msgspec.json.decode(file.read_bytes(), type=Outcome) for file in files]
 
 
+def _write(place: Path, state: Path) -> None:
+    place.write_text(page({r: kept(state, r) for r in RELEASES}), encoding="utf-8")
+
+
 def main(arguments: list[str]) -> int:
     parser = options(__doc__, PAGE, "simulated-runs")
     parser.add_argument("--rules", help="only these, comma separated")
@@ -287,6 +291,8 @@ def main(arguments: list[str]) -> int:
     exit_on_sigterm()
     state = given.state.absolute()
     wanted = given.rules.split(",") if given.rules else None
+    # What is kept of the others may be nothing, on a machine that is new.
+    whole = not given.releases and wanted is None
     if not given.write_only and given.env is None:
         parser.error(NO_ENV)
     seen: set[str] = set()
@@ -303,8 +309,10 @@ def main(arguments: list[str]) -> int:
             good &= bool(outcome.by)
             found = f"{outcome.by or 'NOTHING'}: {outcome.said[:200]}"
             print(f"{release} {code}: {found}", file=sys.stderr, flush=True)
-            given.page.write_text(page({r: kept(state, r) for r in RELEASES}), encoding="utf-8")
-    given.page.write_text(page({r: kept(state, r) for r in RELEASES}), encoding="utf-8")
+            if whole:
+                _write(given.page, state)
+    if whole:
+        _write(given.page, state)
     return 0 if good else 1
 
 
