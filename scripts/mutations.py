@@ -82,7 +82,7 @@ FIRST: dict[str, tuple[Pair, ...]] = {
     "NPU250": (("llama-w8a8", "eager"),),
     "NPU251": (("llama-modelslim", "eager"),),
     "NPU252": (("qwen3-moe-w8a8", "eager"),),
-    "NPU242": (("llama", "ngram-eager"),),
+    "NPU242": (("llama", "v2-no-triton"), ("llama", "ngram-eager")),
     "NPU264": (("llama", "v2-no-triton"),),
     "NPU306": _MOE,
     "NPU307": (("llama", "full-graph"),),
