@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -519,3 +520,14 @@ def print_plan(plan: Plan, output_format: str, tense: Tense, root: Path) -> bool
 def finish(plan: Plan, *, pending_counts: bool) -> NoReturn:
     """Exit with the code that the plan calls for."""
     sys.exit(exit_code(plan, pending_counts=pending_counts))
+
+
+@contextlib.contextmanager
+def runs() -> Iterator[None]:
+    """Programs are run inside, which an interrupt ends; `kill` ends them as an interrupt does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Interrupted; all processes of the runs were ended.", err=True)
+        sys.exit(INTERRUPTED)

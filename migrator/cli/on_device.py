@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from migrator.cli import common, output
 from migrator.cli.common import UserError
 from migrator.files.interpreters import interpreter
 from migrator.messages.errors import after_writing
@@ -41,22 +41,17 @@ def run(
     except ValueError as error:
         raise UserError(str(error)) from error
     python = interpreter(env)
-    # `kill` ends the runs as an interrupt does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = simulate.Options(
         tree, simulate.Launcher((), python), chosen, ways, work=work, timeout=timeout
     )
-    try:
+    with common.runs():
         found = on_device.on_device(options, tell)
-    except KeyboardInterrupt:
-        click.echo("Interrupted; all processes of the runs were ended.", err=True)
-        sys.exit(130)
     json, text = on_device.as_json(found), on_device.as_markdown(found)
     click.echo(json if format_ == "json" else text, nl=False)
     if report is not None:
         beside = report.with_suffix(".md")
-        report.write_text(json, encoding="utf-8")
+        output.write(report, json.encode(), "--report")
         if beside != report:
             with after_writing(f"{report} is written"):
-                beside.write_text(text, encoding="utf-8")
+                output.write(beside, text.encode(), "--report")
     sys.exit(0 if found.passed else 1)

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from migrator.cli import common
+from migrator.cli.output import write
 from migrator.messages.errors import MigrateError, after_writing
 from migrator.messages.escaping import terminal
 
@@ -122,7 +121,7 @@ def command(
         )
     if with_coverage or with_evidence:
         review = replace(review, coverage=_coverage(source, planning, wanted=with_coverage))
-    _write(output, render_page(review).encode())
+    write(output, render_page(review).encode(), "-o")
     with after_writing("the page is written"):
         if not planning.quiet and str(output) != "-":
             click.echo(terminal(f"Review: {output}"), err=True)
@@ -247,27 +246,3 @@ def _runs(path: Path | None) -> Report | None:
             "--simulate --format json` write it anew"
         )
     return report
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file in one step: the old one is there until the new one is complete."""
-    if str(path) == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".review-", delete=False) as file:
-            try:
-                file.write(data)
-                file.close()
-                mask = os.umask(0)
-                os.umask(mask)
-                os.chmod(file.name, 0o666 & ~mask)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise MigrateError(
-            f"cannot write {path}: {error.strerror or error}; choose another -o"
-        ) from error

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -372,8 +371,6 @@ def _run(
 
     if format_ == "github":
         raise UserError("--format github marks lines of files; runs have none: take text or json")
-    # `kill` ends the runs as an interrupt does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     reports = []
     default_modes = simulate.DEFAULT_MODES if counting is None else simulate.COST_MODES
 
@@ -386,7 +383,7 @@ def _run(
         ways = simulate.select_modes(_names(modes) or default_modes)
     except ValueError as error:
         raise UserError(str(error)) from error
-    try:
+    with common.runs():
         over_ray = ray or any(mode.ray for mode in ways)
         python = environment_for(vllm or tree, env, said, ray=over_ray)
         launcher = launcher_of(python)
@@ -415,9 +412,6 @@ def _run(
                         ray=ray,
                     )
                     reports.append(run(options, tell))
-    except KeyboardInterrupt:
-        click.echo("Interrupted; all processes of the runs were ended.", err=True)
-        sys.exit(130)
     report = simulate.merge(reports)
     if vllm is None:
         _keep(tree, report)
