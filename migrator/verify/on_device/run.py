@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -45,6 +46,7 @@ RUNTIME = Path(__file__).resolve().parents[2] / "simulator" / "runtime"
 DEFAULT_MODES = ("bfloat16", "bfloat16-full-graph", "float16")
 DEVICE = ("ASCEND_", "ATB_", "HCCL_", "LCCL_", "TORCH_NPU", "PYTORCH_NPU")
 """How the variables begin by which a shell says where CANN is and which devices are meant."""
+OUT, LOG = "out.json", "log"
 REQUESTS, PROMPT, NEW = 32, 128, 128
 LAYERS = 4
 
@@ -85,22 +87,21 @@ def on_device(
     """
     with opened(options) as (tree, work):
         versions = environment.check(options.launcher.python, tree, serve=False)
+        programs = Programs(options, runner, tree, work)
         progress("the machine")
-        machine = look(tree, work, options, runner)
-        problems: list[str] = []
+        machine = look(programs)
         progress("operators")
-        operators, problem = compare(tree, work, options, runner)
-        problems += [problem] if problem else []
+        operators, problem = compare(programs)
         tokens = []
         for model in served(tree.root, options.models, progress):
             for mode in options.modes:
                 progress(f"{model.name} {mode.name}")
-                tokens.append(generate(tree, model, mode, machine, work, versions, options, runner))
+                tokens.append(generate(programs, model, mode, machine, versions))
         speed = []
         for mode in options.modes:
             if mode.devices <= machine.devices and not mode.draft:
                 progress(f"tokens a second, {mode.name}")
-                speed.append(measure(tree, mode, work, options, runner))
+                speed.append(measure(programs, mode))
         return DeviceReport(
             schema_version=SCHEMA_VERSION,
             release=tree.label.release,
@@ -109,7 +110,7 @@ def on_device(
             operators=operators,
             tokens=tokens,
             speed=speed,
-            problems=problems,
+            problems=[problem] if problem else [],
         )
 
 
@@ -126,116 +127,136 @@ def variables(
     return {**ours, **kept, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def look(tree: EmittedTree, work: Path, options: Options, runner: Runner) -> Machine:
+class Ended(NamedTuple):
+    """A program that has ended, and its folder."""
+
+    finished: process.Finished
+    folder: Path
+
+    @property
+    def written(self) -> bytes | None:
+        """What it wrote; None for nothing."""
+        out = self.folder / OUT
+        return out.read_bytes() if out.is_file() else None
+
+    @property
+    def last(self) -> str:
+        """The last line that it printed, behind a colon; empty where it printed nothing."""
+        said = process.tail(self.folder / LOG, 1)
+        return f": {said[0][:300]}" if said else ""
+
+    @property
+    def how(self) -> str:
+        """How it ended, and its last line."""
+        return ending(self.finished) + self.last
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Runs programs on the device, each in a process and a folder of its own."""
+
+    options: Options
+    runner: Runner
+    tree: EmittedTree
+    work: Path
+
+    def out(self, name: str) -> Path:
+        """Where the program of a name writes."""
+        return self.work / name / OUT
+
+    def run(
+        self, name: str, program: Path, content: Mapping[str, Any], mode: Mode | None = None
+    ) -> Ended:
+        """Run a program to its end.
+
+        Args:
+            name: of its folder.
+            program: its path.
+            content: of its job, which `out` is added to.
+            mode: that sets variables of its environment; None: none does.
+        """
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        job = folder / "job.json"
+        job.write_text(json.dumps({**content, "out": str(self.out(name))}), encoding="utf-8")
+        settings = {**variables(self.tree, self.work), **(mode.environment if mode else {})}
+        command = [str(self.options.launcher.python), str(program), str(job)]
+        log, timeout = folder / LOG, self.options.timeout
+        return Ended(self.runner(command, settings, folder, log, timeout), folder)
+
+
+def look(programs: Programs) -> Machine:
     """What the machine is.
 
     Raises:
         DeviceError: it has no NPU that can be used.
     """
-    out, log = _folder(work, "machine") / "out.json", work / "machine" / "log"
-    program = [str(options.launcher.python), str(PROGRAMS / "machine.py"), str(out)]
-    finished = runner(program, variables(tree, work), out.parent, log, options.timeout)
-    if not out.is_file():
-        said = process.tail(log, 1)
-        raise DeviceError(f"the machine cannot be asked: {said[0] if said else ending(finished)}")
-    found = json.loads(out.read_text(encoding="utf-8"))
+    ended = programs.run("machine", PROGRAMS / "machine.py", {})
+    if ended.written is None:
+        why = ended.last or f": {ending(ended.finished)}"
+        raise DeviceError(f"the machine cannot be asked{why}")
+    found = json.loads(ended.written)
     if "error" in found:
         raise DeviceError(found["error"])
     return msgspec.convert(found, Machine)
 
 
-def compare(
-    tree: EmittedTree, work: Path, options: Options, runner: Runner
-) -> tuple[list[Compared], str]:
+def compare(programs: Programs) -> tuple[list[Compared], str]:
     """Each operator's cases beside its reference; and what ended the program early, or ""."""
-    folder = _folder(work, "operators")
-    job, out, log = folder / "job.json", folder / "out.json", folder / "log"
-    job.write_text(json.dumps({"runtime": str(RUNTIME), "out": str(out)}), encoding="utf-8")
-    program = [str(options.launcher.python), str(PROGRAMS / "compare_operators.py"), str(job)]
-    finished = runner(program, variables(tree, work), folder, log, options.timeout)
-    found = msgspec.json.decode(out.read_bytes(), type=list[Compared]) if out.is_file() else []
-    if finished.code == 0:
+    program = PROGRAMS / "compare_operators.py"
+    ended = programs.run("operators", program, {"runtime": str(RUNTIME)})
+    found = msgspec.json.decode(ended.written or b"[]", type=list[Compared])
+    if ended.finished.code == 0:
         return found, ""
-    last = f"after {found[-1].operator}, {found[-1].case}" if found else "before the first"
-    said = process.tail(log, 1)
-    return found, f"operators: {ending(finished)} {last}" + (f": {said[0][:300]}" if said else "")
+    place = f"after {found[-1].operator}, {found[-1].case}" if found else "before the first"
+    return found, f"operators: {ending(ended.finished)} {place}{ended.last}"
 
 
 def generate(
-    tree: EmittedTree,
-    model: Model,
-    mode: Mode,
-    machine: Machine,
-    work: Path,
-    versions: Versions,
-    options: Options,
-    runner: Runner,
+    programs: Programs, model: Model, mode: Mode, machine: Machine, versions: Versions
 ) -> Tokens:
     """A model in a mode: its greedy tokens by transformers' logits of them."""
     if mode.devices > machine.devices:
         needs = f"it needs {mode.devices} NPUs, {machine.devices} visible"
         return Tokens(model.name, mode.name, [], needs)
-    variant = variant_of(tree.root, model, mode)
+    options, runner = programs.options, programs.runner
+    variant = variant_of(programs.tree.root, model, mode)
     model_folder = reference(model, options, versions, runner, variant)
     wanted = json.loads((model_folder / "reference.json").read_text(encoding="utf-8"))
-    folder = _folder(work, f"{model.name}-{mode.name}")
-    job, out, log = folder / "job.json", folder / "out.json", folder / "log"
     drafting = drafts(model_folder, mode, options, runner)
-    job.write_text(
-        json.dumps(engine_job(model_folder, mode, wanted, out, drafting)), encoding="utf-8"
-    )
-    settings = {
-        **variables(tree, work),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
-        **mode.variables,
-    }
-    program = [str(options.launcher.python), str(environment.PROGRAMS / "engine.py"), str(job)]
-    finished = runner(program, settings, folder, log, options.timeout)
-    seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    name = f"{model.name}-{mode.name}"
+    content = engine_job(model_folder, mode, wanted, programs.out(name), drafting)
+    ended = programs.run(name, environment.PROGRAMS / "engine.py", content, mode)
+    seen = json.loads(ended.written or b"{}")
     phases = seen.get("phases", {})
-    problems = list(ended_badly(finished, seen))
+    problems = list(ended_badly(ended.finished, seen))
     if problems and not phases:
-        return Tokens(model.name, mode.name, [*problems, *process.tail(log, 1)])
-    score = score_answers(model_folder, variant, mode, wanted, phases, folder, options, runner)
+        return Tokens(model.name, mode.name, [*problems, *process.tail(ended.folder / LOG, 1)])
+    score = score_answers(
+        model_folder, variant, mode, wanted, phases, ended.folder, options, runner
+    )
     problems += judge.misses(phases, score)
     problems += judge.sampling(phases)
     return Tokens(model.name, mode.name, problems)
 
 
-def measure(tree: EmittedTree, mode: Mode, work: Path, options: Options, runner: Runner) -> Speed:
+def measure(programs: Programs, mode: Mode) -> Speed:
     """Tokens a second of a mode."""
-    folder = _folder(work, f"speed-{mode.name}")
-    model, out, log = folder / "model", folder / "out.json", folder / "log"
-    model.mkdir()
+    model = programs.work / "speed-model"
+    model.mkdir(parents=True, exist_ok=True)
     config = {**cost.MODEL, "num_hidden_layers": LAYERS}
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    job: dict[str, Any] = {
+    content = {
         "model": str(model),
-        "out": str(out),
         "engine": {**cost.ENGINE, **mode.engine, "max_num_seqs": REQUESTS},
         "vocabulary": cost.MODEL["vocab_size"],
         "requests": REQUESTS,
         "prompt": PROMPT,
         "new": NEW,
     }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    settings = {
-        **variables(tree, work),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
-        **mode.variables,
-    }
-    program = [str(options.launcher.python), str(PROGRAMS / "speed.py"), str(folder / "job.json")]
-    finished = runner(program, settings, folder, log, options.timeout)
-    if finished.code != 0 or not out.is_file():
-        said = process.tail(log, 1)
-        problem = ending(finished) + (f": {said[0][:300]}" if said else "")
-        return Speed(mode.name, REQUESTS, PROMPT, NEW, 0.0, problem)
-    found = json.loads(out.read_text(encoding="utf-8"))
+    ended = programs.run(f"speed-{mode.name}", PROGRAMS / "speed.py", content, mode)
+    if ended.finished.code != 0 or ended.written is None:
+        return Speed(mode.name, REQUESTS, PROMPT, NEW, 0.0, ended.how)
+    found = json.loads(ended.written)
     return Speed(mode.name, REQUESTS, PROMPT, NEW, found["tokens"] / found["seconds"])
-
-
-def _folder(work: Path, name: str) -> Path:
-    folder = work / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder

@@ -66,6 +66,14 @@ class Mode:
         """The dtype of the run; tokens of float32 are compared exactly, others by their logits."""
         return str(self.engine.get("dtype", ENGINE["dtype"]))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the process that makes the engine."""
+        return {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if self.multiprocess else "0",
+            **self.variables,
+        }
+
 
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 

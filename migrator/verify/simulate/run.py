@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,7 +132,8 @@ def forks_of(
     return forking.Forks(
         work / "forks",
         forking.list_of(bytecode_folder(options), *sorted(about)),
-        [kind_of(tree, mode, work) for _ in present for mode in options.modes if forkable(mode)],
+        [kind_of(mode, settings_of(tree, mode, work)) for mode in options.modes if forkable(mode)]
+        * len(present),
         options.timeout,
         progress,
     )
@@ -148,14 +149,13 @@ def settings_of(tree: EmittedTree, mode: Mode, work: Path) -> dict[str, str]:
     return {
         # In half precision, what the device refuses is to be refused.
         **environment.variables(tree, work, float32=mode.dtype == "float32"),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if mode.multiprocess else "0",
-        **mode.variables,
+        **mode.environment,
     }
 
 
-def kind_of(tree: EmittedTree, mode: Mode, work: Path) -> str:
-    """What the runs of one server have in common with a run in this mode."""
-    return forking.kind_of(settings_of(tree, mode, work), mode.devices, mode.nnal, mode.triton)
+def kind_of(mode: Mode, settings: Mapping[str, str]) -> str:
+    """What the runs of one server have in common with a run in this mode and environment."""
+    return forking.kind_of(settings, mode.devices, mode.nnal, mode.triton)
 
 
 def served(tree: Path, chosen: Sequence[Model], progress: Callable[[str], None]) -> Sequence[Model]:
@@ -453,7 +453,7 @@ def run(
         )
 
     if forks is not None and forkable(mode):
-        program = forks.program(kind_of(tree, mode, work), program, command, settings)
+        program = forks.program(kind_of(mode, settings), program, command, settings)
     finished = runner(command(program), settings, folder, log, options.timeout)
     seen = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     if forks is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what the machine is: `python machine.py OUT.json`.
+"""Says what the machine is: `python machine.py JOB.json`.
 
 What cannot be asked is an "error", one line that says what to do.
 """
@@ -54,4 +54,5 @@ def machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(machine()), encoding="utf-8")
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(job["out"]).write_text(json.dumps(machine()), encoding="utf-8")
