@@ -21,7 +21,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tool import ROOT
+
 SUBREAPER = 36
 """Of prctl: whose parents end become children of this process."""
 EARLIER = "b6987c3"

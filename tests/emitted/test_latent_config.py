@@ -124,9 +124,9 @@ def test_what_the_newest_releases_were_compared_with(
     for value in values:
         assert newest.LATENT_TAKEN.get(path, values)[0] == values[0]
         given = dict.fromkeys([path], value)
-        assert _said(newest, given) == []
+        assert reasons(given, table=newest) == []
     if other is not None:
-        (reason,) = _said(newest, {path: other})
+        (reason,) = reasons({path: other}, table=newest)
         assert path.rpartition(".")[2] in reason
 
 
@@ -148,14 +148,9 @@ def test_several_engines_have_each_expert_once_and_no_graphs(
         "model_config.enforce_eager": eager,
         "compilation_config": SimpleNamespace(cudagraph_mode=SimpleNamespace(name="PIECEWISE")),
     }
-    found = [reason.partition(". ")[0] for reason in _said(newest, change)]
+    found = [reason.partition(". ")[0] for reason in reasons(change, table=newest)]
     assert found == [f"latent attention was not compared with {said}"] * bool(said)
     assert bool(reasons(change)) == (size > 1)
-
-
-def _said(table: ModuleType, change: Mapping[str, Any]) -> list[str]:
-    """As `reasons`, of the only variant of a release that has a backend."""
-    return reasons(change, table=table)
 
 
 @pytest.mark.parametrize("path", list(TABLE.LATENT_TAKEN))

@@ -16,6 +16,7 @@ import pytest
 
 from migrator.verify.report import Report
 from migrator.verify.run import Options, verify
+from migrator.verify.simulate import environment
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "verify"
 WHEEL = "torch_npu-9.1.0-cp311-cp311-manylinux_2_28_aarch64.whl"
@@ -109,3 +110,16 @@ def edit(tree: Path) -> Callable[[str, str, str], int]:
         return text[: text.index(old)].count("\n") + 1
 
     return replace
+
+
+@pytest.fixture
+def runnable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of nothing but its log, in an environment that has all that runs need."""
+    tree = tmp_path / "tree"
+    (tree / "vllm").mkdir(parents=True)
+    (tree / "vllm" / "__init__.py").touch()
+    log = {"files": [], "release": "9.8.7"}
+    (tree / "migration-log.json").write_text(json.dumps(log), encoding="utf-8")
+    versions = environment.Versions(dict.fromkeys(environment.NEEDED, "1.0"), ())
+    monkeypatch.setattr(environment, "check", lambda *_, **__: versions)
+    return tree

@@ -18,7 +18,6 @@ from migrator.verify.simulate import (
     Options,
     SimulateError,
     cost,
-    environment,
     select_modes,
 )
 from migrator.verify.simulate.cost import Budget, Costs, Count, Way
@@ -142,17 +141,10 @@ class Runner:
 
 
 @pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
-    tree = tmp_path / "tree"
-    (tree / "vllm").mkdir(parents=True)
-    (tree / "vllm" / "__init__.py").touch()
-    log = {"files": [], "release": "9.8.7"}
-    (tree / "migration-log.json").write_text(json.dumps(log), encoding="utf-8")
-    versions = environment.Versions(dict.fromkeys(environment.NEEDED, "1.0"), ())
-    monkeypatch.setattr(environment, "check", lambda *_, **__: versions)
+def options(runnable: Path, tmp_path: Path) -> Options:
     launcher = Launcher(("sim", "run"), Path("/env/bin/python"))
     modes = select_modes(("eager", "full-graph"))
-    return Options(tree, launcher, (), modes, work=tmp_path / "work")
+    return Options(runnable, launcher, (), modes, work=tmp_path / "work")
 
 
 def test_two_models_run_in_each_mode(options: Options) -> None:

@@ -83,14 +83,7 @@ class Runner:
 
 
 @pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> simulate.Options:
-    tree = tmp_path / "tree"
-    (tree / "vllm").mkdir(parents=True)
-    (tree / "vllm" / "__init__.py").touch()
-    log = {"files": [], "release": "9.8.7"}
-    (tree / "migration-log.json").write_text(json.dumps(log), encoding="utf-8")
-    versions = environment.Versions(dict.fromkeys(environment.NEEDED, "1.0"), ())
-    monkeypatch.setattr(environment, "check", lambda *_, **__: versions)
+def options(runnable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> simulate.Options:
     model = tmp_path / "model"
     model.mkdir()
     (model / "reference.json").write_text("{}")
@@ -101,7 +94,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> simulate.Options
     models = simulate.select_models(("llama",))
     modes = simulate.select_modes(("bfloat16", "bfloat16-full-graph"))
     return simulate.Options(
-        tree, launcher, models, modes, work=tmp_path / "work", cache=tmp_path / "cache"
+        runnable, launcher, models, modes, work=tmp_path / "work", cache=tmp_path / "cache"
     )
 
 

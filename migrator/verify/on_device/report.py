@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -127,55 +127,57 @@ def _lines(report: DeviceReport) -> Iterator[str]:
     if report.problems:
         yield ""
         yield from (f"- {problem}" for problem in report.problems)
-    yield from _operators(report.operators)
-    yield from _tokens(report.tokens)
-    yield from _speed(report)
+    yield from _table(
+        "Operators beside their references",
+        "",
+        "| operator | case | verdict | all values off by | largest, at | elements off |\n"
+        "| --- | --- | --- | ---: | --- | ---: |",
+        map(_operator, sorted(report.operators, key=lambda one: one.right)),
+    )
+    yield from _table(
+        "Tokens",
+        "",
+        "| model | mode | tokens |\n| --- | --- | --- |",
+        map(_model, report.tokens),
+    )
+    yield from _table(
+        "Tokens a second",
+        "A model of four layers with random weights, served a second time: new tokens of all\n"
+        "requests by the seconds that all took together.",
+        "| mode | requests | prompt | new | tokens a second |\n| --- | ---: | ---: | ---: | ---: |",
+        map(_rate, report.speed),
+    )
 
 
-def _operators(found: list[Compared]) -> Iterator[str]:
-    yield ""
-    yield "## Operators beside their references"
-    yield ""
-    yield "| operator | case | verdict | all values off by | largest, at | elements off |"
-    yield "| --- | --- | --- | ---: | --- | ---: |"
-    for one in sorted(found, key=lambda one: one.right):
-        verdict = f"**{one.verdict}**" if not one.right else one.verdict
-        if one.why:
-            verdict += f": {_cell(one.why)}"
-        if one.verdict not in ("close", "differs"):
-            yield f"| `{one.operator}` | {one.case} | {verdict} | – | – | – |"
-            continue
-        yield (
-            f"| `{one.operator}` | {one.case} | {verdict} | {one.norm:.2%} | "
-            f"{one.largest:.3g}, {one.at} | {one.off:.2%} |"
-        )
+def _table(title: str, said: str, columns: str, rows: Iterable[str]) -> Iterator[str]:
+    """A section with a table, whose columns are given as its first two lines."""
+    yield from ("", f"## {title}", "")
+    if said:
+        yield from (said, "")
+    yield columns
+    yield from rows
 
 
-def _tokens(found: list[Tokens]) -> Iterator[str]:
-    yield ""
-    yield "## Tokens"
-    yield ""
-    yield "| model | mode | tokens |"
-    yield "| --- | --- | --- |"
-    for one in found:
-        said = "; ".join(map(_cell, one.problems)) or "as near to transformers' as rounding lets be"
-        if one.skipped:
-            said = f"left out: {one.skipped}"
-        yield f"| {one.model} | {one.mode} | {said} |"
+def _operator(one: Compared) -> str:
+    verdict = one.verdict if one.right else f"**{one.verdict}**"
+    if one.why:
+        verdict += f": {_cell(one.why)}"
+    by, largest, off = "–", "–", "–"
+    if one.verdict in ("close", "differs"):
+        by, largest, off = f"{one.norm:.2%}", f"{one.largest:.3g}, {one.at}", f"{one.off:.2%}"
+    return f"| `{one.operator}` | {one.case} | {verdict} | {by} | {largest} | {off} |"
 
 
-def _speed(report: DeviceReport) -> Iterator[str]:
-    yield ""
-    yield "## Tokens a second"
-    yield ""
-    yield "A model of four layers with random weights, served a second time: new tokens of all"
-    yield "requests by the seconds that all took together."
-    yield ""
-    yield "| mode | requests | prompt | new | tokens a second |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
-    for one in report.speed:
-        rate = _cell(one.problem) if one.problem else f"{one.per_second:.1f}"
-        yield f"| {one.mode} | {one.requests} | {one.prompt} | {one.new} | {rate} |"
+def _model(one: Tokens) -> str:
+    said = "; ".join(map(_cell, one.problems)) or "as near to transformers' as rounding lets be"
+    if one.skipped:
+        said = f"left out: {one.skipped}"
+    return f"| {one.model} | {one.mode} | {said} |"
+
+
+def _rate(one: Speed) -> str:
+    rate = _cell(one.problem) if one.problem else f"{one.per_second:.1f}"
+    return f"| {one.mode} | {one.requests} | {one.prompt} | {one.new} | {rate} |"
 
 
 def _cell(text: str) -> str:

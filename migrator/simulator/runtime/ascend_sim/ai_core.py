@@ -10,7 +10,7 @@ tags v8.5.0, v9.0.0 and v9.1.0 where it says `later`). Nothing here imports torc
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ascend_sim.operators._rules import CANN_VARIABLE, DEFAULT_CANN, DEFAULT_SOC, SOC_VARIABLE
 from ascend_sim.operators._rules import chip as chip_of
@@ -41,7 +41,7 @@ class Kernel:
     by: str = "written"
     """Whose dtype is asked for: that of the first tensor that is "read", or that is "written", to
     which aclnn casts what is read."""
-    later: tuple[tuple[tuple[int, int], frozenset[str]], ...] = field(default=())
+    later: tuple[tuple[tuple[int, int], frozenset[str]], ...] = ()
     """What CANN took in addition, from a version on."""
 
     def takes(self, dtype: str, cann: tuple[int, int]) -> bool:
@@ -51,9 +51,9 @@ class Kernel:
 
 
 def _unary(name: str, *dtypes: str, source: str = "") -> Kernel:
-    of = {"ClipByValueV2": ("clamp", "clip", "clamp_min", "clamp_max")}.get(name, (name.lower(),))
+    """One of floats, and of more dtypes, whose operator is called as the kernel is."""
     place = source or f"ops-math, {name.lower()}.cpp"
-    return Kernel(name, of, _FLOATS | frozenset(dtypes), place)
+    return Kernel(name, (name.lower(),), _FLOATS | frozenset(dtypes), place)
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -185,12 +185,19 @@ KERNELS: tuple[Kernel, ...] = (
     _unary("Square", "int32", "int64"),
     _unary("Sign", "int32"),
     _unary("Round", "int32"),
-    _unary("ClipByValueV2", "int32", "int64", source="ops-math, clip_by_value.cpp"),
+    Kernel(
+        "ClipByValueV2",
+        ("clamp", "clip", "clamp_min", "clamp_max"),
+        _FLOATS | _WORDS,
+        "ops-math, clip_by_value.cpp",
+    ),
     *(
         _unary(name)
-        for name in ("Ceil", "Cos", "Erf", "Exp", "Floor", "Log", "Log1p", "Reciprocal", "Rsqrt")
+        for name in (
+            *("Ceil", "Cos", "Erf", "Exp", "Floor", "Log", "Log1p", "Reciprocal", "Rsqrt"),
+            *("Sin", "Sqrt"),
+        )
     ),
-    *(_unary(name) for name in ("Sin", "Sqrt")),
     _unary("Sigmoid", source="ops-nn, sigmoid.cpp"),
 )
 """The lists; an operator that is in none of them is not judged."""
@@ -202,9 +209,10 @@ def kernel(operator: str) -> Kernel | None:
     namespace, _, name = operator.partition("::")
     if namespace != "aten":
         return None
-    base, _, _ = name.partition(".")
+    base, dot, overload = name.partition(".")
+    # Those in place end with an underscore; those that begin with one keep it.
     plain = base if base.startswith("_") else base.rstrip("_")
-    return _BY_OPERATOR.get(name.replace(f"{base}.", f"{plain}.", 1)) or _BY_OPERATOR.get(plain)
+    return _BY_OPERATOR.get(f"{plain}{dot}{overload}") or _BY_OPERATOR.get(plain)
 
 
 def on_ai_cpu(

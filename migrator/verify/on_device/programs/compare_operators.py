@@ -19,6 +19,7 @@ import torch
 import torch_npu  # noqa: F401
 from cases import Call, Case, cases  # type: ignore[import-not-found]
 from comparing import compared, tensors  # type: ignore[import-not-found]
+from torch.utils._pytree import tree_map_only
 
 SEED = 20240611
 
@@ -37,23 +38,9 @@ def references(runtime: str) -> Mapping[str, Any]:
     return found
 
 
-def written(operator: Any, overload: Any) -> list[str]:
-    """Arguments that an operator writes."""
-    return [
-        argument.name
-        for argument in overload._schema.arguments
-        if argument.name in operator.writes
-        or (argument.alias_info is not None and argument.alias_info.is_write)
-    ]
-
-
 def moved(value: Any, device: str) -> Any:
     """A copy of a value whose tensors lie on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, copy=True)
-    if isinstance(value, (list, tuple)) and any(isinstance(one, torch.Tensor) for one in value):
-        return [moved(one, device) for one in value]
-    return value
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, copy=True), value)
 
 
 def named(overload: Any, call: Call) -> dict[str, Any]:
@@ -69,7 +56,7 @@ def outcome(case: Case, operator: Any) -> dict[str, Any]:
     given = named(overload, call)
     known = {argument.name for argument in overload._schema.arguments}
     given = {name: value for name, value in given.items() if name in known}
-    into = written(operator, overload)
+    into = operator.written
     if case.expected is not None:
         ours: Any = case.expected(call)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 NORM = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9, torch.float32: 2.0**-12}
 """The most that all differences together may be of all values, by root mean squares: one place of
@@ -22,11 +23,7 @@ CHOICES = 0.002
 
 def tensors(value: Any) -> list[torch.Tensor]:
     """All tensors of a value, in order."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for one in value for tensor in tensors(one)]
-    return []
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def compared(ours: Any, theirs: Any) -> dict[str, Any]:

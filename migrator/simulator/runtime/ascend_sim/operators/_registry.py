@@ -119,6 +119,15 @@ class Operator:
         assert isinstance(result, torch._ops.OpOverload)
         return result
 
+    @property
+    def written(self) -> list[str]:
+        """The arguments that it writes; AttributeError if the wheel has none of that name."""
+        return [
+            a.name
+            for a in self.overload._schema.arguments
+            if a.name in self.writes or (a.alias_info is not None and a.alias_info.is_write)
+        ]
+
 
 REGISTRY: dict[str, Operator] = {}
 _problems: dict[str, str] = {}
@@ -285,11 +294,7 @@ def _kernel(op: Operator, overload: torch._ops.OpOverload) -> Callable[..., Any]
     accepted = [name for name in names if op.judges(name)]
     left = [name for name in names if name not in accepted]
 
-    written = [
-        a.name
-        for a in arguments
-        if a.name in op.writes or (a.alias_info is not None and a.alias_info.is_write)
-    ]
+    written = op.written
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with observer.launch(op.name):
